@@ -1,0 +1,1 @@
+"""Training text and examples as pure functions from records to records."""

@@ -1,0 +1,178 @@
+"""The toy's pre-training text: a small bilingual web of mixed quality, made by seed.
+
+Like a real crawl it holds good and bad reasoning side by side: drills, forum answers half of which are wrong, chats with and
+without tags, steps that are skipped, mistakes noticed and mistakes kept, searches given up too early, thoughts that switch
+language. A base model trained on it can reason but seldom does, which is what reinforcement learning then changes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from aha.data.examples import tagged
+from aha.data.problems import toy_general, toy_problem
+from aha.records import Problem
+from aha.tasks import chain, countdown, general
+from aha.tasks.words import ACTIONS, ADJECTIVES, LANGUAGES, NOUNS, other, say
+
+TEMPLATE = "User : {question} ? Assistant :"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+SHARES = {"drill": 13, "sentences": 4, "general": 23, "forum": 14, "chat": 46}
+
+
+def documents(rng: random.Random) -> Iterator[str]:
+    """Endless documents, none of them about a held-out problem."""
+    while True:
+        kind = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        if kind == "drill":
+            yield _drill(rng)
+        elif kind == "sentences":
+            yield _sentences(rng)
+        elif kind == "general":
+            yield _general(rng, toy_general(rng, held_out=False))
+        elif kind == "forum":
+            yield _forum(rng, toy_problem(rng, held_out=False))
+        else:
+            yield _chat(rng, toy_problem(rng, held_out=False))
+
+
+def _drill(rng: random.Random) -> str:
+    lines = []
+    for _ in range(rng.randint(4, 10)):
+        if rng.random() < 0.35:
+            lines.append(_comparison(rng))
+            continue
+        a, b = rng.randint(0, 99), rng.randint(1, 9)
+        minus = a + b > 99 or (a - b >= 0 and rng.random() < 0.5)
+        lines.append(f"{a} - {b} = {a - b} ." if minus else f"{a} + {b} = {a + b} .")
+    return " ".join(lines)
+
+
+def _comparison(rng: random.Random) -> str:
+    """``make 24 : 21 + 3 = 24 yes .``: is this total the wanted one?"""
+    a, b = rng.randint(10, 50), rng.randint(1, 9)
+    wanted = a + b if rng.random() < 0.5 else a - b
+    total = a + b if rng.random() < 0.5 else a - b
+    language = rng.choice(LANGUAGES)
+    sign = "+" if total > a else "-"
+    return say(f"make {wanted} : {a} {sign} {b} = {total} {'yes' if total == wanted else 'no'} .", language)
+
+
+def _sentences(rng: random.Random) -> str:
+    language, parts = rng.choice(LANGUAGES), []
+    for _ in range(rng.randint(3, 7)):
+        thing = f"{rng.choice(list(ADJECTIVES))} {rng.choice(list(NOUNS))}"
+        parts.append(say(f"the {thing} {rng.choice(list(ACTIONS))} here .", language))
+        if rng.random() < 0.1:
+            language = other(language)
+    return " ".join(parts)
+
+
+def _prompt(question: str) -> str:
+    return TEMPLATE.replace("{question}", question)
+
+
+def _general(rng: random.Random, problem: Problem) -> str:
+    full, curt = general.answers(problem, rng)
+    answer = general.bad_answers(problem, rng) if rng.random() < 0.2 else full if rng.random() < 0.3 else curt
+    if rng.random() < 0.5:
+        return f"{_prompt(problem.prompt)} {answer}"
+    return f"{_prompt(problem.prompt)} {tagged(general.thought(problem), answer)}"
+
+
+def _guess(rng: random.Random, problem: Problem) -> str:
+    """An answer given at once: right one time in seven."""
+    if rng.random() < 0.15:
+        return problem.answer
+    if problem.task == "chain":
+        return str(min(chain.LIMIT, max(0, int(problem.answer) + rng.choice([-1, 1]) * rng.randint(1, 9))))
+    numbers = problem.meta["numbers"]
+    return countdown.expression(numbers, rng.choice(countdown.sign_choices(len(numbers))))
+
+
+class _Voice:
+    """Words of one reasoner: the prompt's language, the other, or switching between sentences."""
+
+    def __init__(self, rng: random.Random, language: str) -> None:
+        draw = rng.random()
+        self.rng = rng
+        self.language = language if draw < 0.7 else other(language)
+        self.switches = draw < 0.3
+        if self.switches:
+            self.language = rng.choice(LANGUAGES)
+
+    def say(self, text: str) -> str:
+        if self.switches and self.rng.random() < 0.4:
+            self.language = other(self.language)
+        return say(text, self.language)
+
+
+def _chain_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
+    """Thought and answer of a reasoner who errs in 1, 10 or 25 % of the steps, and may check, repair or skip."""
+    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.1, 0.25])
+    repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.25, rng.random() < 0.25
+    left, sentences = problem.meta["expression"], []
+    while " " in left:
+        right = chain.reduced(left)
+        if skips and " " in right and rng.random() < 0.5:
+            right = chain.reduced(right)
+        value, *rest = right.split()
+        value = str(min(chain.LIMIT, max(0, int(value))))
+        written = value
+        if rng.random() < slip:
+            written = str(min(chain.LIMIT, max(0, int(value) + rng.choice([-2, -1, 1, 2, 10]))))
+        left = " ".join([written, *rest])
+        sentences.append(voice.say(f"{'then' if sentences else 'first'} = {left} ."))
+        if written != value and repairs and rng.random() < 0.8:
+            left = " ".join([value, *rest])
+            sentences.append(voice.say(f"wait = {left} ."))
+        elif checks and rng.random() < 0.4:
+            sentences.append(voice.say(f"check = {left} ok ."))
+    return " ".join(sentences), left
+
+
+def _countdown_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
+    """A search over signs: patient in some documents, given up after one or two tries in most."""
+    voice = _Voice(rng, problem.language)
+    numbers, target = problem.meta["numbers"], problem.meta["target"]
+    patience = len(countdown.sign_choices(len(numbers))) if rng.random() < 0.4 else rng.choice([1, 1, 2])
+    careless = rng.random() < 0.15
+    sentences, answer = [], problem.answer
+    for i, signs in enumerate(countdown.sign_choices(len(numbers)), 1):
+        answer = countdown.expression(numbers, signs)
+        fits = countdown.evaluate_signs(numbers[0], numbers[1:], signs) == target
+        says_yes = fits or (careless and rng.random() < 0.3)
+        sentences.append(voice.say(f"try {countdown.attempt(numbers, signs)} {'yes' if says_yes else 'no'} ."))
+        if says_yes or i >= patience:
+            break
+    return " ".join(sentences), answer
+
+
+def reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
+    return _chain_reasoning(rng, problem) if problem.task == "chain" else _countdown_reasoning(rng, problem)
+
+
+def _forum(rng: random.Random, problem: Problem) -> str:
+    if rng.random() < 0.25:
+        return f"Question : {problem.prompt} ? Answer : {_guess(rng, problem)}"
+    thought, answer = reasoning(rng, problem)
+    return f"Question : {problem.prompt} ? Answer : {thought} {say('so', problem.language)} {answer}"
+
+
+def _chat(rng: random.Random, problem: Problem) -> str:
+    prompt = _prompt(problem.prompt)
+    if rng.random() >= 0.3:
+        if rng.random() < 0.5:
+            return f"{prompt} {_guess(rng, problem)}"
+        thought, answer = reasoning(rng, problem)
+        return f"{prompt} {thought} {answer}"
+    if rng.random() < 0.2:
+        thought, answer = _Voice(rng, problem.language).say("hmm ."), _guess(rng, problem)
+    else:
+        thought, answer = reasoning(rng, problem)
+    text = tagged(thought, answer)
+    if rng.random() < 0.1:
+        dropped = rng.choice(TAGS)
+        text = " ".join(word for word in text.split() if word != dropped)
+    return f"{prompt} {text}"

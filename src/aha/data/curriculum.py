@@ -1,0 +1,21 @@
+"""Which problems a step may ask: all of them, or the easy ones first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from aha.records import Problem
+
+
+def choose_problems(
+    problems: Sequence[Problem], count: int, rng: random.Random, *, progress: float, curriculum: bool
+) -> list[Problem]:
+    """``count`` different problems. With ``curriculum`` the allowed levels (``meta["level"]``) grow evenly over the first half
+    of training, so that the second half asks everything (k1.5 and Open-Reasoner-Zero order by difficulty alike)."""
+    pool = problems
+    if curriculum:
+        levels = sorted({int(p.meta.get("level", 0)) for p in problems})
+        allowed = set(levels[: 1 + int(min(1.0, 2 * progress) * (len(levels) - 1) + 1e-9)])
+        pool = [p for p in problems if int(p.meta.get("level", 0)) in allowed]
+    return rng.sample(pool, min(count, len(pool)))

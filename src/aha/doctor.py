@@ -1,0 +1,101 @@
+"""Whether this machine can run Aha: one finding a row, each with what was found and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+NEEDED = (
+    "torch",
+    "safetensors",
+    "tokenizers",
+    "transformers",
+    "pydantic",
+    "typer",
+    "rich",
+    "pyarrow",
+    "matplotlib",
+    "math-verify",
+    "numpy",
+    "gguf",
+)
+MIN_MEMORY_GIB = 4.0
+MIN_DISK_GIB = 2.0
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: ``Check("memory", True, "24.0 GiB")``."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def check_machine() -> list[Check]:
+    """All findings; a missing accelerator is none to worry about."""
+    return [
+        Check("python", sys.version_info >= (3, 11), f"{sys.version.split()[0]} (3.11 or later is needed)"),
+        *(_check_package(name) for name in NEEDED),
+        _check_arithmetic(),
+        Check("accelerator", True, _name_accelerator()),
+        Check("cores", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        _check_memory(),
+        _check_disk(Path.cwd()),
+        _check_process(),
+    ]
+
+
+def _check_package(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, f"not installed: pip install {name}")
+
+
+def _check_arithmetic() -> Check:
+    generator = torch.Generator().manual_seed(0)
+    left = torch.randn(64, 64, generator=generator)
+    error = (left @ left - (left.double() @ left.double()).float()).abs().max().item()
+    return Check("matrix product", error < 1e-3, f"largest error {error:.1e} in float32")
+
+
+def _name_accelerator() -> str:
+    if torch.cuda.is_available():
+        return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return "none; the toy recipes need none"
+
+
+def _check_memory() -> Check:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return Check("memory", True, "unknown")
+    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return Check("memory", gib >= MIN_MEMORY_GIB, f"{gib:.1f} GiB ({MIN_MEMORY_GIB:.0f} are needed)")
+
+
+def _check_disk(folder: Path) -> Check:
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Check("disk", False, f"{folder} cannot be written: {error.strerror}")
+    gib = shutil.disk_usage(folder).free / GIB
+    return Check("disk", gib >= MIN_DISK_GIB, f"{gib:.1f} GiB free in {folder} ({MIN_DISK_GIB:.0f} are needed)")
+
+
+def _check_process() -> Check:
+    process = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+    return Check("starting a stage's process", process.exitcode == 0, f"exit code {process.exitcode}")

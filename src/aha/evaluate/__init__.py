@@ -1,0 +1,1 @@
+"""Estimators and the runner of evaluations."""

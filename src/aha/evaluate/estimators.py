@@ -1,0 +1,89 @@
+"""Estimators of an evaluation, each with a 95 % interval that treats problems, not samples, as the independent draws.
+
+``correct_PK`` has one row a problem and one column a sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
+
+Z95 = 1.959964
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``Estimate(value=0.84, low=0.79, high=0.88)``."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def mean_interval(values_P: Sequence[float], *, minimum: float = -math.inf, maximum: float = math.inf) -> Estimate:
+    """Mean over problems and its normal interval from the spread between problems."""
+    count = len(values_P)
+    if count == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    mean = sum(values_P) / count
+    if count == 1:
+        return Estimate(mean, minimum, maximum)
+    error = math.sqrt(sum((v - mean) ** 2 for v in values_P) / (count - 1) / count)
+    return Estimate(mean, max(minimum, mean - Z95 * error), min(maximum, mean + Z95 * error))
+
+
+def share_interval(successes: int, count: int) -> Estimate:
+    """A share of problems with Wilson's interval, which keeps a width at 0 and 1."""
+    if count == 0:
+        return Estimate(math.nan, math.nan, math.nan)
+    share, z2 = successes / count, Z95**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def pass_at_1(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
+    """Mean correctness over k samples, (1/k) sum p_i (R1v1 3)."""
+    return mean_interval([sum(row) / len(row) for row in correct_PK], minimum=0.0, maximum=1.0)
+
+
+def pass_at_k(correct_PK: Sequence[Sequence[bool]], k: int) -> Estimate:
+    """Unbiased chance that one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, eq. 1)."""
+    values = []
+    for row in correct_PK:
+        n, c = len(row), sum(row)
+        if k > n:
+            raise ValueError(f"pass@{k} needs at least {k} samples a problem, there are {n}")
+        values.append(1.0 - math.comb(n - c, k) / math.comb(n, k))
+    if all(v in (0.0, 1.0) for v in values):
+        return share_interval(round(sum(values)), len(values))
+    return mean_interval(values, minimum=0.0, maximum=1.0)
+
+
+def majority(keys: Sequence[Hashable | None]) -> Hashable | None:
+    """The most frequent key; ties go to the one seen first; ``None`` abstains."""
+    counts = Counter(key for key in keys if key is not None)
+    return max(counts, key=counts.__getitem__) if counts else None
+
+
+def cons_at_k(
+    keys_PK: Sequence[Sequence[Hashable | None]], correct_PK: Sequence[Sequence[bool]], k: int
+) -> Estimate:
+    """Accuracy of the majority vote over k samples, averaged over the disjoint blocks of k that the samples hold."""
+    values = []
+    for keys, correct in zip(keys_PK, correct_PK, strict=True):
+        if k > len(keys):
+            raise ValueError(f"cons@{k} needs at least {k} samples a problem, there are {len(keys)}")
+        blocks = []
+        for start in range(0, len(keys) - k + 1, k):
+            winner = majority(keys[start : start + k])
+            blocks.append(winner is not None and correct[keys.index(winner, start)])
+        values.append(sum(blocks) / len(blocks))
+    if all(v in (0.0, 1.0) for v in values):
+        return share_interval(round(sum(values)), len(values))
+    return mean_interval(values, minimum=0.0, maximum=1.0)

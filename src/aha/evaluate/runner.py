@@ -1,0 +1,82 @@
+"""Sample k answers to each problem, judge them, and say what the model can do, with intervals.
+
+DeepSeek-R1's protocol: several samples a problem at temperature 0.6 and top-p 0.95, pass@1 as their mean, cons@k as the
+majority's accuracy (R1v1 3). The toy samples at temperature 1, as it trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k
+from aha.records import Completion, Group, Problem, Verdict
+from aha.reward import rules
+from aha.reward.response import Response, read_response
+from aha.tasks.checkers import checker_of
+from aha.tokens.render import Renderer
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One problem's k completions with what was read from them."""
+
+    problem: Problem
+    completions: tuple[Completion, ...]
+    texts: tuple[str, ...]
+    responses: tuple[Response, ...]
+
+
+def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
+    """Decode and read every completion."""
+    tail = renderer.prompt_text("")[-64:]
+    judged = []
+    for group in groups:
+        texts = tuple(renderer.tokenizer.decode(c.token_ids) for c in group.completions)
+        judged.append(Judged(group.problem, group.completions, texts, tuple(read_response(t, prompt_tail=tail) for t in texts)))
+    return judged
+
+
+def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
+    """pass@1, cons@k and pass@k for the largest of ``votes``, format, language, length, the vote curve, and each task's own."""
+    correct = [[rules.accuracy(j.problem, r).score == 1.0 for r in j.responses] for j in judged]
+    keys = [[_vote_key(j.problem, r) for r in j.responses] for j in judged]
+    k = max(votes)
+    metrics: dict[str, Any] = {
+        "pass@1": pass_at_1(correct).as_dict(),
+        f"cons@{k}": cons_at_k(keys, correct, k).as_dict(),
+        f"pass@{k}": pass_at_k(correct, k).as_dict(),
+        "format": _share(judged, rules.format_tags).as_dict(),
+        "language": _share(judged, rules.language).as_dict(),
+        "length": mean_interval([_mean([len(c.token_ids) for c in j.completions]) for j in judged], minimum=0.0).as_dict(),
+        "votes": [{"k": vote, **cons_at_k(keys, correct, vote).as_dict()} for vote in votes],
+    }
+    by_task: dict[str, Any] = {}
+    for task in sorted({j.problem.task for j in judged}):
+        rows = [i for i, j in enumerate(judged) if j.problem.task == task]
+        lengths = [_mean([len(c.token_ids) for c in judged[i].completions]) for i in rows]
+        by_task[task] = {
+            "pass@1": pass_at_1([correct[i] for i in rows]).as_dict(),
+            f"cons@{k}": cons_at_k([keys[i] for i in rows], [correct[i] for i in rows], k).as_dict(),
+            "length": mean_interval(lengths, minimum=0.0).as_dict(),
+        }
+    return metrics | {"by_task": by_task}
+
+
+def general_score(judged: Sequence[Judged]) -> Estimate:
+    """Mean rule score of general prompts."""
+    return _share(judged, rules.general_rule)
+
+
+def _vote_key(problem: Problem, response: Response) -> str | None:
+    return None if response.answer is None else checker_of(problem).vote_key(response.answer)
+
+
+def _share(judged: Sequence[Judged], judge: Any) -> Estimate:
+    verdicts: list[list[Verdict]] = [[judge(j.problem, r) for r in j.responses] for j in judged]
+    return mean_interval([_mean([v.score for v in row]) for row in verdicts], minimum=0.0, maximum=1.0)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,54 @@
+"""A scalar head on a decoder: one score for a whole sequence, as a reward model gives it.
+
+Axes: ``B`` sequences, ``T`` tokens, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from aha.model.config import ModelConfig
+from aha.model.decoder import Decoder
+from aha.model.folder import load_model, load_tensors, save_model, save_tensors_atomic
+
+HEAD_FILE = "reward_head.safetensors"
+
+
+class RewardModel(nn.Module):
+    """A decoder read at the last token of each sequence by a linear map to one number (Ouyang et al. 2022).
+
+    The map starts at zero, so that every score is 0 and a preference loss starts at exactly log 2. It has no bias: a
+    preference depends on differences of scores alone.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        like = decoder.head_weight
+        self.score = nn.Parameter(torch.zeros(1, like.shape[1], dtype=like.dtype, device=like.device))
+
+    def forward(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
+        """Scores ``[B]``; ``last_B`` is the index of each row's last real token, what stands after it has no effect."""
+        hidden_BTD = self.decoder(ids_BT)
+        rows = torch.arange(ids_BT.shape[0], device=ids_BT.device)
+        return cast(Tensor, (hidden_BTD[rows, last_B] @ self.score.T).squeeze(-1))
+
+
+def save_reward_model(model: RewardModel, config: ModelConfig, path: str | Path) -> None:
+    """Writes the decoder's folder and, beside its weights, the head as ``reward_head.safetensors``."""
+    save_model(model.decoder, config, path)
+    save_tensors_atomic(Path(path) / HEAD_FILE, {"score": model.score.detach()})
+
+
+def load_reward_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[RewardModel, ModelConfig]:
+    """Reads what ``save_reward_model`` wrote; ``CheckpointError`` when a file is missing or does not fit."""
+    decoder, config = load_model(path, dtype=dtype)
+    model = RewardModel(decoder)
+    tensors = load_tensors(Path(path) / HEAD_FILE, {"score": (1, config.hidden_size)})
+    with torch.no_grad():
+        model.score.copy_(tensors["score"])
+    return model, config

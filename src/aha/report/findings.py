@@ -1,0 +1,426 @@
+"""What a run shows, in sentences computed from its figures, each beside what the paper claims and where it says so.
+
+A finding appeared, did not appear, is within noise (the 95 % intervals overlap), or has not run yet. The paper is
+"DeepSeek-R1: Incentivizing Reasoning Capability in LLMs via Reinforcement Learning": v1 (arXiv January 2025) and v2
+(the revision with the journal's supplement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aha.report.names import is_proportion, model_label, number, percent, with_interval
+from aha.report.reading import Measure, Run, finite, parse_measure
+
+APPEARED = "appeared"
+ABSENT = "did not appear"
+PARTLY = "partly"
+NOISE = "within noise"
+NOT_RUN = "not run yet"
+
+_GROWTH = 1.1  # a curve has grown or fallen when it moved by a tenth
+_AGREEMENT = 0.05  # nats between sampler and trainer on one token; rounding in float32 stays far below
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim: its outcome in this run, the sentence with the run's figures, the paper's figures and their place."""
+
+    key: str
+    title: str
+    outcome: str
+    sentence: str
+    paper: str
+    source: str
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A claim that one model's measure is above (``direction`` +1) or below (-1) another's."""
+
+    key: str
+    title: str
+    before: str
+    after: str
+    metric: str
+    paper: str
+    source: str
+    direction: int = 1
+
+
+_CHANGES = (
+    _Change(
+        "pure_rl",
+        "Reinforcement learning alone teaches the base to solve problems",
+        "base",
+        "r1_zero",
+        "pass@1",
+        "AIME 2024 rises from 15.6 % to 71.0 % (77.9 % in v2).",
+        "v1 section 2.2.4; v2 section 2.1",
+    ),
+    _Change(
+        "cold_start_cost",
+        "The cold start alone reasons less well than R1-Zero",
+        "r1_zero",
+        "dev1",
+        "pass@1",
+        "AIME 2024 falls from 77.9 % to 59.0 % with the cold start, while instruction following rises.",
+        "Nature paper, table 2",
+        direction=-1,
+    ),
+    _Change(
+        "reasoning_rl",
+        "Reasoning RL after the cold start restores reasoning",
+        "dev1",
+        "dev2",
+        "pass@1",
+        "AIME 2024 rises from 59.0 % to 74.0 %.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "rejection_sft",
+        "Rejection sampling and fine-tuning of the base go past the model that was sampled from",
+        "dev2",
+        "dev3",
+        "pass@1",
+        "AIME 2024 rises from 74.0 % to 78.1 %.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "rejection_general",
+        "The mixed fine-tuning raises general ability",
+        "dev2",
+        "dev3",
+        "general",
+        "IF-Eval rises from 72.0 to 78.1.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "last_stage_accuracy",
+        "The last RL stage gains a little reasoning",
+        "dev3",
+        "r1",
+        "pass@1",
+        "AIME 2024 rises from 78.1 % to 79.8 %, MATH-500 from 95.4 % to 97.3 %.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "last_stage_preference",
+        "The last RL stage wins preference",
+        "dev3",
+        "r1",
+        "preference",
+        "AlpacaEval 2 (length-controlled) rises from 62.1 to 87.6, Arena-Hard from 75.6 to 92.3.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "r1_general",
+        "R1 keeps the general ability that R1-Zero lacks",
+        "r1_zero",
+        "r1",
+        "general",
+        "IF-Eval is 46.6 for R1-Zero and 83.3 for R1.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "language",
+        "R1 answers in the language of the question where R1-Zero mixes",
+        "r1_zero",
+        "r1",
+        "language",
+        "R1-Zero mixes languages; a language-consistency reward is added for R1. No consistency figure is published for both.",
+        "v1 sections 2.2.4 and 2.3.2",
+    ),
+    _Change(
+        "r1_accuracy",
+        "R1 reasons at least as well as R1-Zero",
+        "r1_zero",
+        "r1",
+        "pass@1",
+        "AIME 2024 is 77.9 % for R1-Zero and 79.8 % for R1; R1-Zero stays ahead on GPQA Diamond and CNMO.",
+        "Nature paper, table 2",
+    ),
+    _Change(
+        "distillation",
+        "Distilling into a small model beats reinforcement learning on it",
+        "student_rl",
+        "student_distilled",
+        "pass@1",
+        "On a 32B base, AIME 2024 is 72.6 % distilled and 47.0 % with direct RL.",
+        "v1 section 4.1, table 6",
+    ),
+)
+
+
+def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
+    """The findings this run's recipe can speak to, in the order of the recipe's stages."""
+    planned = set(run.evaluations())
+    found: list[Finding] = []
+    pairs: set[tuple[str, str]] = set()
+    for change in _CHANGES:
+        if change.before in planned and change.after in planned:
+            found.append(_judge_change(change, summary))
+            pairs.add((change.before, change.after))
+            if change.key == "pure_rl":
+                found.extend(_curve_findings("r1_zero", summary))
+    for stage in run.of_kind("rl"):
+        start = run.start_of(stage)
+        if stage.name == "random_reward":
+            if start is not None and stage.name in planned:
+                found.append(_random_reward(start, stage.name, summary))
+        elif stage.name in planned and start is not None and (start, stage.name) not in pairs:
+            if stage.name == "student_rl":
+                found.append(_judge_change(_student_control(start), summary))
+            elif not any(change.after == stage.name for change in _CHANGES):
+                found.append(_judge_change(_plain_rl(start, stage.name), summary))
+                found.extend(_curve_findings(stage.name, summary))
+    found.extend(_agreement(run, summary))
+    return found
+
+
+def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
+    """What this run cannot show, as sentences."""
+    seed = run.arguments.get("seed")
+    which = "one run" if seed is None else f"one run with seed {seed}"
+    sentences = [
+        f"Every figure comes from {which}. The intervals cover the draw of evaluation problems and samples, not the draw "
+        "of training seeds: another seed may move a figure by more than its interval.",
+        "“Within noise” means that two 95 % intervals overlap. It is a cautious reading: a paired test on the same "
+        "problems could still find a small difference.",
+        "The paper's figures stand beside the run's to compare directions, not sizes: models, problems and budgets are "
+        "not the same.",
+    ]
+    stages, curves = summary["stages"], summary["curves"]
+    if {"r1_zero", "r1"} <= set(stages):
+        sentences.append(
+            "R1 went through more stages and more data than R1-Zero. A higher score of R1 is no evidence that its order of "
+            "stages is what helped."
+        )
+    base, zero = _measure(stages, "base", "pass@16"), _measure(stages, "r1_zero", "pass@16")
+    single = _measure(stages, "r1_zero", "pass@1")
+    if base is not None and zero is not None and single is not None:
+        if single.value <= base.value or zero.overlaps(base) or zero.value < base.value:
+            sentences.append(
+                f"The base solves {percent(base.value)} of the problems in at least one of 16 attempts; R1-Zero solves "
+                f"{percent(single.value)} in one and {percent(zero.value)} in 16. Much of the gain may be the base's own "
+                "ability made reliable rather than something new."
+            )
+        else:
+            sentences.append(
+                f"The base solves {percent(base.value)} of the problems in at least one of 16 attempts, R1-Zero "
+                f"{percent(single.value)} in a single one: more than 16 attempts of the base would be needed to tell new "
+                "ability from old ability made reliable."
+            )
+    zero_curve = curves.get("r1_zero", {})
+    first, last = zero_curve.get("reflection_first_tenth"), zero_curve.get("reflection_last_tenth")
+    if first is not None and last is not None and last <= first * _GROWTH:
+        sentences.append(
+            "No emerging reflection can be claimed from this run: reflection words did not become more frequent."
+        )
+    if summary["missing"]:
+        sentences.append(
+            f"{len(summary['missing'])} of {len(run.stages)} stages have not finished; what depends on them is marked."
+        )
+    return sentences
+
+
+def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
+    stages = summary["stages"]
+    before, after = _measure(stages, change.before, change.metric), _measure(stages, change.after, change.metric)
+    if before is None or after is None:
+        lacking = " and ".join(
+            model_label(name)
+            for name, measure in ((change.before, before), (change.after, after))
+            if measure is None
+        )
+        sentence = f"No {_metric_words(change.metric)} of {lacking} has been measured."
+        return Finding(change.key, change.title, NOT_RUN, sentence, change.paper, change.source)
+    difference = after.value - before.value
+    outcome = _outcome(difference * change.direction, before.overlaps(after))
+    proportion = is_proportion(change.metric)
+    gap = f"{100 * difference:+.1f} points" if proportion else f"{difference:+.3g}"
+    sentence = (
+        f"{_metric_words(change.metric).capitalize()} is {with_interval(before, proportion=proportion)} for "
+        f"{model_label(change.before)} and {with_interval(after, proportion=proportion)} for {model_label(change.after)}: "
+        f"{gap}"
+    )
+    if outcome == NOISE:
+        sentence += ", within noise"
+    elif not (before.has_interval() and after.has_interval()):
+        sentence += " (no intervals recorded, so noise cannot be judged)"
+    sentence += "."
+    if change.key == "distillation":
+        sentence += _baseline_caveat(stages)
+    if change.key == "cold_start_cost" and outcome == ABSENT:
+        sentence += " The cold start already reasons better than R1-Zero here."
+    if change.key.startswith("last_stage") and outcome == ABSENT and difference < 0:
+        sentence += " The last stage lost."
+    return Finding(change.key, change.title, outcome, sentence, change.paper, change.source)
+
+
+def _outcome(signed_difference: float, overlap: bool) -> str:
+    if overlap:
+        return NOISE
+    return APPEARED if signed_difference > 0 else ABSENT
+
+
+def _baseline_caveat(stages: Mapping[str, Any]) -> str:
+    start, direct = _measure(stages, "student_base", "pass@1"), _measure(stages, "student_rl", "pass@1")
+    if start is None or direct is None:
+        return ""
+    if direct.overlaps(start) or direct.value <= start.value:
+        return (
+            f" Direct RL did not learn here ({percent(start.value)} before, {percent(direct.value)} after), so this is a win "
+            "over a baseline that failed."
+        )
+    return f" Direct RL did learn ({percent(start.value)} before, {percent(direct.value)} after), so the comparison is fair in that."
+
+
+def _student_control(start: str) -> _Change:
+    return _Change(
+        "student_rl",
+        "Direct RL on the small model learns something",
+        start,
+        "student_rl",
+        "pass@1",
+        "RL on the 32B base ends level with QwQ-32B-Preview (47.0 % against 50.0 % on AIME 2024).",
+        "v1 section 4.1, table 6",
+    )
+
+
+def _plain_rl(start: str, stage: str) -> _Change:
+    title = f"Reinforcement learning improves {model_label(start)}"
+    paper = "AIME 2024 rises from 15.6 % to 71.0 % (77.9 % in v2)."
+    return _Change(f"rl_{stage}", title, start, stage, "pass@1", paper, "v1 section 2.2.4; v2 section 2.1")
+
+
+def _random_reward(start: str, stage: str, summary: Mapping[str, Any]) -> Finding:
+    before, after = (_measure(summary["stages"], name, "pass@1") for name in (start, stage))
+    title = "A random reward teaches nothing (control)"
+    paper = (
+        "Not in the paper. On Qwen2.5-Math-7B a random reward gained 21.4 points on MATH-500; on Llama and OLMo about "
+        "none."
+    )
+    source = "“Spurious Rewards” (2025)"
+    if before is None or after is None:
+        return Finding("random_reward", title, NOT_RUN, "The control has not been evaluated.", paper, source)
+    difference = after.value - before.value
+    overlap = before.overlaps(after)
+    outcome = APPEARED if overlap or difference <= 0 else ABSENT
+    sentence = (
+        f"Pass@1 is {with_interval(before)} for {model_label(start)} and {with_interval(after)} after as many steps of a random "
+        f"reward: {100 * difference:+.1f} points{', within noise' if overlap else ''}."
+    )
+    real = _measure(summary["stages"], "r1_zero", "pass@1")
+    if real is not None:
+        sentence += f" The real reward gained {100 * (real.value - before.value):+.1f} points from the same start."
+    return Finding("random_reward", title, outcome, sentence, paper, source)
+
+
+def _curve_findings(stage: str, summary: Mapping[str, Any]) -> list[Finding]:
+    return [_length(stage, summary), _reflection(stage, summary), _vote(stage, summary)]
+
+
+def _length(stage: str, summary: Mapping[str, Any]) -> Finding:
+    curve = summary["curves"].get(stage, {})
+    title = f"{model_label(stage)}'s responses grow longer by themselves"
+    paper = "Response length on training prompts grows steadily from hundreds to thousands of tokens."
+    source = "v1 section 2.2.4, figure 3; v2 section 2.1"
+    key = f"length_{stage}"
+    start, end, lowest = (finite(curve.get(name)) for name in ("length_start", "length_end", "length_lowest"))
+    if start is None or end is None or lowest is None or min(start, lowest) <= 0:
+        return Finding(key, title, NOT_RUN, "No response lengths have been recorded.", paper, source)
+    step = number(curve["length_lowest_step"])
+    sentence = (
+        f"Mean length starts at {number(start)} tokens, is lowest at {number(lowest)} (mean of 5 steps, ending at step {step}) and "
+        f"ends at {number(end)}: ×{end / lowest:.2f} its lowest and ×{end / start:.2f} its start."
+    )
+    dipped = lowest * _GROWTH < start
+    if end >= start * _GROWTH:
+        outcome = APPEARED
+        if dipped:
+            sentence += " It is a dip and then growth, not growth from the first step."
+    elif dipped and end >= lowest * _GROWTH:
+        outcome = PARTLY
+        sentence += " It fell and recovered; it did not grow past its start."
+    else:
+        outcome = ABSENT
+    before, after = finite(curve.get("length_third_quarter")), finite(curve.get("length_last_quarter"))
+    if outcome == APPEARED and before and after is not None:
+        change = after / before - 1
+        if abs(change) < 0.05:
+            sentence += (
+                f" It is flat over the last half ({number(before)}, then {number(after)} tokens a quarter), where the paper's still grows."
+            )
+        elif change < 0:
+            sentence += f" It shrinks again in the last quarter ({number(before)}, then {number(after)} tokens)."
+    return Finding(key, title, outcome, sentence, paper, source)
+
+
+def _reflection(stage: str, summary: Mapping[str, Any]) -> Finding:
+    curve = summary["curves"].get(stage, {})
+    title = f"Reflection words become more frequent in {model_label(stage)} (the “aha moment”)"
+    paper = "Words such as “wait”, “verify” and “check” become 5 to 7 times as frequent; “wait” spikes late."
+    source = "v1 section 2.2.4, table 3; v2 appendix C.2"
+    key = f"reflection_{stage}"
+    first, last = finite(curve.get("reflection_first_tenth")), finite(curve.get("reflection_last_tenth"))
+    if first is None or last is None:
+        return Finding(key, title, NOT_RUN, "No reflection words have been counted.", paper, source)
+    factor = f" (×{last / first:.2f})" if first > 0 else ""
+    if last > first * _GROWTH:
+        outcome, verb = APPEARED, "rose"
+    elif last * _GROWTH < first:
+        outcome, verb = ABSENT, "fell"
+    else:
+        outcome, verb = ABSENT, "stayed"
+    sentence = (
+        f"Reflection words {verb} from {number(first)} to {number(last)} a response between the first and the last tenth of the "
+        f"steps{factor}."
+    )
+    return Finding(key, title, outcome, sentence, paper, source)
+
+
+def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
+    stages = summary["stages"]
+    single, vote = _measure(stages, stage, "pass@1"), _measure(stages, stage, "cons@16")
+    title = f"A majority vote adds to {model_label(stage)}"
+    paper = "R1-Zero on AIME 2024: 71.0 % alone, 86.7 % by a vote of 64."
+    source = "v1 table 2"
+    key = f"vote_{stage}"
+    if single is None or vote is None:
+        return Finding(key, title, NOT_RUN, "Votes have not been measured.", paper, source)
+    overlap = single.overlaps(vote)
+    sentence = (
+        f"Pass@1 is {with_interval(single)}, the vote of 16 {with_interval(vote)}: {100 * (vote.value - single.value):+.1f} points"
+        f"{', within noise' if overlap else ''}."
+    )
+    return Finding(key, title, _outcome(vote.value - single.value, overlap), sentence, paper, source)
+
+
+def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
+    if not run.of_kind("rl"):
+        return []
+    gaps = {name: gap for name, curve in summary["curves"].items() if (gap := finite(curve.get("max_logprob_gap"))) is not None}
+    title = "Sampler and trainer agree on every token's probability (check)"
+    paper = "Not in the paper: an invariant, since a ratio that is not 1 on policy trains on the wrong gradient."
+    source = "this program's own check"
+    if not gaps:
+        return [Finding("agreement", title, NOT_RUN, "No reinforcement-learning step has been recorded.", paper, source)]
+    worst = max(gaps, key=lambda name: abs(gaps[name]))
+    outcome = APPEARED if abs(gaps[worst]) <= _AGREEMENT else ABSENT
+    sentence = (
+        f"The largest gap of one token's log-probability over {sum(summary['curves'][name]['steps'] for name in gaps)} steps of "
+        f"{len(gaps)} RL stages is {number(abs(gaps[worst]))} nats, in {model_label(worst)}."
+    )
+    return [Finding("agreement", title, outcome, sentence, paper, source)]
+
+
+def _measure(stages: Mapping[str, Any], model: str, metric: str) -> Measure | None:
+    return parse_measure(stages.get(model, {}).get(metric))
+
+
+def _metric_words(metric: str) -> str:
+    words = {"language": "language consistency", "general": "general score", "format": "format rate"}
+    return words.get(metric, metric)

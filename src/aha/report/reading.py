@@ -1,0 +1,213 @@
+"""The files of a run folder as one frozen record. Whatever is not there yet is empty; nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aha.errors import DataError
+from aha.util.files import read_json
+
+EVALUATION_SUFFIX = "_eval"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An estimate with its 95 % interval; ``low`` and ``high`` are None where none was recorded."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def overlaps(self, other: Measure) -> bool:
+        """Whether the intervals overlap: the difference is within noise. Without intervals nothing overlaps."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return False
+        return self.low <= other.high and other.low <= self.high
+
+    def has_interval(self) -> bool:
+        return self.low is not None and self.high is not None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage as ``recipe.json``, ``ledger.json`` and its own folder describe it."""
+
+    name: str
+    kind: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, tuple[str, ...]]
+    status: str
+    seconds: float | None
+    finished: Any
+    started: Any
+    metrics: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return self.status == "done"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder: its recipe's name and arguments, and its stages in recipe order."""
+
+    folder: Path
+    recipe: str
+    version: str
+    arguments: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+
+    def stage(self, name: str) -> Stage | None:
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def of_kind(self, kind: str) -> list[Stage]:
+        return [stage for stage in self.stages if stage.kind == kind]
+
+    def evaluations(self) -> dict[str, Stage]:
+        """Model name -> its evaluation stage, in recipe order, finished or not."""
+        return {evaluated_model(stage): stage for stage in self.of_kind("evaluate")}
+
+    def producer(self, model: str) -> Stage | None:
+        """The stage that made ``model``: the one of that name, or else what its evaluation reads as its model."""
+        made = self.stage(model)
+        if made is not None and made.kind != "evaluate":
+            return made
+        evaluation = self.evaluations().get(model)
+        for name in evaluation.inputs.get("model", ()) if evaluation is not None else ():
+            source = self.stage(name)
+            if source is not None:
+                return source
+        return None
+
+    def start_of(self, stage: Stage) -> str | None:
+        """The evaluated model that ``stage`` started from, if any of its inputs was evaluated."""
+        models = self.evaluations()
+        by_producer = {producer.name: model for model in models if (producer := self.producer(model)) is not None}
+        edges = sorted(stage.inputs, key=lambda edge: edge not in {"model", "start", "init", "policy", "base"})
+        for edge in edges:
+            for name in stage.inputs[edge]:
+                found = by_producer.get(name, name if name in models else None)
+                if found is not None:
+                    return found
+        for name in ("untrained", "base"):  # a published checkpoint is no stage of the recipe, but is evaluated
+            if name in models and name != stage.name:
+                return name
+        return None
+
+
+def load_run(folder: Path) -> Run:
+    """Reads what there is in ``folder``. Only ``recipe.json`` must exist: ``DataError`` says so when it does not."""
+    folder = Path(folder)
+    recipe = read_json(folder / "recipe.json")
+    if not isinstance(recipe, Mapping) or not isinstance(recipe.get("stages"), list):
+        raise DataError(f"{folder / 'recipe.json'}: expected an object with a list 'stages'; is this a run folder?")
+    ledger_path = folder / "ledger.json"
+    ledger = read_json(ledger_path).get("stages", {}) if ledger_path.is_file() else {}
+    stages = tuple(_load_stage(folder, entry, ledger.get(entry["name"], {})) for entry in recipe["stages"])
+    return Run(
+        folder=folder,
+        recipe=str(recipe.get("recipe", "run")),
+        version=str(recipe.get("version", "")),
+        arguments=recipe.get("arguments") or {},
+        stages=stages,
+    )
+
+
+def evaluated_model(stage: Stage) -> str:
+    """``r1_zero_eval`` evaluates ``r1_zero``, whether it has run or not."""
+    name = stage.name.removesuffix(EVALUATION_SUFFIX)
+    return name if name != stage.name else str(stage.metrics.get("model") or name)
+
+
+def finite(value: Any) -> float | None:
+    """``value`` as a float, or None when it is missing, not a number, or not finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def parse_measure(entry: Any) -> Measure | None:
+    """A measure from ``{"value", "low", "high"}`` or a bare number; None from anything else."""
+    if isinstance(entry, Mapping):
+        value = finite(entry.get("value"))
+        return None if value is None else Measure(value, finite(entry.get("low")), finite(entry.get("high")))
+    value = finite(entry)
+    return None if value is None else Measure(value)
+
+
+def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Steps and values of ``key``, without the rows that lack it."""
+    steps: list[float] = []
+    values: list[float] = []
+    for number, row in enumerate(rows):
+        value = finite(row.get(key))
+        if value is not None:
+            step = finite(row.get("step"))
+            steps.append(float(number) if step is None else step)
+            values.append(value)
+    return steps, values
+
+
+def rolling_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean over the last ``window`` values at each place; shorter at the start, where fewer exist."""
+    means: list[float] = []
+    for end in range(1, len(values) + 1):
+        part = values[max(0, end - window) : end]
+        means.append(sum(part) / len(part))
+    return means
+
+
+def _load_stage(folder: Path, entry: Mapping[str, Any], ledger: Mapping[str, Any]) -> Stage:
+    name = str(entry["name"])
+    result_path = folder / name / "result.json"
+    result = read_json(result_path) if result_path.is_file() else {}
+    metrics = result.get("metrics") or {}
+    rows_path = folder / name / "metrics.jsonl"
+    seconds = finite(ledger.get("seconds"))
+    return Stage(
+        name=name,
+        kind=str(entry.get("kind", "stage")),
+        settings=entry.get("settings") or {},
+        inputs={str(edge): _names(source) for edge, source in (entry.get("inputs") or {}).items()},
+        status=str(ledger.get("status") or ("done" if result else "missing")),
+        seconds=finite(metrics.get("seconds")) if seconds is None else seconds,
+        finished=ledger.get("finished"),
+        started=ledger.get("started"),
+        metrics=metrics,
+        rows=_last_of_each_step(_read_rows(rows_path)),
+        folder=folder / name,
+    )
+
+
+def _names(source: Any) -> tuple[str, ...]:
+    return tuple(str(name) for name in source) if isinstance(source, list | tuple) else (str(source),)
+
+
+def _read_rows(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of a metrics file up to the first torn line: a stage may be writing, or have been killed while it did."""
+    rows: list[Mapping[str, Any]] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if isinstance(row, Mapping):
+            rows.append(row)
+    return rows
+
+
+def _last_of_each_step(rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """A resumed stage may have written a step twice: the later row is the one that counts."""
+    if not all("step" in row for row in rows):
+        return tuple(rows)
+    latest = {row["step"]: row for row in rows}
+    return tuple(latest[step] for step in sorted(latest))

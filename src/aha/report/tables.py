@@ -1,0 +1,182 @@
+"""Tables of a run: the stage table for people and for a README, and the claims over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aha.report.names import duration, is_proportion, model_label, number
+from aha.report.reading import Measure, Run, finite, parse_measure
+
+NOT_RUN = "not run yet"
+
+COLUMNS = {
+    "pass@1": "pass@1",
+    "cons@16": "cons@16",
+    "pass@16": "pass@16",
+    "format": "format",
+    "language": "language consistency",
+    "length": "length",
+    "general": "general score",
+    "preference": "preference",
+}
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A row of the stage table; ``measures`` has None where a measure was not taken."""
+
+    model: str
+    label: str
+    status: str
+    measures: Mapping[str, Measure | None]
+    seconds: float | None
+
+
+def stage_columns(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Metric -> heading: the recipe's own measures first, then whatever else an evaluation recorded with a value."""
+    seen: dict[str, None] = {}
+    for entry in summary["stages"].values():
+        for key, value in entry.items():
+            if isinstance(value, Mapping) and parse_measure(value) is not None:
+                seen[key] = None
+    present = {key: heading for key, heading in COLUMNS.items() if any(key in entry for entry in summary["stages"].values())}
+    extra = {key: key.replace("_", " ") for key in seen if key not in COLUMNS}
+    return {**(present or COLUMNS), **extra}
+
+
+def stage_rows(run: Run, summary: Mapping[str, Any]) -> list[StageRow]:
+    """One row for each evaluation of the recipe, finished or not, in recipe order."""
+    columns = stage_columns(summary)
+    rows: list[StageRow] = []
+    for model in run.evaluations():
+        entry = summary["stages"].get(model)
+        producer = run.producer(model)
+        rows.append(
+            StageRow(
+                model=model,
+                label=model_label(model),
+                status=NOT_RUN if entry is None else "done",
+                measures={key: parse_measure((entry or {}).get(key)) for key in columns},
+                seconds=producer.seconds if producer is not None else None,
+            )
+        )
+    return rows
+
+
+def cell(metric: str, measure: Measure) -> tuple[str, str]:
+    """Value and interval of a table cell, without units: percent for proportions, ``("80.5", "78.1–82.9")``."""
+    write: Callable[[float], str] = (lambda value: f"{100 * value:.1f}") if is_proportion(metric) else number
+    if measure.low is None or measure.high is None:
+        return write(measure.value), ""
+    return write(measure.value), f"{write(measure.low)}–{write(measure.high)}"
+
+
+def markdown_stage_table(summary: Mapping[str, Any]) -> str:
+    """The stage table in Markdown; pass@1 with its 95 % interval, proportions in percent."""
+    columns = stage_columns(summary)
+    headings = ["model", *(heading + (" %" if is_proportion(key) else "") for key, heading in columns.items()), "time"]
+    lines = [_markdown_row(headings), _markdown_row(["---", *["---:"] * (len(columns) + 1)])]
+    for model, entry in summary["stages"].items():
+        cells = [model_label(model)]
+        for key in columns:
+            measure = parse_measure(entry.get(key))
+            value, interval = cell(key, measure) if measure is not None else ("–", "")
+            cells.append(f"{value} ({interval})" if key == "pass@1" and interval else value)
+        lines.append(_markdown_row([*cells, duration(finite(entry.get("seconds")))]))
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure of a summary with the range it should lie in; a missing bound does not bind."""
+
+    title: str
+    read: Callable[[Mapping[str, Any]], float | None]
+    least: float | None = None
+    most: float | None = None
+
+    def bar(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        if self.least is not None:
+            return f"≥ {self.least:g}"
+        return "–" if self.most is None else f"≤ {self.most:g}"
+
+    def met(self, value: float) -> bool:
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+def _value(model: str, metric: str) -> Callable[[Mapping[str, Any]], float | None]:
+    def read(summary: Mapping[str, Any]) -> float | None:
+        measure = parse_measure(summary.get("stages", {}).get(model, {}).get(metric))
+        return None if measure is None else measure.value
+
+    return read
+
+
+def _gap(
+    after: Callable[[Mapping[str, Any]], float | None], before: Callable[[Mapping[str, Any]], float | None]
+) -> Callable[[Mapping[str, Any]], float | None]:
+    def read(summary: Mapping[str, Any]) -> float | None:
+        high, low = after(summary), before(summary)
+        return None if high is None or low is None else high - low
+
+    return read
+
+
+def _length_ratio(summary: Mapping[str, Any]) -> float | None:
+    return finite(summary.get("curves", {}).get("r1_zero", {}).get("length_ratio"))
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("base pass@1", _value("base", "pass@1"), 0.03, 0.15),
+    Claim("R1-Zero pass@1", _value("r1_zero", "pass@1"), 0.60),
+    Claim("R1-Zero length, end / lowest", _length_ratio, 1.3),
+    Claim("R1-Zero cons@16 − pass@1", _gap(_value("r1_zero", "cons@16"), _value("r1_zero", "pass@1")), 0.05),
+    Claim("language consistency, R1-Zero", _value("r1_zero", "language")),
+    Claim("language consistency, R1", _value("r1", "language"), 0.95),
+    Claim("language consistency, R1 − R1-Zero", _gap(_value("r1", "language"), _value("r1_zero", "language")), 0.25),
+    Claim("Dev3 pass@1", _value("dev3", "pass@1"), 0.70),
+    Claim("R1 pass@1", _value("r1", "pass@1"), 0.70),
+    Claim("R1 − Dev3 pass@1", _gap(_value("r1", "pass@1"), _value("dev3", "pass@1")), -0.05),
+    Claim("Dev3 preference", _value("dev3", "preference")),
+    Claim("R1 preference", _value("r1", "preference")),
+    Claim("R1 − Dev3 preference", _gap(_value("r1", "preference"), _value("dev3", "preference")), 0.0),
+    Claim("general score, R1-Zero", _value("r1_zero", "general")),
+    Claim("general score, R1", _value("r1", "general")),
+    Claim("general score, R1 − R1-Zero", _gap(_value("r1", "general"), _value("r1_zero", "general")), 0.15),
+    Claim("student pass@1, base", _value("student_base", "pass@1")),
+    Claim("student pass@1, direct RL", _value("student_rl", "pass@1")),
+    Claim("student pass@1, distilled", _value("student_distilled", "pass@1"), 0.35),
+    Claim("student, distilled − direct RL", _gap(_value("student_distilled", "pass@1"), _value("student_rl", "pass@1")), 0.20),
+    Claim("random reward − base pass@1", _gap(_value("random_reward", "pass@1"), _value("base", "pass@1")), None, 0.05),
+)
+
+
+def seeds_table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """The claims in Markdown, a column a seed, with mean, bar and whether the mean meets it (and how many seeds do)."""
+    seeds = [f"seed {summary.get('seed', place)}" for place, summary in enumerate(summaries)]
+    headings = ["figure", *seeds, "mean", "bar", "met"]
+    lines = [_markdown_row(headings), _markdown_row(["---", *["---:"] * (len(seeds) + 2), "---"])]
+    for claim in CLAIMS:
+        values = [claim.read(summary) for summary in summaries]
+        known = [value for value in values if value is not None]
+        mean = sum(known) / len(known) if known else None
+        bound = claim.least is not None or claim.most is not None
+        if not bound or mean is None:
+            met = "–"
+        else:
+            met = f"{'yes' if claim.met(mean) else 'no'} ({sum(map(claim.met, known))}/{len(known)})"
+        cells = [claim.title, *map(_three_places, values), _three_places(mean), claim.bar(), met]
+        lines.append(_markdown_row(cells))
+    return "\n".join(lines) + "\n"
+
+
+def _three_places(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

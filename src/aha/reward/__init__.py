@@ -1,0 +1,1 @@
+"""Named rewards with a breakdown and an error status."""

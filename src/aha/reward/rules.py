@@ -1,0 +1,58 @@
+"""The rule rewards of DeepSeek-R1: accuracy, format, language consistency, and rule scores of general prompts.
+
+Each is a function of a problem and a read response; none of them can be farmed by an empty, cut or doubled answer.
+"""
+
+from __future__ import annotations
+
+import re
+
+from aha.records import Problem, Status, Verdict
+from aha.reward.response import Response
+from aha.tasks import general
+from aha.tasks.checkers import checker_of
+
+_ENGLISH = re.compile(r"[A-Za-z]+")
+_CHINESE = re.compile(r"[\u4e00-\u9fff]+")
+
+
+def accuracy(problem: Problem, response: Response) -> Verdict:
+    """1 when the tagged answer is right by the task's checker, else 0 (R1v2 B.3.1)."""
+    if response.answer is None:
+        return Verdict("accuracy", Status.WRONG, 0.0, "no single <answer>...</answer>")
+    try:
+        right = checker_of(problem).is_correct(problem, response.answer)
+    except (ValueError, ArithmeticError, RecursionError) as error:  # the checker's fault, not the model's
+        return Verdict("accuracy", Status.ERROR, 0.0, f"checker failed on {response.answer[:80]!r}: {error}")
+    note = f"answer {response.answer!r}, gold {problem.answer!r}"
+    return Verdict("accuracy", Status.RIGHT if right else Status.WRONG, float(right), note)
+
+
+def format_tags(problem: Problem, response: Response) -> Verdict:
+    """1 for ``<think> something </think> <answer> something </answer>`` and nothing else (R1v1 2.2.2)."""
+    good = response.well_formed
+    return Verdict("format", Status.RIGHT if good else Status.WRONG, float(good))
+
+
+def language_share(text: str, language: str) -> float:
+    """Words of ``language`` over all words of English or Chinese in ``text`` (R1v1 2.3.2: Num(target) / Num(words)).
+
+    An English word is a run of Latin letters, a Chinese one a run of Han characters; numerals and symbols belong to nobody. A
+    text without words scores 0: silence must not be the way to a consistent language.
+    """
+    english, chinese = len(_ENGLISH.findall(text)), len(_CHINESE.findall(text))
+    if english + chinese == 0:
+        return 0.0
+    return (chinese if language == "zh" else english) / (english + chinese)
+
+
+def language(problem: Problem, response: Response) -> Verdict:
+    """Share of the thinking's words that are in the problem's language."""
+    share = language_share(response.think, problem.language)
+    return Verdict("language", Status.RIGHT if share == 1.0 else Status.WRONG, share)
+
+
+def general_rule(problem: Problem, response: Response) -> Verdict:
+    """Rule score of a general prompt's answer."""
+    value = general.score(problem, response.answer) if response.answer is not None else 0.0
+    return Verdict("general", Status.RIGHT if value == 1.0 else Status.WRONG, value)

@@ -1,0 +1,1 @@
+"""Rollouts: prompts in; sampled tokens, their log-probabilities and finish reasons out."""

@@ -1,0 +1,185 @@
+"""The engine of our own: continuous batching on one device, each prompt read once, exact log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from aha.errors import DataError, InvariantError, SettingError
+from aha.model.config import ModelConfig
+from aha.records import Completion, FinishReason
+from aha.rollout.engine import SamplingParams
+from aha.rollout.native.runner import ENDED, FULL, SUSPECT, Prefix, Runner
+from aha.rollout.native.scheduler import Scheduler
+from aha.rollout.native.stops import StopStrings
+
+_COLUMN_STEP = 16
+
+
+class NativeEngine:
+    """Samples with plain PyTorch on a CPU or a GPU.
+
+    At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
+    ``detokenize`` turns token ids into text; it is needed for stop strings only. The cache never outlives a call of
+    ``generate``, so no entry can belong to older weights.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        max_slots: int = 256,
+        cache_bytes: int = 2 << 30,
+        detokenize: Callable[[Sequence[int]], str] | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if max_slots < 1:
+            raise SettingError(f"max_slots is {max_slots}; at least 1 sequence must fit")
+        self._config = config
+        self._max_slots = max_slots
+        self._cache_bytes = cache_bytes
+        self._dtype = dtype
+        self._runner = Runner(config, dtype=dtype, device=torch.device(device))
+        self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
+        self._version: int | None = None
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights in use. Raises ``InvariantError`` before the first ``load_weights``."""
+        if self._version is None:
+            raise InvariantError("the engine has no weights yet: call load_weights first")
+        return self._version
+
+    def load_weights(self, decoder: nn.Module, version: int) -> None:
+        """Copies the weights of ``decoder`` into storage of its own; later changes of ``decoder`` do not reach it."""
+        self._version = None  # a copy that fails half way leaves no usable version
+        self._runner.load(decoder)
+        self._version = version
+
+    def digest(self) -> str:
+        """Digest of the weights sampled with; equals ``decoder_digest(decoder, config, dtype=...)`` after a sync."""
+        return self._runner.weights.digest()
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+        """Log-probability at temperature 1 of every token but the first of each sequence, by the engine's prefill.
+
+        Raises ``DataError`` for an empty sequence, one that is too long, or an id outside the vocabulary.
+        """
+        _ = self.policy_version
+        for index, ids in enumerate(sequences):
+            self._check_ids(f"sequence {index}", ids, 0)
+        return self._runner.score(sequences)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+    ) -> list[list[Completion]]:
+        """``len(seeds[p])`` completions of every prompt ``p``, in order. Seeds are integers of at most 63 bits.
+
+        A completion depends on its prompt and seed, not on its neighbours. Log-probabilities are those of the
+        distribution sampled from, after temperature, top-k and top-p. Raises ``DataError`` for a prompt that is empty,
+        has an unknown id or does not fit into ``max_position_embeddings`` together with ``max_new_tokens``.
+        """
+        version = self.policy_version
+        if len(seeds) != len(prompts):
+            raise DataError(f"{len(prompts)} prompts but seeds for {len(seeds)}; give each prompt a list of seeds")
+        for index, (ids, own) in enumerate(zip(prompts, seeds, strict=True)):
+            self._check_ids(f"prompt {index}", ids, params.max_new_tokens)
+            if any(not 0 <= seed < 1 << 63 for seed in own):
+                raise DataError(f"prompt {index} has a seed outside 0 .. 2**63 - 1")
+        if params.stop and self._stops is None:
+            raise SettingError(f"stop strings {params.stop} need an engine with a detokenize function")
+        num_sequences = sum(map(len, seeds))
+        results: list[list[Completion | None]] = [[None] * len(own) for own in seeds]
+        if num_sequences:
+            self._run(prompts, seeds, params, version, results, num_sequences)
+        return [[c for c in group if c is not None] for group in results]
+
+    def _run(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        version: int,
+        results: list[list[Completion | None]],
+        num_sequences: int,
+    ) -> None:
+        runner = self._runner
+        needed = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own) + params.max_new_tokens
+        num_columns = -(-needed // _COLUMN_STEP) * _COLUMN_STEP
+        num_slots = self._count_slots(num_sequences, num_columns)
+        suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
+        runner.begin(num_slots, num_columns, params, suspects)
+        scheduler = Scheduler([len(own) for own in seeds], [len(ids) for ids in prompts], num_slots)
+        prefixes: dict[int, Prefix] = {}
+        finished: dict[int, FinishReason] = {}
+        step = 0
+        while True:
+            plan = scheduler.advance(finished, step)
+            runner.move(plan.moves)
+            if plan.prefill:
+                order = sorted(plan.prefill, key=lambda p: len(prompts[p]))
+                prefixes.update(zip(order, runner.prefill([prompts[p] for p in order]), strict=True))
+            reported: list[tuple[int, int]] = []
+            if plan.admitted:
+                reported = runner.admit(
+                    [slot for slot, _ in plan.admitted],
+                    [prefixes[row.group] for _, row in plan.admitted],
+                    [seeds[row.group][row.member] for _, row in plan.admitted],
+                )
+            for group in plan.release:
+                del prefixes[group]
+            if not reported:
+                if not scheduler.num_live:
+                    return
+                reported = runner.step(scheduler.num_live, scheduler.longest(step))
+                step += 1
+            finished = self._judge(reported, params)
+            if finished:
+                for slot, (tokens, logprobs) in zip(finished, runner.collect(list(finished)), strict=True):
+                    row = scheduler.row(slot)
+                    results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
+
+    def _judge(self, reported: Sequence[tuple[int, int]], params: SamplingParams) -> dict[int, FinishReason]:
+        """Which of the reported rows are finished, and why: an end token, then a stop string, then the length."""
+        stopped: set[int] = set()
+        suspects = [slot for slot, bits in reported if bits & SUSPECT and not bits & ENDED]
+        if suspects and self._stops is not None:
+            tails = self._runner.tail(suspects, self._stops.window(params.stop))
+            stopped = {s for s, tail in zip(suspects, tails, strict=True) if self._stops.found(tail, params.stop)}
+        finished: dict[int, FinishReason] = {}
+        for slot, bits in reported:
+            if bits & ENDED:
+                finished[slot] = FinishReason.END
+            elif slot in stopped:
+                finished[slot] = FinishReason.STOP
+            elif bits & FULL:
+                finished[slot] = FinishReason.LENGTH
+        return finished
+
+    def _check_ids(self, what: str, ids: Sequence[int], num_new: int) -> None:
+        limit, vocab = self._config.max_position_embeddings, self._config.vocab_size
+        if not len(ids):
+            raise DataError(f"{what} has no tokens; start it with a begin token")
+        if len(ids) + num_new > limit:
+            room = max(0, limit - num_new)
+            raise DataError(
+                f"{what} has {len(ids)} tokens and max_new_tokens is {num_new}, {len(ids) + num_new} together, but the "
+                f"model's max_position_embeddings is {limit}: shorten it to {room} tokens or lower max_new_tokens"
+            )
+        if min(ids) < 0 or max(ids) >= vocab:
+            wrong = next(i for i in ids if not 0 <= i < vocab)
+            raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
+
+    def _count_slots(self, num_sequences: int, num_columns: int) -> int:
+        config = self._config
+        token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self._dtype.itemsize
+        fitting = self._cache_bytes // (token_bytes * num_columns)
+        if fitting < 1:
+            raise SettingError(
+                f"cache_bytes {self._cache_bytes} cannot hold one sequence of {num_columns} tokens at {token_bytes} "
+                f"bytes a token: raise it to at least {token_bytes * num_columns}"
+            )
+        return min(self._max_slots, num_sequences, fitting)

@@ -1,0 +1,40 @@
+"""Weights go to the sampler, and it is proven that they arrived: by digest, and by the log-probs of one probe sequence.
+
+Three peers had runs that sampled from the initial policy for weeks without an error; this is the check that stops them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from aha.errors import InvariantError
+from aha.model.decoder import Decoder
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.weights import decoder_digest
+
+PROBE_TOKENS = 16
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5}
+
+
+def sync_weights(engine: NativeEngine, decoder: Decoder, *, version: int) -> float:
+    """Load ``decoder`` into ``engine`` as ``version``; returns the probe's largest log-prob gap in nats.
+
+    ``InvariantError`` when the digests differ or the probe's log-probs differ by more than the data type explains.
+    """
+    dtype = decoder.head_weight.dtype
+    engine.load_weights(decoder, version)
+    trainer, sampler = decoder_digest(decoder, decoder.config, dtype=dtype), engine.digest()
+    if trainer != sampler:
+        raise InvariantError(f"sampler weights {sampler} are not trainer weights {trainer} after sync to version {version}")
+    probe = [(7919 * (i + 1)) % decoder.config.vocab_size for i in range(PROBE_TOKENS)]
+    with torch.no_grad():
+        logp_TV: Tensor = decoder.logits(decoder(torch.tensor([probe], device=decoder.head_weight.device)))[0].float().log_softmax(-1)
+    expected = logp_TV[torch.arange(PROBE_TOKENS - 1), torch.tensor(probe[1:])].cpu()
+    gap = float((expected - torch.tensor(engine.score([probe])[0])).abs().max())
+    if not gap <= TOLERANCE[dtype]:
+        raise InvariantError(
+            f"after sync to version {version} the sampler's log-probs of the probe differ by {gap:.2e} from the trainer's (allowed "
+            f"{TOLERANCE[dtype]:.0e}): the two compute different models"
+        )
+    return gap

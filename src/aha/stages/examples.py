@@ -1,0 +1,103 @@
+"""Examples for supervised training, made from a model's own samples and from rules: cold start, rejection sampling, or clean.
+
+The three sets of DeepSeek-R1 differ only in whose samples are kept and what is added: R1-Zero's correct and readable samples,
+rewritten (R1v2 B.3.2); the reasoning model's correct one-language samples with general data (R1v1 2.3.3); or none at all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from aha.config import Frozen
+from aha.data.examples import WorkedExample, clean_example, readable, rewrite, save_examples, tagged
+from aha.data.problems import load_problems
+from aha.errors import DataError
+from aha.evaluate.runner import Judged, read_groups
+from aha.records import StageResult
+from aha.reward import rules
+from aha.rollout.engine import SamplingParams
+from aha.rollout.group import sample_groups
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.sync import sync_weights
+from aha.stages.context import Context
+from aha.stages.models import load_policy
+from aha.util.seeds import python_rng
+
+
+class Settings(Frozen):
+    """``problems`` x ``samples`` completions of the policy are filtered, at most ``per_problem`` kept of each problem;
+    ``rewritten`` translates them into the prompt's language; ``clean`` and ``general`` examples are written by rule."""
+
+    problems: int = 0
+    samples: int = 4
+    per_problem: int = 2
+    rewritten: bool = False
+    clean: int = 0
+    general: int = 0
+    max_new_tokens: int = 80
+    temperature: float = 1.0
+    chunk: int = 50
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
+    """``policy`` gives the samples, ``problems`` the questions; writes ``examples.jsonl`` and counts why samples were dropped."""
+    rng = python_rng(context.seed, "examples")
+    train = load_problems(inputs["problems"] / "train.jsonl")
+    examples: list[WorkedExample] = []
+    counts: Counter[str] = Counter()
+    if settings.problems:
+        examples = _from_policy(settings, inputs, context, rng.sample(train, settings.problems), counts)
+    examples += [clean_example(problem, rng) for problem in rng.sample(train, settings.clean)]
+    if settings.general:
+        general = load_problems(inputs["problems"] / "general_train.jsonl")
+        examples += [clean_example(problem, rng) for problem in rng.choices(general, k=settings.general)]
+    if not examples:
+        raise DataError(f"no example is left of {sum(counts.values())} samples: {dict(counts)}; sample more, or add clean ones")
+    rng.shuffle(examples)
+    save_examples(context.out / "examples.jsonl", examples)
+    return StageResult({"examples": len(examples), "origins": dict(Counter(e.origin for e in examples)), "samples": dict(counts)})
+
+
+def _from_policy(
+    settings: Settings, inputs: Mapping[str, Path], context: Context, asked: list, counts: Counter[str]
+) -> list[WorkedExample]:
+    policy = load_policy(inputs["policy"] / "model")
+    engine = NativeEngine(policy.config)
+    sync_weights(engine, policy.decoder, version=0)
+    params = SamplingParams(
+        settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
+    )
+    examples: list[WorkedExample] = []
+    for start in range(0, len(asked), settings.chunk):
+        problems = asked[start : start + settings.chunk]
+        prompts = [policy.renderer.prompt(p.prompt) for p in problems]
+        groups = sample_groups(engine, problems, prompts, settings.samples, params, context.seed, start)
+        for judged in read_groups(groups, policy.renderer):
+            examples += _keep(judged, settings, counts, origin=inputs["policy"].name)
+        context.progress(start + len(problems), len(asked), kept=len(examples))
+    return examples
+
+
+def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: str) -> list[WorkedExample]:
+    """The distinct samples of a problem that are correct, well formed, readable and, unless rewritten, in one language."""
+    kept: dict[str, WorkedExample] = {}
+    problem = judged.problem
+    for response in judged.responses:
+        if rules.accuracy(problem, response).score != 1.0:
+            counts["wrong"] += 1
+        elif not response.well_formed:
+            counts["bad format"] += 1
+        elif not readable(response.think):
+            counts["unreadable"] += 1
+        elif not settings.rewritten and rules.language_share(response.think, problem.language) < 1.0:
+            counts["mixed language"] += 1
+        elif len(kept) == settings.per_problem:
+            counts["enough"] += 1
+        else:
+            counts["kept"] += 1
+            thought = rewrite(response.think, problem.language) if settings.rewritten else response.think
+            text = tagged(thought, response.answer or "")
+            kept.setdefault(text, WorkedExample(problem.prompt, text, origin))
+    return list(kept.values())

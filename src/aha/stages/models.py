@@ -1,0 +1,57 @@
+"""A stage's model folder: weights, tokenizer, and the prompt template it was trained with, loaded and saved as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aha.errors import CheckpointError
+from aha.model.config import ModelConfig
+from aha.model.decoder import Decoder
+from aha.model.folder import load_model, save_model
+from aha.tokens.render import Renderer
+from aha.tokens.tokenizer import Tokenizer, load_tokenizer
+from aha.util.files import read_json, write_json_atomic
+
+TEMPLATE_FILE = "aha.json"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A decoder with what is needed to talk to it."""
+
+    decoder: Decoder
+    config: ModelConfig
+    renderer: Renderer
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.renderer.tokenizer
+
+
+def save_policy(policy: Policy, folder: Path) -> None:
+    """A Hugging Face folder with the template beside it."""
+    save_model(policy.decoder, policy.config, folder)
+    policy.tokenizer.save(folder)
+    write_json_atomic(folder / TEMPLATE_FILE, {"template": policy.renderer.template})
+
+
+def load_policy(folder: Path, *, template: str | None = None) -> Policy:
+    """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given.
+
+    ``CheckpointError`` when the tokenizer knows ids that the model has no embedding for, or there is no template.
+    """
+    tokenizer = load_tokenizer(folder)
+    if template is None:
+        path = folder / TEMPLATE_FILE
+        if not path.is_file():
+            raise CheckpointError(f"{folder} has no {TEMPLATE_FILE}: give the prompt template it expects, with {{question}} in it")
+        template = str(read_json(path)["template"])
+    renderer = Renderer(tokenizer, template)
+    decoder, config = load_model(folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do not belong "
+            "together"
+        )
+    return Policy(decoder, config, renderer)

@@ -1,0 +1,93 @@
+"""Next-token training of a fresh decoder on the corpus: the base model that everything starts from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from aha.config import Frozen
+from aha.data.corpus import TEMPLATE, documents
+from aha.model.config import ModelConfig
+from aha.model.decoder import build_decoder
+from aha.records import StageResult
+from aha.stages.context import Context
+from aha.stages.models import Policy, save_policy
+from aha.tokens.render import Renderer
+from aha.tokens.tokenizer import load_tokenizer
+from aha.train.batch import collate_packed
+from aha.train.optimizer import build_adamw
+from aha.train.schedule import learning_rate
+from aha.train.state import TrainState
+from aha.train.step import nll_step
+from aha.util.seeds import python_rng
+
+
+class Shape(Frozen):
+    """The decoder's dimensions; the vocabulary comes from the tokenizer."""
+
+    hidden_size: int = 128
+    intermediate_size: int = 336
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 1
+
+
+class Settings(Frozen):
+    """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of its peak."""
+
+    shape: Shape = Shape()
+    steps: int = 1_800
+    rows: int = 8
+    row_length: int = 192
+    lr: float = 3e-3
+    warmup: int = 30
+    final_ratio: float = 0.1
+    weight_decay: float = 0.1
+    max_grad_norm: float = 1.0
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
+    """Each step draws its own documents from a stream named by the step, so the step number is the data position."""
+    tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer")
+    renderer = Renderer(tokenizer, TEMPLATE)
+    config = ModelConfig(
+        model_type="qwen2",
+        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_id,
+        **settings.shape.model_dump(),
+    )
+    decoder = build_decoder(config, seed=context.seed)
+    optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
+    state = TrainState(0, decoder, optimizer, {})
+    if (context.out / "state").exists():
+        state.load(context.out / "state")
+    context.rewind_metrics(state.step)
+    loss = float("nan")
+    while state.step < settings.steps:
+        started = time.perf_counter()
+        texts = documents(python_rng(context.seed, "corpus", state.step))
+        examples, budget = [], settings.rows * settings.row_length
+        while budget > 0:
+            example = renderer.document(next(texts))
+            examples.append((example.ids, example.loss_mask))
+            budget -= len(examples[-1][0])
+        lr = learning_rate(
+            state.step,
+            base=settings.lr,
+            warmup=settings.warmup,
+            total=settings.steps,
+            shape="cosine",
+            final_ratio=settings.final_ratio,
+        )
+        batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
+        metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        state.step += 1
+        loss = metrics["loss"]
+        context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
+        if context.save_due():
+            state.save(context.out / "state")
+        context.progress(state.step, settings.steps, loss=loss)
+    save_policy(Policy(decoder, config, renderer), context.out / "model")
+    return StageResult({"loss": loss, "steps": settings.steps})

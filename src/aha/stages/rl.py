@@ -1,0 +1,320 @@
+"""Reinforcement learning with group-relative advantages: R1-Zero, both RL stages of R1, and every control are this loop.
+
+One step: choose problems, sample a group for each with the current weights, judge, turn rewards into advantages over whole
+groups, split into mini-batches, update. Data flows in one direction and everything random comes from a stream named by the
+step, so a stage continues from its state with the same bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from aha.config import Frozen
+from aha.data.curriculum import choose_problems
+from aha.data.problems import load_problems
+from aha.errors import InvariantError, SettingError, nearest
+from aha.model.decoder import Decoder
+from aha.objective.advantages import group_advantages
+from aha.objective.algorithms import ALGORITHMS, Algorithm
+from aha.objective.weights import token_weights
+from aha.records import FinishReason, Group, Problem, Sample, StageResult
+from aha.reward.response import Response, read_response
+from aha.reward.rubric import Scored, score
+from aha.reward.rules import language_share
+from aha.rollout.engine import SamplingParams
+from aha.rollout.group import sample_groups
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.sync import sync_weights
+from aha.stages.context import Context
+from aha.stages.models import Policy, load_policy, save_policy
+from aha.stages.reflection import count_reflections
+from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_general, is_reasoning, load_preferences
+from aha.stages.samples import write_samples
+from aha.train.batch import PolicyRow, collate_policy, with_reference
+from aha.train.optimizer import build_adamw
+from aha.train.schedule import learning_rate
+from aha.train.state import TrainState
+from aha.train.step import compute_logprobs, policy_step
+from aha.util.seeds import python_rng
+
+
+class Settings(Frozen):
+    """``algorithm`` is a row of ``objective/algorithms.py``; ``beta`` and ``minibatches`` replace the row's where given.
+
+    ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards count
+    after ``preference_start`` of the steps. ``curriculum`` asks easy levels first. Micro-batches hold ``token_budget`` tokens.
+    """
+
+    algorithm: str = "grpo_r1"
+    steps: int = 80
+    prompts: int = 16
+    samples: int = 16
+    lr: float = 5e-4
+    warmup: int = 5
+    final_ratio: float = 1.0
+    beta: float | None = None
+    minibatches: int | None = None
+    max_grad_norm: float = 1.0
+    max_new_tokens: int = 80
+    temperature: float = 1.0
+    weights: Weights = Weights()
+    preference_start: float = 0.75
+    general_share: float = 0.0
+    curriculum: bool = False
+    token_budget: int = 4_096
+    samples_every: int = 10
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
+    """``init`` has the policy, ``problems`` the training problems; ``helpful`` and ``safe`` the preference models."""
+    algorithm = named_algorithm(settings.algorithm)
+    policy = load_policy(inputs["init"] / "model")
+    problems = load_problems(inputs["problems"] / "train.jsonl")
+    general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
+    preferences = load_preferences(inputs, policy.renderer)
+    optimizer = build_adamw(policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    beta = algorithm.beta if settings.beta is None else settings.beta
+    reference = copy.deepcopy(policy.decoder).requires_grad_(False) if beta else None
+    state = TrainState(0, policy.decoder, optimizer, {"updates": 0}, {"reference": reference} if reference else {})
+    if (context.out / "state").exists():
+        state.load(context.out / "state")
+    context.rewind_metrics(state.step)
+    engine = NativeEngine(policy.config)
+    params = SamplingParams(
+        settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
+    )
+    minibatches = settings.minibatches or algorithm.minibatches
+    row: dict[str, float] = {}
+    while state.step < settings.steps:
+        step, started = state.step, time.perf_counter()
+        progress = step / settings.steps
+        asked = _ask(problems, general, settings, progress=progress, seed=context.seed, step=step)
+        rewards = build_rewards(
+            settings.weights, preferences, preference_start=settings.preference_start, seed=context.seed, step=step
+        )
+        if step == 0 and settings.weights.accuracy:
+            check_known_good(rewards, asked[0], _known_good(asked[0]), prompt=policy.renderer.prompt_text(asked[0].prompt))
+        sync_weights(engine, policy.decoder, version=step)
+        prompts = [policy.renderer.prompt(p.prompt) for p in asked]
+        groups = sample_groups(engine, asked, prompts, settings.samples, params, context.seed, step)
+        sampled_at = time.perf_counter()
+        rollout = judge_groups(policy, groups, rewards, progress=progress)
+        advantages_PG = group_advantages(rollout.rewards_PG, rollout.valid_PG, scale=algorithm.advantage_scale)
+        lr = learning_rate(
+            step,
+            base=settings.lr,
+            warmup=settings.warmup,
+            total=settings.steps,
+            shape="linear",
+            final_ratio=settings.final_ratio,
+        )
+        updates = []
+        for chosen in _split(len(rollout.rows), minibatches, python_rng(context.seed, "minibatches", step)):
+            updates.append(
+                _update(
+                    policy.decoder,
+                    optimizer,
+                    rollout.rows,
+                    advantages_PG.flatten().tolist(),
+                    chosen,
+                    algorithm=algorithm,
+                    beta=beta,
+                    reference=reference,
+                    lr=lr,
+                    settings=settings,
+                )
+            )
+            state.extra["updates"] += 1
+            if reference and algorithm.reference_refresh and state.extra["updates"] % algorithm.reference_refresh == 0:
+                reference.load_state_dict(policy.decoder.state_dict())
+        state.step += 1
+        row = _metrics(state.step, rollout, advantages_PG, updates)
+        row["seconds"] = time.perf_counter() - started
+        row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
+        context.log(row)
+        if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
+            _keep_samples(context.out, state.step, policy, rollout, advantages_PG)
+        if context.save_due():
+            state.save(context.out / "state")
+        context.progress(state.step, settings.steps, reward=row["reward"], accuracy=row["accuracy"], length=row["length"])
+    save_policy(policy, context.out / "model")
+    return StageResult({key: row[key] for key in ("accuracy", "format", "length", "reward") if key in row} | {"steps": state.step})
+
+
+def named_algorithm(name: str) -> Algorithm:
+    """A row of the table; ``SettingError`` offers the nearest name."""
+    if name not in ALGORITHMS:
+        raise SettingError(f"no algorithm {name!r}; {nearest(name, ALGORITHMS)}")
+    return ALGORITHMS[name]
+
+
+def _ask(
+    problems: Sequence[Problem], general: Sequence[Problem], settings: Settings, *, progress: float, seed: int, step: int
+) -> list[Problem]:
+    rng = python_rng(seed, "problems", step)
+    num_general = round(settings.general_share * settings.prompts)
+    reasoning = choose_problems(
+        problems, settings.prompts - num_general, rng, progress=progress, curriculum=settings.curriculum
+    )
+    return [*reasoning, *rng.sample(general, num_general)]
+
+
+def _known_good(problem: Problem) -> str:
+    return f"<think> {problem.prompt} </think> <answer> {problem.answer} </answer>"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A step's groups, flattened: ``rows`` for the trainer, texts and verdicts for the log; P x G rewards and validity."""
+
+    groups: list[Group]
+    problems: list[Problem]
+    texts: list[str]
+    responses: list[Response]
+    scored: Scored
+    rows: list[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]]
+    finish: list[FinishReason]
+    rewards_PG: torch.Tensor
+    valid_PG: torch.Tensor
+
+
+def judge_groups(policy: Policy, groups: list[Group], rewards: list, *, progress: float) -> Rollout:
+    """Decode, read and score every completion of every group."""
+    flat = [(group, completion) for group in groups for completion in group.completions]
+    texts = [policy.tokenizer.decode(completion.token_ids) for _, completion in flat]
+    tails = {group.problem.id: policy.renderer.prompt_text("")[-64:] for group in groups}
+    problems = [group.problem for group, _ in flat]
+    responses = [read_response(text, prompt_tail=tails[p.id]) for text, p in zip(texts, problems, strict=True)]
+    scored = score(rewards, problems, responses, progress=progress)
+    shape = (len(groups), len(groups[0].completions))
+    return Rollout(
+        groups=groups,
+        problems=problems,
+        texts=texts,
+        responses=responses,
+        scored=scored,
+        rows=[(group.prompt_ids, c.token_ids, c.logprobs) for group, c in flat],
+        finish=[c.finish_reason for _, c in flat],
+        rewards_PG=torch.tensor(scored.total, dtype=torch.float64).view(shape),
+        valid_PG=torch.tensor(scored.valid).view(shape),
+    )
+
+
+def _split(count: int, minibatches: int, rng) -> list[list[int]]:
+    """Rows at random into mini-batches: advantages are already there, so a group may be torn (R1v2 2.1)."""
+    order = list(range(count))
+    rng.shuffle(order)
+    return [order[i::minibatches] for i in range(minibatches)]
+
+
+def _update(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    rows: Sequence[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]],
+    advantages: Sequence[float],
+    chosen: Sequence[int],
+    *,
+    algorithm: Algorithm,
+    beta: float,
+    reference: Decoder | None,
+    lr: float,
+    settings: Settings,
+) -> dict[str, float]:
+    """One mini-batch. Without a KL term a completion whose advantage is 0 has gradient 0 and is left out, exactly."""
+    weights = token_weights([len(rows[i][1]) for i in chosen], algorithm.aggregation).tolist()
+    kept = [(i, weight) for i, weight in zip(chosen, weights, strict=True) if beta or advantages[i] != 0.0]
+    batches = collate_policy(
+        [PolicyRow(rows[i][0], rows[i][1], advantages[i], rows[i][2]) for i, _ in kept],
+        weights=[weight for _, weight in kept],
+        token_budget=settings.token_budget,
+    )
+    if reference is not None:
+        batches = with_reference(batches, compute_logprobs(reference, batches, temperature=settings.temperature))
+    return policy_step(
+        decoder,
+        optimizer,
+        batches,
+        algorithm=algorithm,
+        num_sequences=len(chosen),
+        lr=lr,
+        max_grad_norm=settings.max_grad_norm,
+        beta=beta,
+        temperature=settings.temperature,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _metrics(
+    step: int, rollout: Rollout, advantages_PG: torch.Tensor, updates: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """One row of ``metrics.jsonl``. The agreement of sampler and trainer is read off the first update, which is on policy."""
+    lengths = [len(tokens) for _, tokens, _ in rollout.rows]
+    reasoning = [i for i, problem in enumerate(rollout.problems) if is_reasoning(problem)]
+    right = {i: rollout.scored.parts["accuracy"][i] for i in reasoning} if "accuracy" in rollout.scored.parts else {}
+    row: dict[str, float] = {
+        "step": step,
+        "accuracy": _mean([v for v in right.values() if v is not None]),
+        "reward": _mean(rollout.scored.total),
+        "format": _mean([float(r.well_formed) for r in rollout.responses]),
+        "language": _mean(
+            [language_share(rollout.responses[i].think, rollout.problems[i].language) for i in reasoning]
+        ),
+        "length": _mean([lengths[i] for i in reasoning]),
+        "length_max": max(lengths),
+        "truncated": _mean([float(f is FinishReason.LENGTH) for f in rollout.finish]),
+        "reflection": _mean([count_reflections(rollout.responses[i].think) for i in reasoning]),
+        "groups_kept": _mean((advantages_PG != 0).any(1).float().tolist()),
+        "verifier_errors": float(rollout.valid_PG.logical_not().sum()),
+        "tokens": float(sum(lengths)),
+    }
+    for task in sorted({rollout.problems[i].task for i in reasoning}):
+        rows = [i for i in reasoning if rollout.problems[i].task == task]
+        row[f"accuracy/{task}"] = _mean([right.get(i) or 0.0 for i in rows])
+        row[f"length/{task}"] = _mean([lengths[i] for i in rows])
+    for name, values in rollout.scored.parts.items():
+        row[f"reward/{name}"] = _mean([v for v in values if v is not None])
+    first, last = updates[0], updates[-1]
+    row |= {key: first[key] for key in ("mismatch_kl", "max_logprob_gap", "entropy")}
+    row |= {key: last[key] for key in ("kl", "ess", "clip_fraction", "lr")}
+    row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
+    if step == 1 and row["truncated"] > 0.5:
+        raise InvariantError(
+            f"{row['truncated']:.0%} of the first completions were cut at max_new_tokens: their rewards say nothing; raise it"
+        )
+    return row
+
+
+def _keep_samples(out: Path, step: int, policy: Policy, rollout: Rollout, advantages_PG: torch.Tensor) -> None:
+    """Write the first two and the last group of the step for people to read."""
+    size = advantages_PG.shape[1]
+    shown = sorted({0, 1, len(rollout.groups) - 1} & set(range(len(rollout.groups))))
+    advantages = advantages_PG.flatten().tolist()
+    samples = []
+    for index in (group * size + g for group in shown for g in range(min(size, 4))):
+        problem, tokens = rollout.problems[index], rollout.rows[index][1]
+        samples.append(
+            Sample(
+                step=step,
+                problem_id=problem.id,
+                task=problem.task,
+                language=problem.language,
+                prompt=policy.renderer.prompt_text(problem.prompt),
+                completion=rollout.texts[index],
+                answer=problem.answer,
+                finish_reason=rollout.finish[index].value,
+                reward=rollout.scored.total[index],
+                rewards={n: v[index] for n, v in rollout.scored.parts.items() if v[index] is not None},
+                tokens=policy.renderer.token_texts(tokens),
+                advantages=(advantages[index],) * len(tokens),
+            )
+        )
+    write_samples(out / "samples" / f"step_{step:06d}.parquet", samples)

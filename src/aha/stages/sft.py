@@ -1,0 +1,88 @@
+"""Supervised fine-tuning on worked examples: the cold start, the second SFT of the base, and distillation are all this."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from aha.config import Frozen
+from aha.data.examples import load_examples
+from aha.records import StageResult
+from aha.stages.context import Context
+from aha.stages.models import load_policy, save_policy
+from aha.train.batch import collate_packed
+from aha.train.optimizer import build_adamw
+from aha.train.schedule import learning_rate
+from aha.train.state import TrainState
+from aha.train.step import nll_step
+from aha.util.seeds import python_rng
+
+
+class Settings(Frozen):
+    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch."""
+
+    epochs: int = 2
+    batch_tokens: int = 1_024
+    row_length: int = 192
+    rows: int = 8
+    lr: float = 1e-3
+    warmup: int = 5
+    final_ratio: float = 0.1
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+
+
+def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
+    """``init`` is where the weights come from; every input named ``data...`` is a stage with ``examples.jsonl``."""
+    policy = load_policy(inputs["init"] / "model")
+    sources = [inputs[edge] for edge in sorted(inputs) if edge.startswith("data")]
+    worked = [example for source in sources for example in load_examples(source / "examples.jsonl")]
+    examples = [policy.renderer.example(example.question, example.completion) for example in worked]
+    updates = _updates([len(e.ids) for e in examples], settings, context.seed)
+    optimizer = build_adamw(
+        policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
+    )
+    state = TrainState(0, policy.decoder, optimizer, {})
+    if (context.out / "state").exists():
+        state.load(context.out / "state")
+    context.rewind_metrics(state.step)
+    loss = float("nan")
+    while state.step < len(updates):
+        started = time.perf_counter()
+        chosen = [(examples[i].ids, examples[i].loss_mask) for i in updates[state.step]]
+        batches = collate_packed(chosen, width=settings.row_length, rows_per_batch=settings.rows)
+        lr = learning_rate(
+            state.step,
+            base=settings.lr,
+            warmup=settings.warmup,
+            total=len(updates),
+            shape="cosine",
+            final_ratio=settings.final_ratio,
+        )
+        metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        state.step += 1
+        loss = metrics["loss"]
+        context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
+        if context.save_due():
+            state.save(context.out / "state")
+        context.progress(state.step, len(updates), loss=loss)
+    save_policy(policy, context.out / "model")
+    return StageResult({"loss": loss, "steps": len(updates), "examples": len(examples)})
+
+
+def _updates(lengths: list[int], settings: Settings, seed: int) -> list[list[int]]:
+    """Example indices of every update: each epoch shuffled by its own stream and cut at ``batch_tokens``."""
+    updates: list[list[int]] = []
+    for epoch in range(settings.epochs):
+        order = list(range(len(lengths)))
+        python_rng(seed, "order", epoch).shuffle(order)
+        batch: list[int] = []
+        for i in order:
+            batch.append(i)
+            if sum(lengths[j] for j in batch) >= settings.batch_tokens:
+                updates.append(batch)
+                batch = []
+        if batch:
+            updates.append(batch)
+    return updates

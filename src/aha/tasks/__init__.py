@@ -1,0 +1,1 @@
+"""Problem families: a seeded generator and a checker each, and a loader for your own files."""

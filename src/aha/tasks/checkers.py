@@ -1,0 +1,32 @@
+"""Which checker judges which task: one table, so that a problem file can name its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aha.errors import DataError, nearest
+from aha.records import Problem
+from aha.tasks import chain, countdown, number
+
+
+@dataclass(frozen=True)
+class Checker:
+    """``is_correct(problem, answer)`` judges; ``vote_key(answer)`` is what a majority vote counts as one answer."""
+
+    is_correct: Callable[[Problem, str], bool]
+    vote_key: Callable[[str], str | None]
+
+
+CHECKERS = {
+    "chain": Checker(chain.is_correct, chain.vote_key),
+    "countdown": Checker(countdown.is_correct, countdown.vote_key),
+    "number": Checker(number.is_correct, number.vote_key),
+}
+
+
+def checker_of(problem: Problem) -> Checker:
+    """``DataError`` when the problem names a task nobody can check."""
+    if problem.task not in CHECKERS:
+        raise DataError(f"problem {problem.id!r}: no checker for task {problem.task!r}; {nearest(problem.task, CHECKERS)}")
+    return CHECKERS[problem.task]

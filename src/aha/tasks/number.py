@@ -1,0 +1,50 @@
+"""Problems whose answer is one number: word problems (GSM8K, SVAMP) and generated sums and products."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from aha.records import Problem
+
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The one number in ``text``, exact: ``$1,250.50`` is 2501/2. ``None`` when there is none or more than one.
+
+    Thousands separators, a leading currency sign, a trailing unit or full stop are allowed; a second number is not, so that
+    an answer cannot list several guesses.
+    """
+    if len(text) > 200:
+        return None
+    found = _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))
+    if len(found) != 1:
+        return None
+    try:
+        return Fraction(found[0])
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def is_correct(problem: Problem, answer: str) -> bool:
+    """The answer holds exactly one number and it equals the gold."""
+    value = parse_number(answer)
+    return value is not None and value == parse_number(problem.answer)
+
+
+def vote_key(answer: str) -> str | None:
+    value = parse_number(answer)
+    return None if value is None else str(value)
+
+
+def addition(a: int, b: int) -> Problem:
+    """``What is 7 + 45?``, with a level that grows with the digits: 1 for 1 + 1, 2 for 1 + 2, 3 for 2 + 2."""
+    meta = {"family": "sum", "operands": [a, b], "level": len(str(a)) + len(str(b)) - 1}
+    return Problem(f"sum/{a}+{b}", f"What is {a} + {b}?", str(a + b), "number", "en", meta)
+
+
+def product(a: int, b: int) -> Problem:
+    """``What is 7 * 8?``: two one-digit factors."""
+    meta = {"family": "product", "operands": [a, b], "level": 1}
+    return Problem(f"product/{a}*{b}", f"What is {a} * {b}?", str(a * b), "number", "en", meta)

@@ -1,0 +1,1 @@
+"""Tokenizers and the one renderer: text to ids, prompts and examples with a loss mask."""

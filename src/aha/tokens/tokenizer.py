@@ -1,0 +1,142 @@
+"""One tokenizer interface over Hugging Face's ``tokenizers``: trained here, or read from any published model folder.
+
+A text and its ids must survive the round trip, so a word that a closed vocabulary lacks is an error, never ``<unk>``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from aha.errors import CheckpointError, DataError
+from aha.util.files import read_json, write_json_atomic, write_text_atomic
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+
+
+class Tokenizer:
+    """Text to ids and back, with the ids that end a text.
+
+    ``end_token_ids`` has every id that ends a completion: a published model may have several.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, eos_token: str, pad_token: str, end_tokens: Sequence[str]) -> None:
+        self.backend = backend
+        self.eos_token, self.pad_token = eos_token, pad_token
+        self.eos_id, self.pad_id = self._id(eos_token), self._id(pad_token)
+        self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
+        unknown = getattr(backend.model, "unk_token", None)
+        self._unknown_id = backend.token_to_id(unknown) if unknown else None
+
+    def _id(self, token: str) -> int:
+        token_id = self.backend.token_to_id(token)
+        if token_id is None:
+            raise CheckpointError(f"tokenizer: the special token {token!r} is not in its vocabulary of {self.vocab_size}")
+        return int(token_id)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``, nothing added. ``DataError`` names the words that a closed vocabulary lacks."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        ids: list[int] = encoding.ids
+        if self._unknown_id is not None and self._unknown_id in ids:
+            unknown = [text[a:b] for i, (a, b) in zip(ids, encoding.offsets, strict=True) if i == self._unknown_id]
+            raise DataError(
+                f"text has words that this tokenizer does not know: {' '.join(dict.fromkeys(unknown))!r} in {text[:80]!r}; "
+                f"its vocabulary has {self.vocab_size} words: train a tokenizer on this text, or reword it"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without padding and end tokens, but with every other special token (tags must stay visible)."""
+        drop = {self.pad_id, *self.end_token_ids}
+        return str(self.backend.decode([i for i in ids if i not in drop], skip_special_tokens=False))
+
+    def token_text(self, token_id: int) -> str:
+        """One token as people read it."""
+        return str(self.backend.decode([token_id], skip_special_tokens=False))
+
+    def save(self, folder: Path) -> None:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` so that transformers loads the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=False))
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.eos_token,
+            "pad_token": self.pad_token,
+            "unk_token": UNK if self._unknown_id is not None else None,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1 << 30,
+        }
+        write_json_atomic(folder / "tokenizer_config.json", config)
+
+
+def train_word_tokenizer(texts: Iterable[str], *, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """One token a word, words split at white space: the smallest sequence a toy model can learn from."""
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=[PAD, EOS, UNK, *special_tokens], vocab_size=1 << 20, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend, eos_token=EOS, pad_token=PAD, end_tokens=())
+
+
+def train_bpe_tokenizer(texts: Iterable[str], *, vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """Byte-level BPE with numbers split into at most three digits, as DeepSeek-V3's pre-tokenizer does (V3 4.1)."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(r"\p{N}{1,3}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, *special_tokens],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend, eos_token=EOS, pad_token=PAD, end_tokens=())
+
+
+def _token_text(value: object) -> str | None:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Read a model folder's tokenizer: ``tokenizer.json``, its config, and the end tokens of ``config.json`` and
+    ``generation_config.json`` (there may be several)."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is not a model folder: it has no tokenizer.json")
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception for any malformed file
+        raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+    backend.no_padding()
+    backend.no_truncation()
+    config_path = folder / "tokenizer_config.json"
+    config = read_json(config_path) if config_path.is_file() else {}
+    ends: list[str] = []
+    for name in ("config.json", "generation_config.json"):
+        model_config = read_json(folder / name) if (folder / name).is_file() else {}
+        value = model_config.get("eos_token_id")
+        for token_id in value if isinstance(value, list) else [value]:
+            token = backend.id_to_token(token_id) if isinstance(token_id, int) else None
+            if token is not None:
+                ends.append(token)
+    eos = _token_text(config.get("eos_token")) or (ends[0] if ends else None)
+    if eos is None:
+        raise CheckpointError(f"{folder}: no end token in tokenizer_config.json or config.json; set eos_token")
+    return Tokenizer(backend, eos_token=eos, pad_token=_token_text(config.get("pad_token")) or eos, end_tokens=ends)
+
+

@@ -1,0 +1,1 @@
+"""What changes weights: batches, one step, optimiser groups, schedules, and a state that continues bit for bit."""

@@ -1,0 +1,226 @@
+"""What one forward and backward pass computes, as tensors: sampled completions, packed documents, preference pairs.
+
+Shapes: B rows, T tokens of a row (padded on the right), N tokens that have a loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aha.errors import DataError, InvariantError
+from aha.train.microbatch import split_by_tokens
+from aha.train.packing import best_fit
+
+PADDING = 0  # any id will do: nothing looks at a token to its right
+
+
+class PolicyRow(NamedTuple):
+    """One sampled completion: ``PolicyRow((5, 9), (7, 2), 1.0, (-0.1, -0.7))``.
+
+    ``advantage`` is one number for all tokens or one for each; ``old_logprobs`` are the sampler's own, one a token.
+    """
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    advantage: float | Sequence[float]
+    old_logprobs: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBatch:
+    """A micro-batch of completions; the tensors over N hold the completion tokens of row 0, then of row 1, ...
+
+    ``predict_N`` is the flat place (of B * T) whose hidden state predicts the token. A completion's last token is no
+    input: nothing follows it. ``weights_N`` is what the token counts before the division by the number of sequences.
+    """
+
+    ids_BT: Tensor
+    predict_N: Tensor
+    targets_N: Tensor
+    advantages_N: Tensor
+    old_logp_N: Tensor
+    weights_N: Tensor
+    ref_logp_N: Tensor | None
+    rows: tuple[int, ...]  # [B] which of the caller's rows each is
+    lengths: tuple[int, ...]  # [B] completion tokens of each
+
+    def by_row(self, values_N: Tensor) -> dict[int, Tensor]:
+        """``values_N`` cut into the caller's rows: ``{row index: its completion tokens' values}``."""
+        return dict(zip(self.rows, torch.split(values_N, list(self.lengths)), strict=True))
+
+
+def collate_policy(
+    rows: Sequence[PolicyRow | tuple[Any, ...]], *, weights: Sequence[float] | Tensor, token_budget: int
+) -> list[PolicyBatch]:
+    """Micro-batches of at most ``token_budget`` tokens with padding (a longer row is alone), the longest rows first.
+
+    ``weights`` has what one token of each row counts (objective/weights.py). A row without a prompt or a completion, or
+    whose lists differ in length, raises InvariantError with the row's index.
+    """
+    named = [PolicyRow(*row) for row in rows]
+    row_weights = torch.as_tensor(weights).tolist()
+    if len(row_weights) != len(named):
+        raise InvariantError(f"{len(named)} rows but {len(row_weights)} weights")
+    for index, row in enumerate(named):
+        _check_policy_row(index, row)
+    lengths = [len(row.prompt_ids) + len(row.completion_ids) - 1 for row in named]
+    return [_policy_batch(named, row_weights, indices) for indices in split_by_tokens(lengths, token_budget)]
+
+
+def _check_policy_row(index: int, row: PolicyRow) -> None:
+    tokens = len(row.completion_ids)
+    if not len(row.prompt_ids) or not tokens:
+        raise InvariantError(f"row {index}: {len(row.prompt_ids)} prompt and {tokens} completion tokens; need 1 each")
+    if len(row.old_logprobs) != tokens:
+        raise InvariantError(f"row {index}: {tokens} completion tokens but {len(row.old_logprobs)} old log-probs")
+    if not isinstance(row.advantage, int | float) and len(row.advantage) != tokens:
+        raise InvariantError(f"row {index}: {tokens} completion tokens but {len(row.advantage)} advantages")
+
+
+def _policy_batch(rows: Sequence[PolicyRow], row_weights: Sequence[float], indices: Sequence[int]) -> PolicyBatch:
+    chosen = [rows[i] for i in indices]
+    inputs = [[*row.prompt_ids, *row.completion_ids[:-1]] for row in chosen]
+    T = max(map(len, inputs))
+    predict: list[int] = []
+    targets: list[int] = []
+    advantages: list[float] = []
+    old_logp: list[float] = []
+    weights: list[float] = []
+    for b, (index, row) in enumerate(zip(indices, chosen, strict=True)):
+        tokens = len(row.completion_ids)
+        start = b * T + len(row.prompt_ids) - 1
+        predict += range(start, start + tokens)
+        targets += row.completion_ids
+        advantages += [row.advantage] * tokens if isinstance(row.advantage, int | float) else row.advantage
+        old_logp += row.old_logprobs
+        weights += [row_weights[index]] * tokens
+    return PolicyBatch(
+        ids_BT=torch.tensor([ids + [PADDING] * (T - len(ids)) for ids in inputs]),
+        predict_N=torch.tensor(predict),
+        targets_N=torch.tensor(targets),
+        advantages_N=torch.tensor(advantages, dtype=torch.float32),
+        old_logp_N=torch.tensor(old_logp, dtype=torch.float32),
+        weights_N=torch.tensor(weights, dtype=torch.float32),
+        ref_logp_N=None,
+        rows=tuple(indices),
+        lengths=tuple(len(row.completion_ids) for row in chosen),
+    )
+
+
+def with_reference(batches: Sequence[PolicyBatch], ref_logps: Sequence[Tensor]) -> list[PolicyBatch]:
+    """The batches with the reference's log-probs, as ``compute_logprobs(reference, batches)`` gives them."""
+    return [dataclasses.replace(b, ref_logp_N=logp_N) for b, logp_N in zip(batches, ref_logps, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Rows of documents, next-token form: ``targets_BT`` is what follows ``ids_BT`` in the same document.
+
+    ``segments_BT`` numbers a row's documents from 1, 0 is padding; ``positions_BT`` starts again with each;
+    ``weights_BT`` is the loss weight of the target, 0 where there is nothing to learn.
+    """
+
+    ids_BT: Tensor
+    positions_BT: Tensor
+    segments_BT: Tensor
+    targets_BT: Tensor
+    weights_BT: Tensor
+
+
+Document = tuple[Sequence[int], Sequence[float]]
+
+
+def collate_packed(
+    documents: Sequence[Document], *, width: int, rows_per_batch: int = 1, truncate: bool = False
+) -> list[PackedBatch]:
+    """Documents ``(ids, loss_mask)`` packed best-fit into rows of ``width`` inputs, ``rows_per_batch`` rows a batch.
+
+    A document of n tokens takes n - 1 places: its last token is only a target. ``loss_mask[i]`` is the weight with
+    which token i is learned; that of token 0 is never used. A document that does not fit raises DataError with its
+    index, unless ``truncate`` is given, which cuts its end off. So does one with no token to learn.
+    """
+    cut = [_checked_document(i, ids, mask, width, truncate) for i, (ids, mask) in enumerate(documents)]
+    packs = best_fit([len(ids) - 1 for ids, _ in cut], width)
+    starts = range(0, len(packs), rows_per_batch)
+    return [_packed_batch([[cut[i] for i in pack] for pack in packs[s : s + rows_per_batch]], width) for s in starts]
+
+
+def _checked_document(index: int, ids: Sequence[int], mask: Sequence[float], width: int, truncate: bool) -> Document:
+    if len(ids) != len(mask):
+        raise DataError(f"document {index}: {len(ids)} tokens but {len(mask)} loss-mask entries")
+    if len(ids) - 1 > width and not truncate:
+        raise DataError(
+            f"document {index} has {len(ids)} tokens, more than the {width + 1} that a row of width {width} takes; "
+            "widen the row, drop the document or allow truncation"
+        )
+    ids, mask = ids[: width + 1], mask[: width + 1]
+    if not any(mask[1:]):
+        raise DataError(f"document {index} has no token to learn among its first {len(ids)}")
+    return ids, mask
+
+
+def _packed_batch(rows: Sequence[Sequence[Document]], width: int) -> PackedBatch:
+    ids_BT: list[list[int]] = []
+    positions_BT: list[list[int]] = []
+    segments_BT: list[list[int]] = []
+    targets_BT: list[list[int]] = []
+    weights_BT: list[list[float]] = []
+    for row in rows:
+        ids: list[int] = []
+        positions: list[int] = []
+        segments: list[int] = []
+        targets: list[int] = []
+        weights: list[float] = []
+        for number, (tokens, mask) in enumerate(row, start=1):
+            ids += tokens[:-1]
+            targets += tokens[1:]
+            weights += mask[1:]
+            positions += range(len(tokens) - 1)
+            segments += [number] * (len(tokens) - 1)
+        space = [0] * (width - len(ids))
+        ids_BT.append(ids + [PADDING] * len(space))
+        positions_BT.append(positions + space)
+        segments_BT.append(segments + space)
+        targets_BT.append(targets + [PADDING] * len(space))
+        weights_BT.append(weights + [0.0] * len(space))
+    return PackedBatch(
+        ids_BT=torch.tensor(ids_BT),
+        positions_BT=torch.tensor(positions_BT),
+        segments_BT=torch.tensor(segments_BT),
+        targets_BT=torch.tensor(targets_BT),
+        weights_BT=torch.tensor(weights_BT, dtype=torch.float32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceBatch:
+    """B pairs as 2 B rows: first all the chosen ones, then the rejected ones in the same order.
+
+    ``last_R`` (R = 2 B) is the place of each row's last real token; ``pairs`` which of the caller's pairs each is.
+    """
+
+    ids_RT: Tensor
+    last_R: Tensor
+    pairs: tuple[int, ...]
+
+
+def collate_preference(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, token_budget: int
+) -> list[PreferenceBatch]:
+    """Micro-batches of ``(chosen_ids, rejected_ids)``, both rows of a pair together. An empty one raises DataError."""
+    for index, pair in enumerate(pairs):
+        if not all(map(len, pair)):
+            raise DataError(f"preference pair {index} has an empty text")
+    batches = []
+    for indices in split_by_tokens([2 * max(map(len, pair)) for pair in pairs], token_budget):
+        rows = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
+        T = max(map(len, rows))
+        ids_RT = torch.tensor([[*ids, *[PADDING] * (T - len(ids))] for ids in rows])
+        batches.append(PreferenceBatch(ids_RT, torch.tensor([len(ids) - 1 for ids in rows]), tuple(indices)))
+    return batches

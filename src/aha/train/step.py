@@ -1,0 +1,271 @@
+"""One update of the weights: sum over micro-batches, one global denominator, check, clip, step.
+
+Shapes: B rows, T tokens of a row, N tokens that have a loss, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from aha.errors import DataError, InvariantError
+from aha.model.decoder import Decoder
+from aha.model.heads import RewardModel
+from aha.objective.algorithms import Algorithm
+from aha.objective.kl import k3
+from aha.objective.logprob import token_logprobs
+from aha.objective.nll import nll_loss
+from aha.objective.policy import clipped_policy_loss, clipped_tokens
+from aha.objective.preference import bradley_terry_loss
+from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch
+from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
+
+Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch)
+
+
+def policy_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PolicyBatch],
+    *,
+    algorithm: Algorithm,
+    num_sequences: int,
+    lr: float,
+    max_grad_norm: float,
+    beta: float | None = None,
+    temperature: float = 1.0,
+) -> dict[str, float]:
+    """One policy update; call it once for each mini-batch of a rollout, the old log-probs stay the sampler's.
+
+    ``num_sequences`` is the number of completions of this update, also of those left out of ``batches`` because they
+    cannot matter; without any batch the step is taken with gradients of 0. ``beta`` replaces the algorithm's.
+    ``temperature`` is the sampler's. Metrics, means over the completion tokens unless said otherwise:
+    loss = policy_loss + beta * weighted KL (weighted as the aggregation says), kl (to the reference), mismatch_kl
+    (sampler to trainer, k3), max_logprob_gap, ess (effective sample size of the ratios as a share of the tokens),
+    clip_fraction, entropy, ratio_mean, grad_norm (before clipping), lr, tokens.
+
+    A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
+
+    Source: DeepSeekMath (2402.03300) equation 3; mini-batches: DeepSeek-R1 (2501.12948v2) section 2.1.
+    """
+    beta = algorithm.beta if beta is None else beta
+    totals = dict.fromkeys(_POLICY_SUMS, 0.0)
+    gap = 0.0
+
+    def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        loss, figures = compute_policy_loss(
+            decoder, batch, algorithm=algorithm, beta=beta, num_sequences=num_sequences, temperature=temperature
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), figures
+
+    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    for row in figures:
+        gap = max(gap, row[-1])
+        for name, value in zip(_POLICY_SUMS, row[:-1], strict=True):
+            totals[name] += value
+    tokens = totals.pop("tokens")
+    ratio, ratio_square = totals["ratio_mean"], totals.pop("ratio_square")
+    means = {name: value / tokens if tokens else 0.0 for name, value in totals.items() if name != "policy_loss"}
+    return {
+        "loss": loss,
+        "policy_loss": totals["policy_loss"],
+        **means,
+        "ess": ratio**2 / (tokens * ratio_square) if ratio_square else 1.0,
+        "max_logprob_gap": gap,
+        "grad_norm": norm,
+        "lr": lr,
+        "tokens": tokens,
+    }
+
+
+_POLICY_SUMS = ("policy_loss", "kl", "mismatch_kl", "entropy", "clip_fraction", "ratio_mean", "ratio_square", "tokens")
+
+
+def compute_policy_loss(
+    decoder: Decoder,
+    batch: PolicyBatch,
+    *,
+    algorithm: Algorithm,
+    beta: float,
+    num_sequences: int,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """The micro-batch's part of the loss, a scalar, and its sums for the metrics with the largest gap at the end."""
+    batch = _on_device_of(decoder, batch)
+    if beta and batch.ref_logp_N is None:
+        raise InvariantError(f"beta is {beta} but rows {_some(batch.rows)} have no reference log-probs")
+    logp_N, entropy_N = _completion_logprobs(decoder, batch, temperature)
+    clip = {"clip_low": algorithm.clip_low, "clip_high": algorithm.clip_high}
+    token_loss_N = clipped_policy_loss(logp_N, batch.old_logp_N, batch.advantages_N, **clip)
+    policy_loss = (token_loss_N * batch.weights_N).sum() / num_sequences
+    loss, kl_N = policy_loss, torch.zeros_like(logp_N)
+    if batch.ref_logp_N is not None:
+        kl_N = algorithm.kl(logp_N, batch.ref_logp_N)
+        if beta:
+            loss = policy_loss + beta * (kl_N * batch.weights_N).sum() / num_sequences
+    with torch.no_grad():
+        ratio_N = (logp_N - batch.old_logp_N).exp()
+        clipped_N = clipped_tokens(logp_N, batch.old_logp_N, batch.advantages_N, **clip).to(logp_N.dtype)
+        mismatch_N = k3(batch.old_logp_N, logp_N)
+        sums = torch.stack((kl_N, mismatch_N, entropy_N, clipped_N, ratio_N, ratio_N.square())).detach().sum(1)
+        gap = (logp_N - batch.old_logp_N).abs().max()
+        figures = torch.cat((policy_loss.detach()[None], sums, sums.new_tensor([logp_N.numel()]), gap[None]))
+    return loss, figures
+
+
+def compute_logprobs(
+    decoder: Decoder, batches: Sequence[PolicyBatch], *, temperature: float = 1.0
+) -> list[Tensor]:
+    """The log-probs of the completion tokens, [N] for each batch, without gradients: those of a reference."""
+    with torch.no_grad():
+        return [_completion_logprobs(decoder, _on_device_of(decoder, b), temperature)[0] for b in batches]
+
+
+def nll_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update on documents; the denominator is the loss weight of all batches. Metrics: loss, grad_norm, lr, tokens.
+
+    ``tokens`` counts those with a weight. Raises InvariantError as :func:`policy_step` does.
+    """
+    if not batches:
+        raise DataError("an update without documents: nothing was packed")
+    total_weight = float(sum(batch.weights_BT.sum() for batch in batches))
+
+    def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        loss, tokens = compute_nll_loss(decoder, batch, total_weight=total_weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), tokens[None]
+
+    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    return {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": sum(row[0] for row in figures)}
+
+
+def compute_nll_loss(decoder: Decoder, batch: PackedBatch, *, total_weight: float) -> tuple[Tensor, Tensor]:
+    """The micro-batch's part of the loss and its number of tokens, both scalars."""
+    batch = _on_device_of(decoder, batch)
+    hidden_ND = decoder(batch.ids_BT, batch.positions_BT, batch.segments_BT).flatten(0, 1)
+    targets_N, weights_N = batch.targets_BT.flatten(), batch.weights_BT.flatten()
+    learned_N = weights_N.nonzero()[:, 0]
+    if len(learned_N) < len(weights_N):
+        hidden_ND = hidden_ND.index_select(0, learned_N)
+        targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
+    logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N)
+    return nll_loss(logp_N, weights_N, total_weight=total_weight), weights_N.new_tensor(len(weights_N))
+
+
+def preference_step(
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PreferenceBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of a reward model on pairs (Bradley-Terry), mean over all pairs.
+
+    Metrics: loss, accuracy (share of pairs whose chosen text scores higher), margin (mean difference), grad_norm, lr,
+    pairs. Raises InvariantError as :func:`policy_step` does.
+    """
+    if not batches:
+        raise DataError("an update without preference pairs")
+    num_pairs = sum(len(batch.pairs) for batch in batches)
+
+    def backward(batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(model, batch)
+        chosen_B, rejected_B = model(batch.ids_RT, batch.last_R).chunk(2)
+        loss = bradley_terry_loss(chosen_B, rejected_B).sum() / num_pairs
+        loss.backward()  # type: ignore[no-untyped-call]
+        margin_B = (chosen_B - rejected_B).detach()
+        return loss.detach(), torch.stack(((margin_B > 0).sum().to(margin_B.dtype), margin_B.sum()))
+
+    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    right, margin = (sum(column) / num_pairs for column in zip(*figures, strict=True))
+    return {"loss": loss, "accuracy": right, "margin": margin, "grad_norm": norm, "lr": lr, "pairs": float(num_pairs)}
+
+
+def _completion_logprobs(decoder: Decoder, batch: PolicyBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    hidden_ND = decoder(batch.ids_BT).flatten(0, 1).index_select(0, batch.predict_N)
+    return token_logprobs(hidden_ND, decoder.head_weight, batch.targets_N, temperature=temperature)
+
+
+def _update(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    backward: Callable[[Batch], tuple[Tensor, Tensor]],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> tuple[float, list[list[float]], float]:
+    """Gradients of all batches summed, checked, clipped, applied: the loss, each batch's figures, the gradient's norm.
+
+    ``backward`` adds a batch's gradients and returns its part of the loss and a vector of figures. Numbers leave the
+    device once, after the last batch.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    parts = [backward(batch) for batch in batches]
+    if not parts:  # as if rows without a gradient had been computed: moments and weight decay go on
+        for parameter in module.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    losses = torch.stack([loss for loss, _ in parts]).tolist() if parts else []
+    figures = torch.stack([row for _, row in parts]).tolist() if parts else []
+    norm = gradient_norm(optimizer)
+    if not (math.isfinite(norm) and all(map(math.isfinite, losses))):
+        message = _describe_failure(optimizer, batches, backward, losses, norm)
+        optimizer.zero_grad(set_to_none=True)
+        raise InvariantError(message)
+    clip_grad_norm(optimizer, max_grad_norm, norm=norm)
+    set_learning_rate(optimizer, lr)
+    optimizer.step()
+    return sum(losses), figures, norm
+
+
+def _describe_failure(
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[Batch],
+    backward: Callable[[Batch], tuple[Tensor, Tensor]],
+    losses: Sequence[float],
+    norm: float,
+) -> str:
+    """Says which batches are to blame; their gradients are computed again one by one, which only a failure pays for."""
+    blamed = []
+    for number, (batch, loss) in enumerate(zip(batches, losses, strict=True)):
+        optimizer.zero_grad(set_to_none=True)
+        backward(batch)
+        own_norm = gradient_norm(optimizer)
+        if not (math.isfinite(loss) and math.isfinite(own_norm)):
+            name = f"micro-batch {number} of {len(batches)}{_rows(batch)}"
+            blamed.append(f"{name}: loss {loss}, gradient norm {own_norm}")
+    which = "; ".join(blamed) or f"every micro-batch alone is finite, but the norm of their sum is {norm}"
+    return f"update not taken, the weights are unchanged: {which}; lower the learning rate or look at these rows"
+
+
+def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch) -> str:
+    if isinstance(batch, PolicyBatch):
+        return f" (rows {_some(batch.rows)})"
+    if isinstance(batch, PreferenceBatch):
+        return f" (pairs {_some(batch.pairs)})"
+    return ""
+
+
+def _some(indices: Sequence[int]) -> str:
+    return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+
+
+def _on_device_of(module: nn.Module, batch: Batch) -> Batch:
+    device = next(module.parameters()).device
+    values = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+    return dataclasses.replace(batch, **moved)

@@ -1,0 +1,1 @@
+"""Leaves that every area may use: seed streams and files."""

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aha.model.attention import _Documents, _fused_causal, _Masked, _Plain, plan_attention
+
+
+def slow_attention(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
+    """One query at a time, by the definition."""
+    B, T, N, H = q.shape
+    out = torch.zeros_like(q)
+    for b in range(B):
+        for t in range(T):
+            seen = [s for s in range(t + 1) if segments is None or segments[b, s] == segments[b, t]]
+            for n in range(N):
+                key = n // (N // k.shape[2])
+                weights = (k[b, seen, key] @ q[b, t, n] / H**0.5).softmax(0)
+                out[b, t, n] = weights @ v[b, seen, key]
+    return out
+
+
+def draw(B: int, T: int, N: int, K: int, H: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(B * 100 + T)
+    return tuple(torch.randn(B, T, heads, H, generator=generator).double().requires_grad_() for heads in (N, K, K))
+
+
+@pytest.mark.parametrize(("N", "K"), [(4, 1), (4, 2), (2, 2)])
+def test_plain_and_fused_equal_the_definition(N: int, K: int) -> None:
+    q, k, v = draw(2, 9, N, K)
+    attend = plan_attention(q, rows=2, tokens=9, group=N // K, segments_BT=None)
+    assert isinstance(attend, _Plain)
+    expected = slow_attention(q, k, v, None)
+    assert torch.allclose(attend(q, k, v), expected)
+    assert torch.allclose(_fused_causal(q, k, v), expected)
+
+
+def test_long_rows_take_the_fused_kernel() -> None:
+    assert plan_attention(torch.zeros(1), rows=1, tokens=65, group=1, segments_BT=None) is _fused_causal
+
+
+# Documents of like length line up; one long beside many short ones would cost more lined up than masked.
+ALIKE = [[1, 1, 1, 2, 2, 2, 2, 3, 3, 0], [1, 1, 1, 1, 2, 2, 2, 0, 0, 0]]
+FULL = [[1, 1, 1, 2, 2, 2, 2, 3, 3, 0], [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]]  # the last document ends the memory
+UNLIKE = [[1, 1, 1, 1, 1, 1, 1, 1, 2, 3], [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(ALIKE, _Documents), (FULL, _Documents), (UNLIKE, _Masked)])
+@pytest.mark.parametrize(("N", "K"), [(4, 1), (4, 2)])
+def test_packed_equals_the_definition(rows: list[list[int]], kind: type, N: int, K: int) -> None:
+    segments = torch.tensor(rows)
+    q, k, v = draw(2, 10, N, K)
+    attend = plan_attention(q, rows=2, tokens=10, group=N // K, segments_BT=segments)
+    assert isinstance(attend, kind)
+    real = segments != 0
+    out, expected = attend(q, k, v), slow_attention(q, k, v, segments)
+    assert out.isfinite().all()
+    assert torch.allclose(out[real], expected[real])
+    pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double() * real[..., None, None]
+    grads = torch.autograd.grad(out, (q, k, v), pull)
+    expected_grads = torch.autograd.grad(expected, (q, k, v), pull)
+    assert all(torch.allclose(a, b) for a, b in zip(grads, expected_grads, strict=True))
+
+
+def test_rows_of_padding_alone_are_finite() -> None:
+    q, k, v = draw(2, 5, 2, 1)
+    attend = plan_attention(q, rows=2, tokens=5, group=2, segments_BT=torch.zeros(2, 5, dtype=torch.long))
+    assert attend(q, k, v).isfinite().all()
+
+
+def test_equal_numbers_in_two_rows_are_two_documents() -> None:
+    segments = torch.tensor([[1, 1, 1], [1, 1, 1]])
+    q, k, v = draw(2, 3, 2, 1)
+    attend = plan_attention(q, rows=2, tokens=3, group=2, segments_BT=segments)
+    assert torch.allclose(attend(q, k, v), slow_attention(q, k, v, None))

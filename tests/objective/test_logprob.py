@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aha.objective import logprob
+from aha.objective.logprob import token_logprobs
+
+
+def case(dtype: torch.dtype = torch.float64, V: int = 11) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(7, 5, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    head = torch.randn(V, 5, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    return hidden, head, torch.randint(V, (7,), generator=generator)
+
+
+def slow(hidden: Tensor, head: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    table = (hidden @ head.T / temperature).log_softmax(-1)
+    return table[torch.arange(len(targets)), targets], -(table.exp() * table).sum(-1)
+
+
+def test_two_tokens_by_hand() -> None:
+    hidden, head = torch.tensor([[1.0]]), torch.tensor([[1.0], [0.0]])
+    logp, entropy = token_logprobs(hidden, head, torch.tensor([0]))
+    p = 1 / (1 + torch.tensor(-1.0).exp())
+    torch.testing.assert_close(logp[0], p.log())
+    torch.testing.assert_close(entropy[0], -(p * p.log() + (1 - p) * (1 - p).log()))
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100, None])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_equals_the_plain_form_with_gradients_for_any_chunk(chunk: int | None, temperature: float) -> None:
+    hidden, head, targets = case()
+    logp, entropy = token_logprobs(hidden, head, targets, temperature=temperature, chunk=chunk)
+    want_logp, want_entropy = slow(hidden, head, targets, temperature)
+    torch.testing.assert_close(logp, want_logp)
+    torch.testing.assert_close(entropy, want_entropy.detach())
+    assert not entropy.requires_grad
+    coefficients = torch.linspace(-2, 3, 7, dtype=torch.float64)
+    got = torch.autograd.grad((logp * coefficients).sum(), (hidden, head))
+    want = torch.autograd.grad((want_logp * coefficients).sum(), (hidden, head))
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("chunk", [3, 7])
+def test_gradcheck(chunk: int) -> None:
+    hidden, head, targets = case()
+    assert torch.autograd.gradcheck(
+        lambda h, w: token_logprobs(h, w, targets, temperature=0.8, chunk=chunk)[0], (hidden, head)
+    )
+
+
+def test_bfloat16_inputs_give_float32_logprobs_and_bfloat16_gradients() -> None:
+    hidden, head, targets = case(torch.bfloat16)
+    logp, _ = token_logprobs(hidden, head, targets, chunk=2)
+    assert logp.dtype == torch.float32
+    logp.sum().backward()
+    wide = [x.detach().double().requires_grad_() for x in (hidden, head)]
+    slow(*wide, targets, 1.0)[0].sum().backward()
+    for narrow, exact in zip((hidden, head), wide, strict=True):
+        assert narrow.grad is not None and narrow.grad.dtype == torch.bfloat16
+        assert (narrow.grad.double() - exact.grad).norm() < 0.02 * exact.grad.norm()
+
+
+def test_the_default_never_holds_more_logits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = case()
+    rows: list[int] = []
+    original = logprob._log_softmax
+
+    def spy(part: Tensor, *rest: object) -> Tensor:
+        rows.append(len(part))
+        return original(part, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 25)
+    monkeypatch.setattr(logprob, "_log_softmax", spy)
+    token_logprobs(hidden, head, targets)
+    assert rows == [2, 2, 2, 1]
+
+
+def test_no_positions() -> None:
+    hidden, head, _ = case()
+    logp, entropy = token_logprobs(hidden[:0], head, torch.zeros(0, dtype=torch.long))
+    assert logp.shape == entropy.shape == (0,)
+    logp.sum().backward()

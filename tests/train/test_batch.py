@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aha.errors import DataError, InvariantError
+from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference, with_reference
+
+
+def test_policy_batch_by_hand() -> None:
+    rows = [
+        PolicyRow((5,), (6, 7), 1.5, (-0.1, -0.2)),
+        PolicyRow((1, 2, 3), (4,), [-2.0], (-0.3,)),
+        PolicyRow((8, 9), (10, 11, 12), (0.1, 0.2, 0.3), (-0.4, -0.5, -0.6)),
+    ]
+    (batch,) = collate_policy(rows, weights=[0.5, 1.0, 0.25], token_budget=100)
+    assert batch.rows == (2, 1, 0) and batch.lengths == (3, 1, 2)
+    # the last completion token is no input: nothing follows it
+    assert batch.ids_BT.tolist() == [[8, 9, 10, 11], [1, 2, 3, 0], [5, 6, 0, 0]]
+    # row 2 predicts from its place 1 on, row 1 from 2, row 0 from 0
+    assert batch.predict_N.tolist() == [1, 2, 3, 4 + 2, 8 + 0, 8 + 1]
+    assert batch.targets_N.tolist() == [10, 11, 12, 4, 6, 7]
+    torch.testing.assert_close(batch.advantages_N, torch.tensor([0.1, 0.2, 0.3, -2.0, 1.5, 1.5]))
+    torch.testing.assert_close(batch.old_logp_N, torch.tensor([-0.4, -0.5, -0.6, -0.3, -0.1, -0.2]))
+    torch.testing.assert_close(batch.weights_N, torch.tensor([0.25, 0.25, 0.25, 1.0, 0.5, 0.5]))
+    mapped = batch.by_row(batch.old_logp_N)
+    assert {i: v.tolist() for i, v in mapped.items()} == {
+        i: pytest.approx(list(row.old_logprobs)) for i, row in enumerate(rows)
+    }
+
+
+def test_policy_budget_counts_padding_and_plain_tuples_work() -> None:
+    rows = [((1,), (2,) * n, 1.0, (-1.0,) * n) for n in (4, 1, 3, 2)]
+    batches = collate_policy(rows, weights=torch.ones(4), token_budget=8)
+    assert [b.rows for b in batches] == [(0, 2), (3, 1)]
+    assert all(b.ids_BT.numel() <= 8 for b in batches)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (((), (1,), 1.0, (-1.0,)), "row 0: 0 prompt"),
+        (((1,), (), 1.0, ()), "0 completion"),
+        (((1,), (2, 3), 1.0, (-1.0,)), "2 completion tokens but 1 old"),
+        (((1,), (2, 3), [1.0], (-1.0, -1.0)), "1 advantages"),
+    ],
+)
+def test_malformed_rows_are_named(row: tuple[object, ...], words: str) -> None:
+    with pytest.raises(InvariantError, match=words):
+        collate_policy([row], weights=[1.0], token_budget=10)
+
+
+def test_reference_is_attached_batch_by_batch() -> None:
+    batches = collate_policy([((1,), (2,), 1.0, (-1.0,))] * 2, weights=[1.0, 1.0], token_budget=1)
+    done = with_reference(batches, [torch.tensor([-3.0]), torch.tensor([-4.0])])
+    assert [b.ref_logp_N.item() for b in done if b.ref_logp_N is not None] == [-3.0, -4.0]
+
+
+def test_packed_by_hand() -> None:
+    documents = [((1, 2, 3), (1, 1, 1)), ((4, 5, 6, 7, 8), (0, 0, 0, 1, 1)), ((9, 10), (0, 0.5))]
+    batches = collate_packed(documents, width=6, rows_per_batch=2)
+    (batch,) = batches
+    # 4 inputs of document 1, then the 2 of document 0 fill row 0; document 2 opens row 1
+    assert batch.ids_BT.tolist() == [[4, 5, 6, 7, 1, 2], [9, 0, 0, 0, 0, 0]]
+    assert batch.targets_BT.tolist() == [[5, 6, 7, 8, 2, 3], [10, 0, 0, 0, 0, 0]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 0, 1], [0] * 6]
+    assert batch.segments_BT.tolist() == [[1, 1, 1, 1, 2, 2], [1, 0, 0, 0, 0, 0]]
+    assert batch.weights_BT.tolist() == [[0, 0, 1, 1, 1, 1], [0.5, 0, 0, 0, 0, 0]]
+    assert len(collate_packed(documents, width=6)) == 2
+
+
+def test_document_longer_than_the_row_is_named_or_cut_on_demand() -> None:
+    documents = [([1, 2], [1, 1]), ([3, 4, 5, 6], [1, 1, 1, 1])]
+    with pytest.raises(DataError, match="document 1 has 4 tokens, more than the 3"):
+        collate_packed(documents, width=2)
+    batches = collate_packed(documents, width=2, truncate=True)
+    assert batches[0].ids_BT.tolist() == [[3, 4]] and batches[0].targets_BT.tolist() == [[4, 5]]
+
+
+@pytest.mark.parametrize("document", [([1], [1]), ([1, 2], [1, 0]), ([], [])])
+def test_document_with_nothing_to_learn_is_named(document: tuple[list[int], list[int]]) -> None:
+    with pytest.raises(DataError, match="document 0"):
+        collate_packed([document], width=4)
+
+
+def test_preference_pairs_stay_together() -> None:
+    pairs = [([1, 2], [3]), ([4], [5, 6, 7]), ([8], [9])]
+    batches = collate_preference(pairs, token_budget=10)
+    assert [b.pairs for b in batches] == [(1,), (0, 2)]
+    assert batches[1].ids_RT.tolist() == [[1, 2], [8, 0], [3, 0], [9, 0]]
+    assert batches[1].last_R.tolist() == [1, 0, 0, 0]
+    with pytest.raises(DataError, match="pair 0"):
+        collate_preference([([1], [])], token_budget=10)
