@@ -2,10 +2,11 @@
 
     aha run r1_real --set model=models/smollm2 --set problems=my_problems.jsonl
 
-``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem`` and ``answer``
-(and, for a better cold start, ``solution``). The defaults are a short run on two cores; on a GPU raise the steps, prompts and
-lengths with ``--set``. First come generated one-digit products and sums of one and two digits, by growing level; then your own
-problems, where a file is given. With no cold start a small model never writes the asked-for tags and every reward is 0.
+``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem`` and
+``answer`` (and, for a better cold start, ``solution``). The defaults are a short run on two cores; on a GPU raise the
+steps, prompts and lengths with ``--set``. First come generated one-digit products and sums of one and two digits, by
+growing level; then your own problems, where a file is given. With no cold start a small model never writes the
+asked-for tags and every reward is 0.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ from __future__ import annotations
 from pathlib import Path
 
 from aha.pipeline.graph import Pipeline, Stage
-from aha.stages import evaluate, examples, foundation, problems, rl, sft
+from aha.stages import evaluate, examples, foundation, rl, sft
+from aha.stages import problems as problem_sets
 
 CHATML = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def r1_real(
-    *, model: Path = Path("models/smollm2"), problems_file: Path | None = None, template: str = CHATML, seed: int = 0
+    *, model: Path = Path("models/smollm2"), problems: Path | None = None, template: str = CHATML, seed: int = 0
 ) -> Pipeline:
-    """``template`` is what the model was tuned on, with one ``{question}``; the default is ChatML without a system message."""
+    """``template`` is what the model was tuned on, with one ``{question}``; the default is ChatML without a system
+    message."""
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
-    arithmetic = Stage("arithmetic", problems.run, problems.Settings(source="arithmetic", test=100))
+    arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", test=100))
     worked = Stage("worked", examples.run, examples.Settings(clean=240), {"problems": arithmetic})
     sources = {"data": worked}
-    if problems_file is not None:
-        own = Stage("own", problems.run, problems.Settings(source=problems_file, test=100))
+    if problems is not None:
+        own = Stage("own", problem_sets.run, problem_sets.Settings(source=problems, test=100))
         own_worked = Stage("own_worked", examples.run, examples.Settings(clean=60), {"problems": own})
         sources["data_own"] = own_worked
     cold_start = Stage(
@@ -38,25 +41,31 @@ def r1_real(
         cost=300,
     )
     settings = rl.Settings(
-        steps=32, prompts=8, samples=8, minibatches=1, lr=1e-5, temperature=0.8, max_new_tokens=64, curriculum=True, token_budget=1_024
+        steps=32,
+        prompts=8,
+        samples=8,
+        minibatches=1,
+        lr=1e-5,
+        temperature=0.8,
+        max_new_tokens=64,
+        curriculum=True,
+        token_budget=1_024,
     )
     reasoner = Stage("arithmetic_rl", rl.run, settings, {"init": cold_start, "problems": arithmetic}, cost=1500)
     stages = [untrained, arithmetic, worked, cold_start, reasoner]
     judged = {"untrained": untrained, "cold_start": cold_start, "arithmetic_rl": reasoner}
-    if problems_file is not None:
+    if problems is not None:
         short = settings.model_copy(update={"steps": 8, "curriculum": False, "max_new_tokens": 96})
         r1 = Stage("r1_real", rl.run, short, {"init": reasoner, "problems": own}, cost=400)
         stages += [own, own_worked, r1]
         judged["r1_real"] = r1
     protocol = evaluate.Settings(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=64)
     for name, stage in judged.items():
-        stages.append(
-            Stage(f"{name}_eval", evaluate.run, protocol, {"model": stage, "problems": arithmetic}, seed_name="evaluation", cost=100)
-        )
-        if problems_file is not None:
+        inputs = {"model": stage, "problems": arithmetic}
+        stages.append(Stage(f"{name}_eval", evaluate.run, protocol, inputs, seed_name="evaluation", cost=100))
+        if problems is not None:
             longer = protocol.model_copy(update={"max_new_tokens": 96})
-            stages.append(
-                Stage(f"{name}_own_eval", evaluate.run, longer, {"model": stage, "problems": own}, seed_name="own", cost=100)
-            )
-    arguments = {"seed": seed, "model": str(model), "problems_file": str(problems_file or ""), "template": template}
-    return Pipeline("r1_real", 1, arguments, tuple(stages), threads=1)
+            inputs = {"model": stage, "problems": own}
+            stages.append(Stage(f"{name}_own_eval", evaluate.run, longer, inputs, seed_name="own", cost=100))
+    arguments = {"seed": seed, "model": str(model), "problems": str(problems or ""), "template": template}
+    return Pipeline("r1_real", 1, arguments, tuple(stages), threads=2)

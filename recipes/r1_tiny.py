@@ -4,11 +4,11 @@
     aha run r1_tiny --set seed=1 --out runs/seed1
     aha run r1_tiny --only r1_zero_eval      # one stage and what it needs
 
-A base model is trained from scratch on a small bilingual corpus of mixed quality. From it come R1-Zero (pure reinforcement
-learning), then R1 through its four stages (cold start, reasoning RL, rejection sampling and SFT of the base again, RL for all
-scenarios), and a student of a fifth of the size: its own base, RL on it directly, and the same base distilled from R1's data.
-Which checkpoint starts where is DeepSeek-R1's (R1v1 2.3, R1v2 figure 2): R1-Zero only makes data, both SFT stages restart from
-the base. Sizes and rates are ours; docs/r1_tiny.md says why.
+A base model is trained from scratch on a small bilingual corpus of mixed quality. From it come R1-Zero (pure
+reinforcement learning), then R1 through its four stages (cold start, reasoning RL, rejection sampling and SFT of the
+base again, RL for all scenarios), and a student of a fifth of the size: its own base, RL on it directly, and the same
+base distilled from R1's data. Which checkpoint starts where is DeepSeek-R1's (R1v1 2.3, R1v2 figure 2): R1-Zero only
+makes data, both SFT stages restart from the base. Sizes and rates are ours; docs/r1_tiny.md says why.
 """
 
 from __future__ import annotations
@@ -24,10 +24,14 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
 
     base = Stage("base", pretrain.run, pretrain.Settings(), {"tokenizer": words}, cost=250)
-    zero = Stage("r1_zero", rl.run, rl.Settings(), {"init": base, "problems": asked}, cost=180)
+    zero = Stage("r1_zero", rl.run, rl.Settings(steps=100, minibatches=2), {"init": base, "problems": asked}, cost=180)
     coin = Weights(accuracy=0.0, format=0.0, random=1.0)
     random_reward = Stage(
-        "random_reward", rl.run, rl.Settings(steps=30, weights=coin), {"init": base, "problems": asked}, cost=40
+        "random_reward",
+        rl.run,
+        rl.Settings(steps=30, minibatches=2, weights=coin),
+        {"init": base, "problems": asked},
+        cost=40,
     )
 
     cold_start = Stage(
@@ -39,7 +43,11 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     )
     dev1 = Stage("dev1", sft.run, sft.Settings(epochs=3, lr=5e-4), {"init": base, "data": cold_start}, cost=10)
     dev2 = Stage(
-        "dev2", rl.run, rl.Settings(steps=50, weights=Weights(language=0.3)), {"init": dev1, "problems": asked}, cost=110
+        "dev2",
+        rl.run,
+        rl.Settings(steps=50, minibatches=2, lr=2e-4, weights=Weights(language=0.3)),
+        {"init": dev1, "problems": asked},
+        cost=110,
     )
     rejection = Stage(
         "rejection",
@@ -59,16 +67,26 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=40, lr=1e-4, general_share=0.375, weights=everything),
+        rl.Settings(steps=40, minibatches=2, lr=1e-4, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
 
     small = pretrain.Shape(hidden_size=64, intermediate_size=168, num_hidden_layers=3)
     student_base = Stage("student_base", pretrain.run, pretrain.Settings(shape=small), {"tokenizer": words}, cost=150)
-    student_rl = Stage("student_rl", rl.run, rl.Settings(), {"init": student_base, "problems": asked}, cost=100)
+    student_rl = Stage(
+        "student_rl",
+        rl.run,
+        rl.Settings(steps=80, minibatches=2, lr=2e-4),
+        {"init": student_base, "problems": asked},
+        cost=100,
+    )
     student_distilled = Stage(
-        "student_distilled", sft.run, sft.Settings(epochs=4, lr=2e-3), {"init": student_base, "data": rejection}, cost=15
+        "student_distilled",
+        sft.run,
+        sft.Settings(epochs=4, lr=2e-3),
+        {"init": student_base, "data": rejection},
+        cost=15,
     )
 
     models = [base, zero, random_reward, dev1, dev2, dev3, r1, student_base, student_rl, student_distilled]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +28,17 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'aha run' makes.")]
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A stage of a run, its model folder, or any Hugging Face folder.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(min=1, help="Tokens to sample at most.", show_default="what fits, at most 1024")
+]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")]
+Template = Annotated[
+    str | None, typer.Option(help="Prompt with one {question} in it.", show_default="the model's own, or R1-Zero's")
+]
 
 
 def main() -> None:
@@ -67,7 +82,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at once.", show_default="number of cores, at most 4")
+        int | None, typer.Option(min=1, help="Stages at once.", show_default="cores / threads of the recipe, at most 4")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +108,7 @@ def run(
             pipeline,
             folder,
             display=display,
-            jobs=jobs or default_jobs(),
+            jobs=jobs or default_jobs(pipeline.threads),
             only=only or [],
             redo_from=start_from or [],
         )
@@ -299,36 +314,257 @@ def _advantage_style(relative: float) -> str:
 
 
 @app.command()
+def generate(
+    model: ModelPath,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question; the model's template goes around it.")],
+    num: Annotated[int, typer.Option("--n", min=1, help="Completions to sample.")] = 1,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.95,
+    seed: Annotated[int, typer.Option(help="Completion i depends on this and i alone.")] = 0,
+    template: Template = None,
+    search: Annotated[str | None, typer.Option(help="vote: the answer most of the N completions agree on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a model: its thinking and its answer, apart."""
+    if search not in (None, "vote"):
+        raise UsageError(f"--search {search}: {nearest(str(search), ['vote'])}")
+    from aha.stages.generate import generate as sample
+    from aha.stages.generate import open_model, vote
+
+    policy, origin = open_model(model, template=template)
+    print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
+    with _spinner("sampling"):
+        answers = sample(
+            policy,
+            prompt,
+            num=num,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+    voted = vote(answers.answers) if search else None
+    if as_json:
+        rows = [
+            {
+                "text": answer.text,
+                "think": answer.response.think,
+                "answer": answer.response.answer,
+                "well_formed": answer.response.well_formed,
+                "finish_reason": answer.finish_reason.value,
+                "tokens": answer.tokens,
+                "logprob": answer.logprob,
+            }
+            for answer in answers.answers
+        ]
+        speed = {"seconds": answers.seconds, "tokens_per_second": answers.tokens_per_second}
+        _print_json(
+            {"model": str(model), "prompt": answers.prompt, "completions": rows, **speed}
+            | ({"vote": vars(voted)} if voted else {})
+        )
+        return
+    for index, answer in enumerate(answers.answers):
+        _print_rich(_answer_panel(index, answer))
+    if voted:
+        _print_rich(_vote_line(voted, num))
+    tokens = sum(answer.tokens for answer in answers.answers)
+    print(f"{tokens} tokens, {answers.seconds:.2f} s, {answers.tokens_per_second:.1f} tokens/s", file=sys.stderr)
+
+
+def _answer_panel(index: int, answer: Any) -> Any:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    response = answer.response
+    title = Text(f"{index}  {answer.tokens} tokens, ended by {answer.finish_reason.value}")
+    if response.answer is None:
+        body = Text(answer.text or "(nothing)").append("\n\nno single <answer>...</answer>", style="red")
+    else:
+        body = Text("think   ", style="bold").append(response.think or "(nothing)", style="dim italic")
+        body.append("\n\nanswer  ", style="bold").append(response.answer, style="bold green")
+        if not response.well_formed:
+            body.append("\n\nthe tags do not follow the format", style="red")
+    return Panel(body, title=title, title_align="left")
+
+
+def _vote_line(voted: Any, num: int) -> Any:
+    from rich.text import Text
+
+    if voted.answer is None:
+        return Text(f"vote: none of {num} completions answers with a number or an expression", style="red")
+    counts = ", ".join(f"{key} x{count}" for key, count in voted.counts.items())
+    abstained = f", {voted.abstained} abstained" if voted.abstained else ""
+    return Text("vote    ", style="bold").append(voted.answer, style="bold green").append(f"  ({counts}{abstained})")
+
+
+@app.command()
+def evaluate(
+    model: ModelPath,
+    bench: Annotated[
+        list[str],
+        typer.Option(metavar="NAME|FILE.jsonl", help="chain, countdown, arithmetic, or a problem file (repeatable)."),
+    ],
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.95,
+    limit: Annotated[int | None, typer.Option(min=1, help="Problems of each bench.", show_default="all")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling; the benches stay the same.")] = 0,
+    template: Template = None,
+    out: Annotated[Path | None, typer.Option(help="Write the JSON object to this file too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate a model on held-out problems: pass@1, cons@k, pass@k with 95 % intervals, format, language, length."""
+    from aha.evaluate.benches import load_bench
+
+    benches = {name: load_bench(name, limit=limit) for name in bench}
+    from aha.stages.assess import assess
+    from aha.stages.generate import open_model
+    from aha.util.files import write_json_atomic
+
+    policy, origin = open_model(model, template=template)
+    print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
+    with _progress_bar(sum(map(len, benches.values())), "problems") as advance:
+        results = assess(
+            policy,
+            benches,
+            samples=samples,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            progress=advance,
+        )
+    sampling = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
+    found = {"model": str(model), **sampling, "template": policy.renderer.template, "benches": results}
+    if out:
+        write_json_atomic(out, found)
+    if as_json:
+        _print_json(found)
+        return
+    largest = 1 << (samples.bit_length() - 1)
+    measures = list(dict.fromkeys(("pass@1", f"cons@{largest}", f"pass@{largest}", "format", "language", "length")))
+    table = _table("bench", "problems", *measures, "seconds")
+    for name, row in results.items():
+        cells = [_show_interval(row[key]) for key in measures]
+        table.add_row(Path(name).name, str(row["problems"]), *cells, f"{row['seconds']:.1f}")
+        if len(row["by_task"]) > 1:
+            for task, part in row["by_task"].items():
+                table.add_row(f"  {task}", "", *(_show_interval(part.get(key)) for key in measures), "")
+    _print_rich(table)
+
+
+@app.command()
+def explain(
+    problem: Annotated[
+        str, typer.Argument(metavar="PROBLEM", help="FILE.jsonl:ROW (from 1), or a gold answer of --task.")
+    ],
+    answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A completion with tags, or a bare answer.")],
+    task: Annotated[str, typer.Option(help="What a bare gold answers: number, chain or countdown.")] = "number",
+    as_json: Json = False,
+) -> None:
+    """Show what the verifier sees in an answer, what it compares, and its verdict."""
+    from aha.reward.explain import explain as judge
+    from aha.reward.explain import find_problem
+
+    found = judge(find_problem(problem, task=task), answer)
+    verdicts = [verdict for verdict in (found.accuracy, found.format) if verdict is not None]
+    if as_json:
+        _print_json(
+            {
+                "task": found.problem.task,
+                "problem": found.problem.prompt,
+                "gold": found.problem.answer,
+                "think": found.response.think,
+                "answer": found.response.answer,
+                "remark": found.remark,
+                "compared": [vars(row) for row in found.compared],
+                "verdicts": {v.name: {"status": v.status.value, "score": v.score, "note": v.note} for v in verdicts},
+            }
+        )
+        return
+    table = _table("", "found", "wanted")
+    if found.problem.prompt:
+        table.add_row("problem", found.problem.prompt, "")
+    if found.response.think:
+        table.add_row("thinking", _shorten(found.response.think, 80), "")
+    table.add_row("answer", found.response.answer or f"(none: {found.remark})", found.problem.answer)
+    for row in found.compared:
+        table.add_row(row.what, row.found, row.wanted)
+    _print_rich(table)
+    if found.remark and found.response.answer is not None:
+        print(found.remark)
+    for verdict in verdicts:
+        print(f"{verdict.name}: {verdict.status.value.upper()} (score {verdict.score:g})")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout or train.")],
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
+    peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
+    skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Measure speed side by side with the peers; every figure of the README comes from here."""
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
+    from aha.util.benchmarks import load_benchmark
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
+    measure = load_benchmark(name)
+    with redirect_stdout(sys.stderr):  # peers print as they please
+        found = measure(repeat=repeat, peers=peers, dtype=dtype, skew=skew, threads=threads)
+    if as_json:
+        _print_json(found)
+        return
+    table = _table("measured", "median", "least", "most", "unit", "peak MiB")
+    for row in found["rows"]:
+        memory = row["peak_rss_mib"]
+        cells = [f"{row[key]:,.2f}" if row[key] < 100 else f"{row[key]:,.0f}" for key in ("median", "low", "high")]
+        table.add_row(row["name"], *cells, row["unit"], f"{memory:,.0f}" if memory else "")
+    _print_rich(table)
+    for text, ratio in found["ratios"].items():
+        print(f"{text}: {ratio:.2f}x")
+    for note in found["notes"]:
+        print(note)
+    print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="A .gguf file or a Hugging Face model folder.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The Hugging Face model folder to write.")],
-    dtype: Annotated[str, typer.Option(help="Weights of a folder become float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Convert a model into a loadable Hugging Face folder."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} exists and is not empty: choose another folder")
-    if not source.exists():
-        raise UsageError(f"{source} does not exist")
-    if source.suffix == ".gguf":
-        from aha.model.gguf import convert_gguf
-
-        convert_gguf(source, target)
-    else:
-        _convert_folder(source, target, dtype)
-    print(f"wrote {target}", file=sys.stderr)
-
-
-def _convert_folder(source: Path, target: Path, dtype: str) -> None:
-    import shutil
-
     import torch
-
-    from aha.model.folder import load_model, save_model
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if dtype not in known:
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, known)}")
-    decoder, config = load_model(source, dtype=known[dtype])
+    if not source.exists():
+        raise UsageError(f"{source} does not exist")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} exists and is not empty: choose another folder")
+    if source.suffix == ".gguf":
+        from aha.model.gguf import convert_gguf
+
+        convert_gguf(source, target, dtype=known[dtype])
+    else:
+        _convert_folder(source, target, known[dtype])
+    print(f"wrote {target}", file=sys.stderr)
+
+
+def _convert_folder(source: Path, target: Path, dtype: Any) -> None:
+    import shutil
+
+    from aha.model.folder import load_model, save_model
+
+    decoder, config = load_model(source, dtype=dtype)
     save_model(decoder, config, target)
     beside = ("tokenizer", "special_tokens", "generation_config", "chat_template", "vocab", "merges", "added_tokens")
     for file in source.iterdir():
@@ -407,6 +643,37 @@ def _print_rich(renderable: Any, *, error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     console = Console(file=stream, markup=False, highlight=False, width=None if stream.isatty() else 160)
     console.print(renderable)
+
+
+@contextmanager
+def _spinner(text: str) -> Iterator[None]:
+    """Shows on a terminal that work goes on, and for how long."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+@contextmanager
+def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal with rate and remaining time; yields what is told how much is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    rate = TextColumn("{task.fields[rate]:.3g} " + unit + "/s")
+    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task, started = progress.add_task("", total=total, rate=0.0), time.monotonic()
+
+        def advance(done: int) -> None:
+            progress.update(task, completed=done, rate=done / max(time.monotonic() - started, 1e-9))
+
+        yield advance
 
 
 def _print_json(obj: dict[str, Any]) -> None:

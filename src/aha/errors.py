@@ -1,6 +1,6 @@
 """Errors a person can act on.
 
-    AhaError                 what was wrong, where, both values, and what to do: printed without a traceback, exit code 1
+    AhaError                 what was wrong, where, both values, what to do: printed without a traceback, exit code 1
     ├── UsageError           the command line was wrong: exit code 2
     │   └── SettingError     an unknown or impossible setting (the nearest known name is offered)
     ├── DataError            a file, line or row that cannot be used

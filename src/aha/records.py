@@ -1,8 +1,8 @@
 """What flows between the areas: frozen records, standard library only, each with a worked example.
 
-A ``Problem`` is asked; an engine answers with ``Completion``s; G of them for one problem are a ``Group``; a reward turns a
-completion into ``Verdict``s; a ``Sample`` is what a stage writes down about one completion; a ``StageResult`` is what a
-finished stage hands on.
+A ``Problem`` is asked; an engine answers with ``Completion``s; G of them for one problem are a ``Group``; a reward
+turns a completion into ``Verdict``s; a ``Sample`` is what a stage writes down about one completion; a ``StageResult``
+is what a finished stage hands on.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class FinishReason(StrEnum):
 class Completion:
     """What the engine sampled after a prompt.
 
-    ``Completion((17, 4, 2), (-0.1, -0.7, -0.0), FinishReason.END, policy_version=3)``: three tokens, the last one an end
-    token, each with the log-probability under the very distribution it was drawn from, by version 3 of the weights.
+    ``Completion((17, 4, 2), (-0.1, -0.7, -0.0), FinishReason.END, policy_version=3)``: three tokens, the last one an
+    end token, each with the log-probability under the very distribution it was drawn from, by version 3 of the weights.
     """
 
     token_ids: tuple[int, ...]
@@ -127,6 +127,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a finished stage says of itself: ``StageResult({"loss": 1.02, "steps": 900})``; written as ``result.json``."""
+    """What a finished stage says of itself: ``StageResult({"loss": 1.02, "steps": 900})``; written as
+    ``result.json``."""
 
     metrics: Mapping[str, Any]

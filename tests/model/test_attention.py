@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aha.model.attention import _Documents, _fused_causal, _Masked, _Plain, plan_attention
+from aha.model.attention import Branches, _Documents, _fused_causal, _Masked, _Plain, plan_attention, plan_branches
 
 
 def slow_attention(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
@@ -74,3 +74,42 @@ def test_equal_numbers_in_two_rows_are_two_documents() -> None:
     q, k, v = draw(2, 3, 2, 1)
     attend = plan_attention(q, rows=2, tokens=3, group=2, segments_BT=segments)
     assert torch.allclose(attend(q, k, v), slow_attention(q, k, v, None))
+
+
+def slow_branches(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor:
+    """Every prompt and every continuation as a row of its own; of a continuation's row its own tokens are kept."""
+    ends = torch.tensor(branches.prompts).cumsum(0).tolist()
+    prompts = [list(range(end - n, end)) for end, n in zip(ends, branches.prompts, strict=True)]
+    place, rows = sum(branches.prompts), []
+    for p in prompts:
+        rows.append(slow_attention(*(x[:, p] for x in (q, k, v)), None))
+    for length, p in zip(branches.continuations, branches.prompt_of, strict=True):
+        seen = [*prompts[p], *range(place, place + length)]
+        rows.append(slow_attention(*(x[:, seen] for x in (q, k, v)), None)[:, len(prompts[p]) :])
+        place += length
+    return torch.cat(rows, 1)
+
+
+@pytest.mark.parametrize(
+    "branches",
+    [
+        Branches((3,), (4, 2, 1), (0, 0, 0)),
+        Branches((2, 5, 1), (1, 3, 2, 4), (1, 0, 2, 1)),  # prompts of different length: a mask for each row
+        Branches((2, 2), (3, 0, 1), (0, 1, 1)),  # a completion of one token has no input of its own
+        Branches((4, 2), (0, 0), (0, 1)),
+    ],
+)
+@pytest.mark.parametrize("plain_tokens", [64, 0])
+@pytest.mark.parametrize(("N", "K"), [(4, 2), (2, 2)])
+def test_shared_prompts_equal_rows_of_their_own(
+    branches: Branches, plain_tokens: int, N: int, K: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aha.model.attention._PLAIN_TOKENS_FLOAT32", plain_tokens)
+    q, k, v = draw(1, sum(branches.prompts) + sum(branches.continuations), N, K)
+    out = plan_branches(q, branches, group=N // K)(q, k, v)
+    expected = slow_branches(q, k, v, branches)
+    assert torch.allclose(out, expected)
+    pull = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1)).double()
+    grads = torch.autograd.grad(out, (q, k, v), pull)
+    expected_grads = torch.autograd.grad(expected, (q, k, v), pull)
+    assert all(torch.allclose(a, b) for a, b in zip(grads, expected_grads, strict=True))

@@ -97,9 +97,9 @@ def test_spread_of_fresh_weights() -> None:
     config = ModelConfig(vocab_size=300, hidden_size=128, intermediate_size=256, num_hidden_layers=8,
                          num_attention_heads=4, num_key_value_heads=2, model_type="qwen2")
     state = build_decoder(config, seed=0).state_dict()
-    assert state["model.layers.0.self_attn.q_proj.weight"].std().item() == pytest.approx(0.02, rel=0.03)
-    for deep in ("self_attn.o_proj", "mlp.down_proj"):  # 0.02 / sqrt(16)
-        assert state[f"model.layers.3.{deep}.weight"].std().item() == pytest.approx(0.005, rel=0.03)
+    assert state["model.layers.0.self_attn.q_proj.weight"].std().item() == pytest.approx(128**-0.5, rel=0.03)
+    for deep, inputs in (("self_attn.o_proj", 128), ("mlp.down_proj", 256)):  # smaller by sqrt(16)
+        assert state[f"model.layers.3.{deep}.weight"].std().item() == pytest.approx(inputs**-0.5 / 4, rel=0.03)
     assert state["model.layers.1.self_attn.k_proj.bias"].eq(0).all()
     assert state["model.norm.weight"].eq(1).all()
 

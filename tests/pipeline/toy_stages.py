@@ -25,7 +25,7 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """A chain of hashes over the steps, the seed and the inputs' results: equal only if no step is lost or done twice."""
+    """A chain of hashes over steps, seed and the results of the inputs: it shows any step lost or done twice."""
     print(f"{context.name} says hello with hash {hash('hello')}")
     (context.out / "pid").write_text(str(os.getpid()))
     state = context.out / "state.json"

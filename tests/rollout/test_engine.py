@@ -63,7 +63,7 @@ def _decoder(config: ModelConfig, seed: int = 0, scale: float = 8.0) -> Decoder:
             if parameter.dim() == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
             else:
-                parameter.mul_(scale)
+                parameter.mul_(scale * 0.02 * parameter.shape[1] ** 0.5)
     return decoder
 
 
@@ -207,7 +207,8 @@ def test_stop_strings_end_a_text_at_their_first_appearance() -> None:
     params = SamplingParams(max_new_tokens=40, end_token_ids=(7,))
     free = _engine(config, decoder, detokenize=_text).generate([[1, 2]], [list(range(40))], params)[0]
     pairs = [_text(c.token_ids)[i : i + 2] for c in free for i in range(len(c.token_ids) - 1)]
-    stop = tuple(sorted({p for p in pairs if "H" not in p}, key=pairs.count)[-2:])  # two that do occur; H is the end token
+    # Two pairs that do occur; H is the end token.
+    stop = tuple(sorted({p for p in pairs if "H" not in p}, key=lambda p: (pairs.count(p), p))[-2:])
     engine = _engine(config, decoder, max_slots=5, detokenize=_text)
     stopping = SamplingParams(max_new_tokens=40, end_token_ids=(7,), stop=stop)
     held = engine.generate([[1, 2]], [list(range(40))], stopping)[0]

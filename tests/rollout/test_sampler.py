@@ -27,7 +27,8 @@ def test_uniforms_equal_plain_split_mix() -> None:
 
 def test_uniforms_are_uniform_along_seeds_and_indices() -> None:
     n = 20_000
-    for seeds, index in ((torch.arange(n), torch.zeros(n, dtype=torch.int64)), (torch.zeros(n).long(), torch.arange(n))):
+    same, counted = torch.zeros(n, dtype=torch.int64), torch.arange(n)
+    for seeds, index in ((counted, same), (same, counted)):
         u = uniforms(seeds, index)
         counts = torch.histc(u, bins=50, min=0.0, max=1.0)
         assert float(((counts - n / 50) ** 2 / (n / 50)).sum()) < 100  # chi-square, 49 degrees: p < 1e-5

@@ -36,5 +36,5 @@ def test_a_space_that_the_first_token_loses_still_counts() -> None:
 def test_window_holds_the_longest_stop_string_in_single_bytes() -> None:
     stops = StopStrings(_bytes, 256)
     stop = ["</think>", "。。"]
-    tail = list("many words before</think>".encode())[-stops.window(stop) :]
+    tail = list(b"many words before</think>")[-stops.window(stop) :]
     assert len(tail) == 12 and stops.found(tail, stop)

@@ -4,36 +4,39 @@ import pytest
 import torch
 
 from aha.errors import DataError, InvariantError
+from aha.model.attention import Branches
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference, with_reference
 
 
 def test_policy_batch_by_hand() -> None:
     rows = [
-        PolicyRow((5,), (6, 7), 1.5, (-0.1, -0.2)),
+        PolicyRow((8, 9), (6, 7), 1.5, (-0.1, -0.2)),
         PolicyRow((1, 2, 3), (4,), [-2.0], (-0.3,)),
         PolicyRow((8, 9), (10, 11, 12), (0.1, 0.2, 0.3), (-0.4, -0.5, -0.6)),
     ]
     (batch,) = collate_policy(rows, weights=[0.5, 1.0, 0.25], token_budget=100)
-    assert batch.rows == (2, 1, 0) and batch.lengths == (3, 1, 2)
-    # the last completion token is no input: nothing follows it
-    assert batch.ids_BT.tolist() == [[8, 9, 10, 11], [1, 2, 3, 0], [5, 6, 0, 0]]
-    # row 2 predicts from its place 1 on, row 1 from 2, row 0 from 0
-    assert batch.predict_N.tolist() == [1, 2, 3, 4 + 2, 8 + 0, 8 + 1]
-    assert batch.targets_N.tolist() == [10, 11, 12, 4, 6, 7]
-    torch.testing.assert_close(batch.advantages_N, torch.tensor([0.1, 0.2, 0.3, -2.0, 1.5, 1.5]))
-    torch.testing.assert_close(batch.old_logp_N, torch.tensor([-0.4, -0.5, -0.6, -0.3, -0.1, -0.2]))
-    torch.testing.assert_close(batch.weights_N, torch.tensor([0.25, 0.25, 0.25, 1.0, 0.5, 0.5]))
+    assert batch.rows == (2, 0, 1) and batch.lengths == (3, 2, 1)
+    # the prompts once each, then the completions; a completion's last token is no input: nothing follows it
+    assert batch.ids_1T.tolist() == [[8, 9, 1, 2, 3, 10, 11, 6]]
+    assert batch.branches == Branches(prompts=(2, 3), continuations=(2, 1, 0), prompt_of=(0, 0, 1))
+    assert batch.branches.positions() == [0, 1, 0, 1, 2, 2, 3, 2]
+    # a first token is predicted by its prompt's last place, the others by the token before
+    assert batch.predict_N.tolist() == [1, 5, 6, 1, 7, 4]
+    assert batch.targets_N.tolist() == [10, 11, 12, 6, 7, 4]
+    torch.testing.assert_close(batch.advantages_N, torch.tensor([0.1, 0.2, 0.3, 1.5, 1.5, -2.0]))
+    torch.testing.assert_close(batch.old_logp_N, torch.tensor([-0.4, -0.5, -0.6, -0.1, -0.2, -0.3]))
+    torch.testing.assert_close(batch.weights_N, torch.tensor([0.25, 0.25, 0.25, 0.5, 0.5, 1.0]))
     mapped = batch.by_row(batch.old_logp_N)
     assert {i: v.tolist() for i, v in mapped.items()} == {
         i: pytest.approx(list(row.old_logprobs)) for i, row in enumerate(rows)
     }
 
 
-def test_policy_budget_counts_padding_and_plain_tuples_work() -> None:
+def test_policy_budget_counts_a_prompt_once_and_plain_tuples_work() -> None:
     rows = [((1,), (2,) * n, 1.0, (-1.0,) * n) for n in (4, 1, 3, 2)]
-    batches = collate_policy(rows, weights=torch.ones(4), token_budget=8)
+    batches = collate_policy(rows, weights=torch.ones(4), token_budget=7)
     assert [b.rows for b in batches] == [(0, 2), (3, 1)]
-    assert all(b.ids_BT.numel() <= 8 for b in batches)
+    assert [b.ids_1T.tolist() for b in batches] == [[[1, 2, 2, 2, 2, 2]], [[1, 2]]]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_malformed_rows_are_named(row: tuple[object, ...], words: str) -> None:
 
 
 def test_reference_is_attached_batch_by_batch() -> None:
-    batches = collate_policy([((1,), (2,), 1.0, (-1.0,))] * 2, weights=[1.0, 1.0], token_budget=1)
+    batches = collate_policy([((i,), (2,), 1.0, (-1.0,)) for i in (1, 3)], weights=[1.0, 1.0], token_budget=1)
     done = with_reference(batches, [torch.tensor([-3.0]), torch.tensor([-4.0])])
     assert [b.ref_logp_N.item() for b in done if b.ref_logp_N is not None] == [-3.0, -4.0]
 

@@ -27,6 +27,9 @@ def share_right(seed: int, *, random_reward: bool) -> tuple[float, float]:
         num_key_value_heads=1,
     )
     decoder = build_decoder(config, seed=seed)
+    with torch.no_grad():  # answers start out equally likely
+        for parameter in decoder.parameters():
+            parameter.mul_(0.1 if parameter.dim() > 1 else 1.0)
     optimizer = build_adamw(decoder, lr=0.0, weight_decay=0.0)
     prompts = torch.arange(P)[:, None]
     rng, coin = torch_rng(seed, "sample"), random.Random(seed)

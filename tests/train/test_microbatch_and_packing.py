@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import random
 
-from aha.train.microbatch import split_by_tokens
+from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
 
 
@@ -42,3 +42,11 @@ def test_best_fit_never_overfills_and_beats_one_document_a_row() -> None:
         # Best-fit decreasing needs at most 11/9 of the optimum and 6/9 (Dosa 2007); the optimum at least the volume.
         half_rows = sum(length > 16 for length in lengths)
         assert len(rows) <= 11 / 9 * max(half_rows, -(-sum(lengths) // 32)) + 4
+
+
+def test_branches_of_a_prompt_stay_together_and_the_longest_come_first() -> None:
+    prompts, prompt_lengths, lengths = "abab", [2, 3, 2, 3], [4, 5, 1, 2]
+    assert split_branches(prompts, prompt_lengths, lengths, 100) == [[1, 3, 0, 2]]
+    # b: 3 + 2 * 5 = 13 together; with one of a it would be 2 * 3 + 3 * 5
+    assert split_branches(prompts, prompt_lengths, lengths, 13) == [[1, 3], [0, 2]]
+    assert split_branches(prompts, prompt_lengths, lengths, 1) == [[1], [3], [0], [2]]

@@ -11,6 +11,7 @@ from tiny_training import gradient_of, sample_rows, sgd, tiny_decoder, weights_o
 from aha.errors import InvariantError
 from aha.model.decoder import Decoder
 from aha.objective.algorithms import GRPO, GRPO_R1, Algorithm
+from aha.objective.policy import clipped_policy_loss
 from aha.objective.weights import token_weights
 from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_reference
 from aha.train.optimizer import build_adamw
@@ -125,6 +126,7 @@ def test_the_step_is_no_longer_than_the_clip_allows() -> None:
 def test_gradient_is_the_same_for_any_split_padding_and_order(aggregation: str) -> None:
     reference = tiny_decoder(1)
     rows = sample_rows(4, SHAPES)
+    rows[1] = rows[1]._replace(prompt_ids=rows[3].prompt_ids)  # two rows of a group share a prompt, or are torn
     results = []
     for budget, order in [(1000, range(5)), (14, range(5)), (1, range(5)), (1000, [3, 0, 4, 2, 1])]:
         decoder = tiny_decoder(0)
@@ -135,6 +137,24 @@ def test_gradient_is_the_same_for_any_split_padding_and_order(aggregation: str) 
     for _, metrics, gradient in results[1:]:
         torch.testing.assert_close(gradient, results[0][2], rtol=1e-9, atol=1e-12)
         assert metrics == pytest.approx(results[0][1], rel=1e-6)
+
+
+def test_gradient_of_a_shared_prompt_is_that_of_rows_apart() -> None:
+    rows = [r._replace(prompt_ids=(3, 1, 4, 1)) for r in sample_rows(4, SHAPES)]
+    together, apart = tiny_decoder(0), tiny_decoder(0)
+    (shared,) = batches_of(rows)
+    assert shared.branches.prompts == (4,)
+    step(together, [shared], 5, NO_KL)
+    weights = token_weights([len(r.completion_ids) for r in rows], "sequence")
+    loss = torch.zeros((), dtype=torch.float64)
+    for row, weight in zip(rows, weights, strict=True):  # padded nowhere, shared nowhere
+        ids = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+        logp = apart.logits(apart(ids))[0, len(row.prompt_ids) - 1 : -1].log_softmax(-1)
+        logp_N = logp[range(len(row.completion_ids)), list(row.completion_ids)]
+        old, clip = torch.tensor(row.old_logprobs), {"clip_low": NO_KL.clip_low, "clip_high": NO_KL.clip_high}
+        loss = loss + (clipped_policy_loss(logp_N, old, torch.tensor(row.advantage), **clip) * weight).sum() / 5
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(gradient_of(together), gradient_of(apart), rtol=1e-5, atol=1e-7)
 
 
 def test_rows_without_advantage_may_be_left_out_when_beta_is_zero() -> None:

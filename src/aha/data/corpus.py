@@ -1,8 +1,9 @@
 """The toy's pre-training text: a small bilingual web of mixed quality, made by seed.
 
-Like a real crawl it holds good and bad reasoning side by side: drills, forum answers half of which are wrong, chats with and
-without tags, steps that are skipped, mistakes noticed and mistakes kept, searches given up too early, thoughts that switch
-language. A base model trained on it can reason but seldom does, which is what reinforcement learning then changes.
+Like a real crawl it holds good and bad reasoning side by side: drills, forum answers half of which are wrong, chats
+with and without tags, steps that are skipped, mistakes noticed and mistakes kept, searches given up too early, thoughts
+that switch language. A base model trained on it can reason but seldom does, which is what reinforcement learning then
+changes.
 """
 
 from __future__ import annotations
@@ -38,15 +39,26 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 
 def _drill(rng: random.Random) -> str:
+    if rng.random() < 0.4:
+        return _pointing(rng)
     lines = []
     for _ in range(rng.randint(4, 10)):
-        if rng.random() < 0.35:
+        if rng.random() < 0.3:
             lines.append(_comparison(rng))
             continue
         a, b = rng.randint(0, 99), rng.randint(1, 9)
         minus = a + b > 99 or (a - b >= 0 and rng.random() < 0.5)
         lines.append(f"{a} - {b} = {a - b} ." if minus else f"{a} + {b} = {a + b} .")
     return " ".join(lines)
+
+
+def _pointing(rng: random.Random) -> str:
+    """``compute 16 #1 - 6 #2 + 4 : #2 + 4 . #1 - 6 .``: looking operations up by number, in any order."""
+    problem = toy_problem(rng, held_out=False)
+    while problem.task != "chain":
+        problem = toy_problem(rng, held_out=False)
+    operations = [f"{number} {op} {b} ." for _, number, op, b, _ in chain.steps(problem.meta["expression"])]
+    return f"{problem.prompt} : {' '.join(rng.sample(operations, len(operations)))}"
 
 
 def _comparison(rng: random.Random) -> str:
@@ -109,27 +121,30 @@ class _Voice:
 
 
 def _chain_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
-    """Thought and answer of a reasoner who errs in 1, 10 or 25 % of the steps, and may check, repair or skip."""
-    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.1, 0.25])
-    repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.25, rng.random() < 0.25
-    left, sentences = problem.meta["expression"], []
-    while " " in left:
-        right = chain.reduced(left)
-        if skips and " " in right and rng.random() < 0.5:
-            right = chain.reduced(right)
-        value, *rest = right.split()
-        value = str(min(chain.LIMIT, max(0, int(value))))
-        written = value
+    """Thought and answer of a reasoner who errs in 1, 8 or 20 % of the steps, and may check, repair or skip."""
+    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.08, 0.2])
+    repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.2, rng.random() < 0.2
+    todo = chain.steps(problem.meta["expression"])
+    sentences: list[str] = []
+    total, i = todo[0][0], 0
+    while i < len(todo):
+        span = 2 if skips and i + 1 < len(todo) and rng.random() < 0.5 else 1
+        text, right = str(total), total
+        for _, number, operator, operand, _ in todo[i : i + span]:
+            text += f" {number} {operator} {operand}"
+            right = right + operand if operator == "+" else right - operand
+        right = min(chain.LIMIT, max(0, right))
+        written = right
         if rng.random() < slip:
-            written = str(min(chain.LIMIT, max(0, int(value) + rng.choice([-2, -1, 1, 2, 10]))))
-        left = " ".join([written, *rest])
-        sentences.append(voice.say(f"{'then' if sentences else 'first'} = {left} ."))
-        if written != value and repairs and rng.random() < 0.8:
-            left = " ".join([value, *rest])
-            sentences.append(voice.say(f"wait = {left} ."))
+            written = min(chain.LIMIT, max(0, right + rng.choice([-2, -1, 1, 2, 10])))
+        sentences.append(voice.say(f"{'then' if sentences else 'first'} {text} = {written} ."))
+        if written != right and repairs and rng.random() < 0.8:
+            sentences.append(voice.say(f"wait {text} = {right} ."))
+            written = right
         elif checks and rng.random() < 0.4:
-            sentences.append(voice.say(f"check = {left} ok ."))
-    return " ".join(sentences), left
+            sentences.append(voice.say(f"check {text} = {written} ok ."))
+        total, i = written, i + span
+    return " ".join(sentences), str(total)
 
 
 def _countdown_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
@@ -162,7 +177,7 @@ def _forum(rng: random.Random, problem: Problem) -> str:
 
 def _chat(rng: random.Random, problem: Problem) -> str:
     prompt = _prompt(problem.prompt)
-    if rng.random() >= 0.3:
+    if rng.random() >= 0.24:
         if rng.random() < 0.5:
             return f"{prompt} {_guess(rng, problem)}"
         thought, answer = reasoning(rng, problem)

@@ -5,17 +5,29 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from aha.errors import DataError
 from aha.records import Problem
 
 
 def choose_problems(
     problems: Sequence[Problem], count: int, rng: random.Random, *, progress: float, curriculum: bool
 ) -> list[Problem]:
-    """``count`` different problems. With ``curriculum`` the allowed levels (``meta["level"]``) grow evenly over the first half
-    of training, so that the second half asks everything (k1.5 and Open-Reasoner-Zero order by difficulty alike)."""
+    """``count`` different problems. With ``curriculum`` the allowed levels (``meta["level"]``) grow evenly over the
+    first half of training, so that the second half asks everything (k1.5 and Open-Reasoner-Zero order by difficulty
+    alike)."""
     pool = problems
     if curriculum:
-        levels = sorted({int(p.meta.get("level", 0)) for p in problems})
+        levels = sorted({_level(p) for p in problems})
         allowed = set(levels[: 1 + int(min(1.0, 2 * progress) * (len(levels) - 1) + 1e-9)])
-        pool = [p for p in problems if int(p.meta.get("level", 0)) in allowed]
+        pool = [p for p in problems if _level(p) in allowed]
     return rng.sample(pool, min(count, len(pool)))
+
+
+def _level(problem: Problem) -> int:
+    level = problem.meta.get("level", 0)
+    try:
+        return int(level)
+    except (ValueError, TypeError):
+        raise DataError(
+            f"problem {problem.id!r}: a curriculum needs whole numbers as 'level', found {level!r}"
+        ) from None

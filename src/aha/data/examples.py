@@ -1,8 +1,8 @@
 """Worked examples to learn from: written clean by rule, or kept from a model's own samples and made readable.
 
-DeepSeek-R1's cold start takes R1-Zero's samples, keeps those that are correct and readable, and rewrites them (R1v2 B.3.2);
-its third stage keeps correct samples without mixed languages (R1v1 2.3.3). Here the rewriting is a rule: words of the other
-language are translated, fillers dropped, the tags kept.
+DeepSeek-R1's cold start takes R1-Zero's samples, keeps those that are correct and readable, and rewrites them (R1v2
+B.3.2); its third stage keeps correct samples without mixed languages (R1v1 2.3.3). Here the rewriting is a rule: words
+of the other language are translated, fillers dropped, the tags kept.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from aha.util.files import read_jsonl, write_text_atomic
 
 @dataclass(frozen=True, slots=True)
 class WorkedExample:
-    """``WorkedExample("compute 2 + 3", "<think> first 2 + 3 = 5 . </think> <answer> 5 </answer>", "clean")``; ``origin`` says
-    who wrote it."""
+    """``WorkedExample("compute 2 + 3", "<think> first 2 + 3 = 5 . </think> <answer> 5 </answer>", "clean")``;
+    ``origin`` says who wrote it."""
 
     question: str
     completion: str
@@ -48,7 +48,9 @@ def clean_example(problem: Problem, rng: random.Random) -> WorkedExample:
     elif isinstance(problem.meta.get("solution"), str):
         text = tagged(problem.meta["solution"].strip(), problem.answer)
     else:
-        raise DataError(f"problem {problem.id!r}: it has no 'solution', and no rule writes a worked example for task {problem.task!r}")
+        raise DataError(
+            f"problem {problem.id!r} has no 'solution', and no rule writes a worked example for task {problem.task!r}"
+        )
     return WorkedExample(problem.prompt, text, "clean")
 
 
@@ -88,7 +90,8 @@ def load_examples(path: Path) -> list[WorkedExample]:
     for number, row in enumerate(read_jsonl(path), 1):
         question, completion = row.get("question", row.get("problem")), row.get("completion")
         if not isinstance(question, str) or not isinstance(completion, str) or not completion.strip():
-            raise DataError(f"{path}, row {number}: needs text fields 'question' and 'completion' (fields: {', '.join(row)})")
+            fields = ", ".join(row)
+            raise DataError(f"{path}, row {number}: needs text fields 'question' and 'completion' (fields: {fields})")
         examples.append(WorkedExample(question, completion, str(row.get("origin", path.name))))
     if not examples:
         raise DataError(f"{path} has no rows: one JSON object a line with 'question' and 'completion' is needed")

@@ -1,7 +1,7 @@
 """Preference pairs of the toy: for a general prompt a better and a worse response, made by rule.
 
-DeepSeek-R1 has a judge model compare responses and keeps clear gaps (R1v2 B.2); here the generator knows which one is better:
-a full answer over a curt one, any right answer over a wrong one; for harm, a polite refusal over help.
+DeepSeek-R1 has a judge model compare responses and keeps clear gaps (R1v2 B.2); here the generator knows which one is
+better: a full answer over a curt one, any right answer over a wrong one; for harm, a polite refusal over help.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ class Pair:
 
 
 def is_harmful(problem: Problem) -> bool:
-    """Safety judges these; helpfulness judges every other general prompt: each prompt belongs to exactly one (R1v2 3.2.2)."""
+    """Safety judges these; helpfulness judges every other general prompt: each prompt belongs to exactly one (R1v2
+    3.2.2)."""
     return problem.task == "general" and problem.meta["kind"] == "harm"
 
 
 def make_pair(problem: Problem, rng: random.Random) -> Pair:
-    """A pair whose two responses think alike or not, so that only what the judge reads can tell them apart."""
+    """A pair whose two responses think alike: only their answers tell them apart."""
     full, curt = general.answers(problem, rng)
     bad = general.bad_answers(problem, rng)
     chosen, rejected = rng.choice([(full, curt), (full, bad), (full, bad), (curt, bad)])

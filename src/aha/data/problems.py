@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from aha.errors import DataError
+from aha.errors import DataError, nearest
 from aha.records import Problem
 from aha.tasks import chain, countdown, general, number
 from aha.tasks.checkers import checker_of
@@ -16,6 +16,7 @@ from aha.util.files import hash_fraction, read_jsonl, write_text_atomic
 
 HELD_OUT = 0.1
 CHAIN_SHARE = 0.7
+MAX_REPEATS = 5_000  # draws in a row that were there already: no other is left
 
 
 def is_held_out(problem_id: str) -> bool:
@@ -46,53 +47,59 @@ def toy_sets(
     rng: random.Random, *, train: int, test: int, general_train: int, general_test: int
 ) -> dict[str, list[Problem]]:
     """The four sets of the toy recipe: different problems, half in each language, test problems all held out."""
+
+    def draw(count: int, family: Callable[..., Problem], held_out: bool) -> list[Problem]:
+        return _distinct(count, lambda i: family(rng, held_out=held_out, language=LANGUAGES[i % 2]))
+
     return {
-        "train": _distinct(train, lambda i: toy_problem(rng, held_out=False, language=LANGUAGES[i % 2])),
-        "test": _distinct(test, lambda i: toy_problem(rng, held_out=True, language=LANGUAGES[i % 2])),
-        "general_train": _distinct(general_train, lambda i: toy_general(rng, held_out=False, language=LANGUAGES[i % 2])),
-        "general_test": _distinct(general_test, lambda i: toy_general(rng, held_out=True, language=LANGUAGES[i % 2])),
+        "train": draw(train, toy_problem, False),
+        "test": draw(test, toy_problem, True),
+        "general_train": draw(general_train, toy_general, False),
+        "general_test": draw(general_test, toy_general, True),
     }
 
 
 def arithmetic_problems() -> list[Problem]:
-    """Every one-digit product and every sum of two numbers of one or two digits, by growing ``level``: products 1, sums of one
-    digit 1, of mixed digits 2, of two digits 3."""
+    """Every one-digit product and every sum of two numbers of one or two digits, by growing ``level``: products 1, sums
+    of one digit 1, of mixed digits 2, of two digits 3."""
     problems = [number.product(a, b) for a in range(2, 10) for b in range(2, 10)]
     return problems + [number.addition(a, b) for a in range(1, 100) for b in range(1, 100)]
 
 
 def split_by_hash(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems, by a hash of the id alone."""
-    sides: tuple[list[Problem], list[Problem]] = ([], [])
-    for problem in problems:
-        sides[is_held_out(problem.id)].append(problem)
-    return sides
+    """Training and held-out problems, by a hash of the id alone; a question that is on both sides is held out."""
+    test = [problem for problem in problems if is_held_out(problem.id)]
+    asked = {problem.prompt for problem in test}
+    return [p for p in problems if not is_held_out(p.id) and p.prompt not in asked], test
 
 
 def _distinct(count: int, draw: Callable[[int], Problem]) -> list[Problem]:
     found: dict[tuple[str, str], Problem] = {}
-    for _ in range(200 * count):
-        if len(found) == count:
-            return list(found.values())
+    repeats = 0
+    while len(found) < count:
         problem = draw(len(found))
+        repeats = repeats + 1 if (problem.id, problem.language) in found else 0
+        if repeats == MAX_REPEATS:
+            raise DataError(f"only {len(found)} different problems could be drawn of {count} asked for: ask for fewer")
         found.setdefault((problem.id, problem.language), problem)
-    raise DataError(f"only {len(found)} different problems could be drawn, {count} were asked for: ask for fewer")
+    return list(found.values())
 
 
 def save_problems(path: Path, problems: Sequence[Problem]) -> None:
     """One JSON object a line, as ``load_problems`` reads it."""
-    rows = (
-        {"id": p.id, "problem": p.prompt, "answer": p.answer, "task": p.task, "language": p.language, **p.meta} for p in problems
-    )
-    write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    rows = []
+    for p in problems:
+        own = {"id": p.id, "problem": p.prompt, "answer": p.answer, "task": p.task, "language": p.language}
+        rows.append(json.dumps({**own, **p.meta}, ensure_ascii=False) + "\n")
+    write_text_atomic(path, "".join(rows))
 
 
 def load_problems(path: Path) -> list[Problem]:
     """Problems of a JSON-lines file (``.jsonl`` or ``.jsonl.gz``).
 
     A row needs ``problem`` (or ``question``) and ``answer``; ``id``, ``task`` (default ``number``) and ``language`` are
-    optional and every other field goes to ``meta``. ``DataError`` names file and row of what cannot be used, and of a gold
-    answer that its own checker does not accept: it would be scored wrong for ever.
+    optional and every other field goes to ``meta``. ``DataError`` names file and row of what cannot be used, and of a
+    gold answer that its own checker does not accept: it would be scored wrong for ever.
     """
     rows = read_jsonl(path)
     if not rows:
@@ -101,23 +108,42 @@ def load_problems(path: Path) -> list[Problem]:
 
 
 def _problem(row: Mapping[str, object], path: Path, number: int) -> Problem:
-    question, answer = row.get("problem", row.get("question")), row.get("answer")
+    where = f"{path}, row {number}"
+    question, answer, fields = row.get("problem", row.get("question")), row.get("answer"), ", ".join(row)
     if not isinstance(question, str) or not question.strip():
-        raise DataError(f"{path}, row {number}: no 'problem' text (fields: {', '.join(row)})")
+        raise DataError(f"{where}: no 'problem' text (fields: {fields})")
     if row.get("task") != "general" and (answer is None or not str(answer).strip()):
-        raise DataError(f"{path}, row {number}: no 'answer' to check against (fields: {', '.join(row)})")
+        raise DataError(f"{where}: no 'answer' to check against (fields: {fields})")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+        raise DataError(f"{where}: the 'answer' {answer!r} is neither text nor a number")
     known = {"problem", "question", "answer", "id", "task", "language"}  # the rest is meta
     problem = Problem(
         id=str(row.get("id", f"{path.name}/{number}")),
         prompt=question.strip(),
-        answer=str(answer or "").strip() if not isinstance(answer, int | float) else str(answer),
+        answer="" if answer is None else str(answer).strip(),
         task=str(row.get("task", "number")),
         language=str(row.get("language", "en")),
         meta={key: value for key, value in row.items() if key not in known},
     )
-    if problem.task != "general" and not checker_of(problem).is_correct(problem, problem.answer):
+    if problem.language not in LANGUAGES:
+        raise DataError(f"{where}: no rule tells language {problem.language!r}; {nearest(problem.language, LANGUAGES)}")
+    try:
+        accepted = _is_judgeable(problem)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where}: task {problem.task!r} lacks a field or cannot use it: {error!r}") from None
+    if not accepted:
         raise DataError(
-            f"{path}, row {number}: the checker of task {problem.task!r} does not accept the row's own answer "
+            f"{where}: the checker of task {problem.task!r} does not accept the row's own answer "
             f"{problem.answer!r}; correct the answer or name another task"
         )
     return problem
+
+
+def _is_judgeable(problem: Problem) -> bool:
+    """Whether the gold passes its own checker; for a general prompt, whether its rule score has what it reads."""
+    if problem.task != "general":
+        return checker_of(problem).is_correct(problem, problem.answer)
+    meta = problem.meta
+    return meta["kind"] in general.KINDS and all(isinstance(meta[key], str) for key in ("thing", "verb"))

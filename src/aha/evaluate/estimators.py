@@ -44,12 +44,20 @@ def share_interval(successes: int, count: int) -> Estimate:
     share, z2 = successes / count, Z95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half))
+    low = max(0.0, centre - half) if successes else 0.0  # exactly, where rounding would leave a trace
+    return Estimate(share, low, min(1.0, centre + half) if successes < count else 1.0)
+
+
+def score_interval(values_P: Sequence[float]) -> Estimate:
+    """Mean of scores between 0 and 1: Wilson's interval where every problem scores 0 or 1, else the normal one."""
+    if all(v in (0.0, 1.0) for v in values_P):
+        return share_interval(round(sum(values_P)), len(values_P))
+    return mean_interval(values_P, minimum=0.0, maximum=1.0)
 
 
 def pass_at_1(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
     """Mean correctness over k samples, (1/k) sum p_i (R1v1 3)."""
-    return mean_interval([sum(row) / len(row) for row in correct_PK], minimum=0.0, maximum=1.0)
+    return score_interval([sum(row) / len(row) for row in correct_PK])
 
 
 def pass_at_k(correct_PK: Sequence[Sequence[bool]], k: int) -> Estimate:
@@ -60,9 +68,7 @@ def pass_at_k(correct_PK: Sequence[Sequence[bool]], k: int) -> Estimate:
         if k > n:
             raise ValueError(f"pass@{k} needs at least {k} samples a problem, there are {n}")
         values.append(1.0 - math.comb(n - c, k) / math.comb(n, k))
-    if all(v in (0.0, 1.0) for v in values):
-        return share_interval(round(sum(values)), len(values))
-    return mean_interval(values, minimum=0.0, maximum=1.0)
+    return score_interval(values)
 
 
 def majority(keys: Sequence[Hashable | None]) -> Hashable | None:
@@ -84,6 +90,4 @@ def cons_at_k(
             winner = majority(keys[start : start + k])
             blocks.append(winner is not None and correct[keys.index(winner, start)])
         values.append(sum(blocks) / len(blocks))
-    if all(v in (0.0, 1.0) for v in values):
-        return share_interval(round(sum(values)), len(values))
-    return mean_interval(values, minimum=0.0, maximum=1.0)
+    return score_interval(values)

@@ -6,12 +6,13 @@ majority's accuracy (R1v1 3). The toy samples at temperature 1, as it trains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k
-from aha.records import Completion, Group, Problem, Verdict
+from aha.errors import VerifierError
+from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k, score_interval
+from aha.records import Completion, Group, Problem, Status, Verdict
 from aha.reward import rules
 from aha.reward.response import Response, read_response
 from aha.tasks.checkers import checker_of
@@ -30,18 +31,23 @@ class Judged:
 
 def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
     """Decode and read every completion."""
-    tail = renderer.prompt_text("")[-64:]
     judged = []
     for group in groups:
+        tail = renderer.prompt_text(group.problem.prompt)[-64:]
         texts = tuple(renderer.tokenizer.decode(c.token_ids) for c in group.completions)
-        judged.append(Judged(group.problem, group.completions, texts, tuple(read_response(t, prompt_tail=tail) for t in texts)))
+        responses = tuple(read_response(text, prompt_tail=tail) for text in texts)
+        judged.append(Judged(group.problem, group.completions, texts, responses))
     return judged
 
 
 def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
-    """pass@1, cons@k and pass@k for the largest of ``votes``, format, language, length, the vote curve, and each task's own."""
-    correct = [[rules.accuracy(j.problem, r).score == 1.0 for r in j.responses] for j in judged]
+    """pass@1, cons@k and pass@k for the largest of ``votes``, format, language, length, the vote curve, and each task's
+    own."""
+    verdicts = [[rules.accuracy(j.problem, r) for r in j.responses] for j in judged]
+    num_errors = count_errors([verdict for row in verdicts for verdict in row])
+    correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
     keys = [[_vote_key(j.problem, r) for r in j.responses] for j in judged]
+    lengths = [_mean([len(c.token_ids) for c in j.completions]) for j in judged]
     k = max(votes)
     metrics: dict[str, Any] = {
         "pass@1": pass_at_1(correct).as_dict(),
@@ -49,17 +55,17 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
         f"pass@{k}": pass_at_k(correct, k).as_dict(),
         "format": _share(judged, rules.format_tags).as_dict(),
         "language": _share(judged, rules.language).as_dict(),
-        "length": mean_interval([_mean([len(c.token_ids) for c in j.completions]) for j in judged], minimum=0.0).as_dict(),
+        "length": mean_interval(lengths, minimum=0.0).as_dict(),
         "votes": [{"k": vote, **cons_at_k(keys, correct, vote).as_dict()} for vote in votes],
+        "verifier_errors": num_errors,
     }
     by_task: dict[str, Any] = {}
     for task in sorted({j.problem.task for j in judged}):
         rows = [i for i, j in enumerate(judged) if j.problem.task == task]
-        lengths = [_mean([len(c.token_ids) for c in judged[i].completions]) for i in rows]
         by_task[task] = {
             "pass@1": pass_at_1([correct[i] for i in rows]).as_dict(),
             f"cons@{k}": cons_at_k([keys[i] for i in rows], [correct[i] for i in rows], k).as_dict(),
-            "length": mean_interval(lengths, minimum=0.0).as_dict(),
+            "length": mean_interval([lengths[i] for i in rows], minimum=0.0).as_dict(),
         }
     return metrics | {"by_task": by_task}
 
@@ -69,13 +75,20 @@ def general_score(judged: Sequence[Judged]) -> Estimate:
     return _share(judged, rules.general_rule)
 
 
+def count_errors(verdicts: Sequence[Verdict]) -> int:
+    """How often the verifier failed; such an answer counts as wrong, ``VerifierError`` when it is more than 5 %."""
+    errors = [verdict for verdict in verdicts if verdict.status is Status.ERROR]
+    if len(errors) > 0.05 * len(verdicts):
+        raise VerifierError(f"the verifier failed on {len(errors)} of {len(verdicts)} answers; first: {errors[0].note}")
+    return len(errors)
+
+
 def _vote_key(problem: Problem, response: Response) -> str | None:
     return None if response.answer is None else checker_of(problem).vote_key(response.answer)
 
 
-def _share(judged: Sequence[Judged], judge: Any) -> Estimate:
-    verdicts: list[list[Verdict]] = [[judge(j.problem, r) for r in j.responses] for j in judged]
-    return mean_interval([_mean([v.score for v in row]) for row in verdicts], minimum=0.0, maximum=1.0)
+def _share(judged: Sequence[Judged], judge: Callable[[Problem, Response], Verdict]) -> Estimate:
+    return score_interval([_mean([judge(j.problem, r).score for r in j.responses]) for j in judged])
 
 
 def _mean(values: Sequence[float]) -> float:

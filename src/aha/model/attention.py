@@ -1,7 +1,8 @@
-"""Causal attention over whole rows or over the documents packed into them: pure functions of queries, keys, values.
+"""Causal attention over whole rows, over the documents packed into them, or over prompts and what continues each.
 
-Axes: ``B`` rows, ``T`` tokens, ``N`` query heads, ``K`` key/value heads (``N`` a multiple), ``H`` head width;
-``M`` documents, ``L`` tokens of the longest.
+Pure functions of queries, keys, values. Axes: ``B`` rows, ``T`` tokens, ``N`` query heads, ``K`` key/value heads (``N``
+a multiple), ``H`` head width; ``M`` documents or continuations, ``L`` tokens of the longest; ``P`` prompts, ``S`` keys
+that a continuation may see.
 """
 
 from __future__ import annotations
@@ -18,10 +19,30 @@ _PLAIN_TOKENS_FLOAT32 = 64
 _PLAIN_TOKENS_16BIT = 1024
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Branches:
+    """How one row holds prompts and, after all of them, what continues each: a prompt is computed once for many.
+
+    ``Branches(prompts=(3,), continuations=(2, 1), prompt_of=(0, 0))`` lays out 3 + 2 + 1 tokens. A continuation sees
+    its own prompt and itself; it may be empty.
+    """
+
+    prompts: tuple[int, ...]  # [P] tokens of each
+    continuations: tuple[int, ...]  # [M] tokens of each
+    prompt_of: tuple[int, ...]  # [M] which prompt each continues
+
+    def positions(self) -> list[int]:
+        """The position of each token in its own sequence."""
+        positions = [i for length in self.prompts for i in range(length)]
+        for length, prompt in zip(self.continuations, self.prompt_of, strict=True):
+            positions += range(self.prompts[prompt], self.prompts[prompt] + length)
+        return positions
+
+
 class Attend(Protocol):
     """Who attends to whom, decided once a forward pass and used by every layer."""
 
-    def __call__(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
         """The values each query reads, ``[B, T, N, H]``."""
         ...
 
@@ -50,15 +71,70 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
 
 def plan_causal(like: Tensor, *, tokens: int, group: int) -> Attend:
     """Every token attends to itself and to what is left of it in its row."""
-    plain = _PLAIN_TOKENS_FLOAT32 if like.dtype in (torch.float32, torch.float64) else _PLAIN_TOKENS_16BIT
-    if like.device.type != "cpu" or tokens > plain:
+    if not _plain_is_faster(like, tokens):
         return _fused_causal
-    future_TS = torch.full((tokens, tokens), float("-inf"), dtype=like.dtype).triu_(1)
-    return _Plain(future_TS.repeat_interleave(group, 0))
+    return _plan_plain(like, torch.ones(1, tokens, tokens, dtype=torch.bool).tril_(), group)
 
 
-def _fused_causal(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-    q, k, v = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
+def _plain_is_faster(like: Tensor, tokens: int) -> bool:
+    plain = _PLAIN_TOKENS_FLOAT32 if like.dtype in (torch.float32, torch.float64) else _PLAIN_TOKENS_16BIT
+    return like.device.type == "cpu" and tokens <= plain
+
+
+def _plan_plain(like: Tensor, mask_BTS: Tensor, group: int) -> Attend:
+    hidden_BTS = torch.zeros(mask_BTS.shape, dtype=like.dtype).masked_fill_(~mask_BTS, float("-inf"))
+    return _Plain(hidden_BTS.repeat_interleave(group, 1))
+
+
+def plan_branches(like: Tensor, branches: Branches, *, group: int) -> Attend:
+    """Prompts attend causally, continuations to their prompt and causally to themselves. See ``plan_attention``."""
+    device = like.device
+    prompts_P = torch.tensor(branches.prompts, device=device)
+    lengths_M = torch.tensor(branches.continuations, device=device)
+    after_P = prompts_P.cumsum(0)
+    num_prompt_tokens, num_tokens = sum(branches.prompts), sum(branches.prompts) + sum(branches.continuations)
+    longest_prompt, longest = max(branches.prompts), max(branches.continuations, default=0)
+    if not longest:
+        return _plan_documents(like, after_P - prompts_P, prompts_P, longest_prompt, num_tokens, group)
+    starts_M = num_prompt_tokens + lengths_M.cumsum(0) - lengths_M
+    of_M = torch.tensor(branches.prompt_of, device=device)
+    filled = lengths_M > 0
+    starts_M, lengths_M, of_M = starts_M[filled], lengths_M[filled], of_M[filled]
+    prompt_slots, prompt_real = _slots(after_P - prompts_P, prompts_P, longest_prompt)
+    own_slots, own_real = _slots(starts_M, lengths_M, longest)
+    # A prompt's keys stand right before the continuation's own, so that equal prompts need one mask for all.
+    before_S = torch.arange(-longest_prompt, 0, device=device)
+    seen_MS = before_S >= -prompts_P[of_M, None]
+    keys_MS = torch.where(seen_MS, after_P[of_M, None] + before_S, (after_P - prompts_P)[of_M, None])
+    if min(branches.prompts) == longest_prompt:
+        seen_MS = seen_MS[:1]
+    rows = len(seen_MS)
+    past_LL = torch.ones(longest, longest, dtype=torch.bool, device=device).tril_()
+    mask_MLS = torch.cat((seen_MS[:, None].expand(-1, longest, -1), past_LL.expand(rows, -1, -1)), 2)
+    places = torch.cat((prompt_slots[prompt_real], own_slots[own_real]))
+    slots = torch.cat((prompt_real.flatten(), own_real.flatten())).nonzero().flatten()
+    scatter = torch.empty(num_tokens, dtype=torch.long, device=device).index_copy_(0, places, slots)
+    plain = _plain_is_faster(like, longest_prompt + longest)
+    return _Branched(
+        prompts=prompt_slots.flatten(),
+        queries=own_slots.flatten(),
+        keys=torch.cat((keys_MS, own_slots), 1).flatten(),
+        scatter=scatter,
+        longest_prompt=longest_prompt,
+        longest=longest,
+        causal=plan_causal(like, tokens=longest_prompt, group=group),
+        masked=_plan_plain(like, mask_MLS, group) if plain else _Masked(mask_MLS[:, None]),
+    )
+
+
+def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """The flat token of each of ``longest`` slots a document (past its end its last again), and which are real."""
+    offset_L = torch.arange(longest, device=starts_M.device)
+    return starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1), offset_L < lengths_M[:, None]
+
+
+def _fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
 
 
@@ -66,27 +142,28 @@ def _fused_causal(q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
 class _Plain:
     """Matrix products in which the query heads that share a key are rows of one matrix: keys are read once a group."""
 
-    future: Tensor  # [T * group, T]: 0 where a token may look, -inf to its right
+    hidden: Tensor  # [B or 1, T * group, S]: 0 where a token may look, -inf elsewhere
 
-    def __call__(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
         B, T, N, H = q_BTNH.shape
-        K = k_BTKH.shape[2]
+        S, K = k_BSKH.shape[1:3]
         queries = q_BTNH.reshape(B, T, K, N // K, H).transpose(1, 2).reshape(B * K, T * (N // K), H)
-        keys = k_BTKH.transpose(1, 2).reshape(B * K, T, H)
-        values = v_BTKH.transpose(1, 2).reshape(B * K, T, H)
-        scores = torch.baddbmm(self.future.expand(B * K, -1, -1), queries, keys.transpose(1, 2), alpha=H**-0.5)
+        keys = k_BSKH.transpose(1, 2).reshape(B * K, S, H)
+        values = v_BSKH.transpose(1, 2).reshape(B * K, S, H)
+        hidden = self.hidden if len(self.hidden) == 1 else self.hidden.repeat_interleave(K, 0)
+        scores = torch.baddbmm(hidden.expand(B * K, -1, -1), queries, keys.transpose(1, 2), alpha=H**-0.5)
         read = torch.bmm(scores.softmax(-1), values)
         return read.view(B, K, T, N // K, H).transpose(1, 2).reshape(B, T, N, H)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Masked:
-    """Any mask, at the price of every score: for packed rows whose documents differ too much in length to line up."""
+    """Any mask, at the price of every score."""
 
-    mask: Tensor  # [B, 1, T, T], True where a token may look
+    mask: Tensor  # [B or 1, 1, T, S], True where a token may look
 
-    def __call__(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        q, k, v = q_BTNH.transpose(1, 2), k_BTKH.transpose(1, 2), v_BTKH.transpose(1, 2)
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+        q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True).transpose(1, 2)
 
 
@@ -99,23 +176,44 @@ class _Documents:
     longest: int
     causal: Attend
 
-    def __call__(self, q_BTNH: Tensor, k_BTKH: Tensor, v_BTKH: Tensor) -> Tensor:
-        read = self.causal(self._line_up(q_BTNH), self._line_up(k_BTKH), self._line_up(v_BTKH))
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+        read = self.causal(*(_line_up(x, self.gather, self.longest) for x in (q_BTNH, k_BSKH, v_BSKH)))
         return read.flatten(0, 1).index_select(0, self.scatter).view(q_BTNH.shape)
 
-    def _line_up(self, x_BTNH: Tensor) -> Tensor:
-        heads = x_BTNH.shape[2:]
-        return x_BTNH.flatten(0, 1).index_select(0, self.gather).view(-1, self.longest, *heads)
+
+@dataclasses.dataclass(frozen=True)
+class _Branched:
+    """Prompts and continuations laid out one a row for attention alone; the rest of a layer sees no padding."""
+
+    prompts: Tensor  # [P * longest_prompt] flat token of each slot
+    queries: Tensor  # [M * longest]
+    keys: Tensor  # [M * S] the prompt's tokens, then the continuation's own
+    scatter: Tensor  # [T] slot of each token, prompts' slots first
+    longest_prompt: int
+    longest: int
+    causal: Attend
+    masked: Attend
+
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+        prompts = self.prompts, self.longest_prompt
+        read_prompts = self.causal(*(_line_up(x, *prompts) for x in (q_BTNH, k_BSKH, v_BSKH)))
+        keys = self.keys, self.longest_prompt + self.longest
+        queries = _line_up(q_BTNH, self.queries, self.longest)
+        read_own = self.masked(queries, _line_up(k_BSKH, *keys), _line_up(v_BSKH, *keys))
+        read = torch.cat((read_prompts.flatten(0, 1), read_own.flatten(0, 1)))
+        return read.index_select(0, self.scatter).view(q_BTNH.shape)
+
+
+def _line_up(x_BTNH: Tensor, tokens: Tensor, longest: int) -> Tensor:
+    return x_BTNH.flatten(0, 1).index_select(0, tokens).view(-1, longest, *x_BTNH.shape[2:])
 
 
 def _plan_documents(
     like: Tensor, starts_M: Tensor, lengths_M: Tensor, longest: int, num_tokens: int, group: int
 ) -> Attend:
-    offset_L = torch.arange(longest, device=starts_M.device)
-    gather_ML = starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1)
+    gather_ML, real_ML = _slots(starts_M, lengths_M, longest)
     slots_ML = torch.arange(gather_ML.numel(), device=starts_M.device).view_as(gather_ML)
     scatter = torch.zeros(num_tokens, dtype=torch.long, device=starts_M.device)
-    real_ML = offset_L < lengths_M[:, None]
     scatter[gather_ML[real_ML]] = slots_ML[real_ML]
     if not gather_ML.numel():  # nothing but padding: every token reads the first one
         gather_ML = scatter[:1]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aha.model.attention import Attend, plan_attention
+from aha.model.attention import Attend, Branches, plan_attention, plan_branches
 from aha.model.config import ModelConfig
 from aha.model.norm import RMSNorm
 from aha.model.rope import Rotation, RotationTable, rotate
@@ -99,23 +99,34 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def forward(
-        self, ids_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        *,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Hidden states ``[B, T, D]`` after the final norm.
 
         Rows padded on the right need nothing: attention is causal, and what comes out at padding is ignored by the
         caller. ``positions_BT`` defaults to 0, 1, 2, ... ``segments_BT`` numbers the documents packed into each row (a
         run of equal numbers is one document, 0 is padding): a token then sees its own document only, and the caller
-        gives positions that start again with each document.
+        gives positions that start again with each document. ``branches`` says that the one row holds prompts and
+        several continuations of each; positions follow from it.
         """
         x_BTD = self.model.embed_tokens(ids_BT)
         B, T = ids_BT.shape
+        if branches is not None:
+            positions_BT = torch.tensor([branches.positions()], device=ids_BT.device)
         if positions_BT is None:
             rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
         else:
             rotation = self.rotations.at(positions_BT, dtype=x_BTD.dtype)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
-        attend = plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
+        if branches is None:
+            attend = plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
+        else:
+            attend = plan_branches(x_BTD, branches, group=group)
         for layer in self.model.layers:
             x_BTD = layer(x_BTD, rotation, attend)
         return cast(Tensor, self.model.norm(x_BTD))
@@ -145,8 +156,9 @@ def build_empty_decoder(
 def build_decoder(config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> Decoder:
     """A decoder with fresh weights, the same for the same seed whatever the global random state.
 
-    Matrices are normal with standard deviation 0.02, those that write into the residual stream smaller by
-    ``sqrt(2 * num_hidden_layers)`` (Radford et al. 2019, section 2.3); norms are 1, biases 0.
+    Matrices are normal with standard deviation ``1 / sqrt(inputs)``, those that write into the residual stream smaller by
+    ``sqrt(2 * num_hidden_layers)`` (Radford et al. 2019, section 2.3); norms are 1, biases 0. The usual fixed 0.02 suits
+    widths near 2,500; at width 128 it starts attention and logits so flat that training needs a quarter more steps.
     """
     decoder = build_empty_decoder(config, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
@@ -158,6 +170,6 @@ def build_decoder(config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.
                 parameter.fill_(1.0)
             else:
                 deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = 0.02 / math.sqrt(2 * config.num_hidden_layers) if deep else 0.02
+                std = parameter.shape[1] ** -0.5 / (math.sqrt(2 * config.num_hidden_layers) if deep else 1.0)
                 parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
     return decoder

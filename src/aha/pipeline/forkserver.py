@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Iterable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -25,13 +28,24 @@ def start_forkserver(preload: Iterable[str]) -> ForkServerContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", *preload])
+    with _environment_of_stages():
+        forkserver.ensure_running()
+    return context
+
+
+@contextlib.contextmanager
+def _environment_of_stages() -> Iterator[None]:
+    """What the server passes on: fixed hashes, and deafness to Ctrl-C from the first moment, as only runners decide."""
     before = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = "1"
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
-        forkserver.ensure_running()
+        yield
     finally:
+        if in_main:
+            signal.signal(signal.SIGINT, handler)
         if before is None:
             del os.environ["PYTHONHASHSEED"]
         else:
             os.environ["PYTHONHASHSEED"] = before
-    return context

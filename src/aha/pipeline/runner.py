@@ -50,9 +50,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_jobs() -> int:
-    """Stages at once when nothing is said: as many as there are cores, at most 4."""
-    return min(4, usable_cores())
+def default_jobs(threads: int) -> int:
+    """Stages at once when nothing is said: as many as the cores can give ``threads`` each, at most 4."""
+    return max(1, min(4, usable_cores() // threads))
 
 
 def plan_run(
@@ -255,7 +255,7 @@ class _Runner:
         end = active.end or ("killed",)
         if end[0] == "done":
             self._settle(name, entry)
-        elif end[0] == "stopped" or (end[0] == "killed" and self._stopping):
+        elif end[0] == "stopped" or (end[0] == "killed" and (self._stopping or self._signals)):
             self._ledger.put(name, entry)
             self._display.say(f"{name} stopped after {format_seconds(entry.seconds)}")
         else:

@@ -7,7 +7,6 @@ import errno
 import faulthandler
 import fcntl
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -45,7 +44,6 @@ class Job:
 
 def work(job: Job, connection: Connection) -> None:
     """Runs one stage in ``job.out`` and sends its end: ``("done",)``, ``("stopped",)`` or ``("failed", message)``."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the runner decides
     stop = threading.Event()
     threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()
     lock = os.open(job.out, os.O_RDONLY)  # held until the process ends: a later runner waits for it

@@ -11,7 +11,8 @@ from aha.util.files import write_text_atomic
 
 
 def build_report(run: Path) -> Path:
-    """Reads the run's files, finished or not, writes ``summary.json`` and ``report.html`` and returns the latter's path."""
+    """Reads the run's files, finished or not, writes ``summary.json`` and ``report.html`` and returns the latter's
+    path."""
     run = Path(run)
     summary = build_summary(run)
     page = run / "report.html"

@@ -8,18 +8,20 @@ A finding appeared, did not appear, is within noise (the 95 % intervals overlap)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aha.report.names import is_proportion, model_label, number, percent, with_interval
-from aha.report.reading import Measure, Run, finite, parse_measure
+from aha.report.names import is_proportion, model_label, number, percent, points, with_interval
+from aha.report.reading import Measure, Run, finite, parse_measure, vote_metric
 
 APPEARED = "appeared"
 ABSENT = "did not appear"
 PARTLY = "partly"
 NOISE = "within noise"
 NOT_RUN = "not run yet"
+SHORT = "too few steps"
 
+_LEAST_STEPS = 10  # fewer, and start and end of a curve are the same steps
 _GROWTH = 1.1  # a curve has grown or fallen when it moved by a tenth
 _AGREEMENT = 0.05  # nats between sampler and trainer on one token; rounding in float32 stays far below
 
@@ -130,7 +132,8 @@ _CHANGES = (
         "r1_zero",
         "r1",
         "language",
-        "R1-Zero mixes languages; a language-consistency reward is added for R1. No consistency figure is published for both.",
+        "R1-Zero mixes languages; a language-consistency reward is added for R1. No consistency figure is published "
+        "for both.",
         "v1 sections 2.2.4 and 2.3.2",
     ),
     _Change(
@@ -164,18 +167,22 @@ def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
             found.append(_judge_change(change, summary))
             pairs.add((change.before, change.after))
             if change.key == "pure_rl":
-                found.extend(_curve_findings("r1_zero", summary))
+                found.extend(_curve_findings(run, "r1_zero", summary))
     for stage in run.of_kind("rl"):
-        start = run.start_of(stage)
-        if stage.name == "random_reward":
-            if start is not None and stage.name in planned:
-                found.append(_random_reward(start, stage.name, summary))
-        elif stage.name in planned and start is not None and (start, stage.name) not in pairs:
-            if stage.name == "student_rl":
-                found.append(_judge_change(_student_control(start), summary))
-            elif not any(change.after == stage.name for change in _CHANGES):
-                found.append(_judge_change(_plain_rl(start, stage.name), summary))
-                found.extend(_curve_findings(stage.name, summary))
+        starts = run.starts_of(stage)
+        pairs_here = [
+            (starts[suffix], model) for suffix, model in run.evaluated(stage.name).items() if suffix in starts
+        ]
+        for before, after in pairs_here:
+            if after == "random_reward":
+                found.append(_random_reward(before, after, summary))
+            elif after == "student_rl":
+                found.append(_judge_change(_student_control(before), summary))
+            elif (before, after) not in pairs:
+                found.append(_judge_change(_plain_rl(before, after), summary))
+        known = {"random_reward"} | {name for change in _CHANGES for name in (change.before, change.after)}
+        if stage.name not in known:
+            found.extend(_curve_findings(run, stage.name, summary))
     found.extend(_agreement(run, summary))
     return found
 
@@ -185,7 +192,8 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
     seed = run.arguments.get("seed")
     which = "one run" if seed is None else f"one run with seed {seed}"
     sentences = [
-        f"Every figure comes from {which}. The intervals cover the draw of evaluation problems and samples, not the draw "
+        f"Every figure comes from {which}. The intervals cover the draw of evaluation problems and samples, not the "
+        f"draw "
         "of training seeds: another seed may move a figure by more than its interval.",
         "“Within noise” means that two 95 % intervals overlap. It is a cautious reading: a paired test on the same "
         "problems could still find a small difference.",
@@ -195,7 +203,8 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
     stages, curves = summary["stages"], summary["curves"]
     if {"r1_zero", "r1"} <= set(stages):
         sentences.append(
-            "R1 went through more stages and more data than R1-Zero. A higher score of R1 is no evidence that its order of "
+            "R1 went through more stages and more data than R1-Zero. A higher score of R1 is no evidence that its "
+            "order of "
             "stages is what helped."
         )
     base, zero = _measure(stages, "base", "pass@16"), _measure(stages, "r1_zero", "pass@16")
@@ -204,13 +213,15 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
         if single.value <= base.value or zero.overlaps(base) or zero.value < base.value:
             sentences.append(
                 f"The base solves {percent(base.value)} of the problems in at least one of 16 attempts; R1-Zero solves "
-                f"{percent(single.value)} in one and {percent(zero.value)} in 16. Much of the gain may be the base's own "
+                f"{percent(single.value)} in one and {percent(zero.value)} in 16. Much of the gain may be the base's "
+                f"own "
                 "ability made reliable rather than something new."
             )
         else:
             sentences.append(
                 f"The base solves {percent(base.value)} of the problems in at least one of 16 attempts, R1-Zero "
-                f"{percent(single.value)} in a single one: more than 16 attempts of the base would be needed to tell new "
+                f"{percent(single.value)} in a single one: more than 16 attempts of the base would be needed to tell "
+                f"new "
                 "ability from old ability made reliable."
             )
     zero_curve = curves.get("r1_zero", {})
@@ -231,19 +242,18 @@ def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
     before, after = _measure(stages, change.before, change.metric), _measure(stages, change.after, change.metric)
     if before is None or after is None:
         lacking = " and ".join(
-            model_label(name)
-            for name, measure in ((change.before, before), (change.after, after))
-            if measure is None
+            model_label(name) for name, measure in ((change.before, before), (change.after, after)) if measure is None
         )
         sentence = f"No {_metric_words(change.metric)} of {lacking} has been measured."
         return Finding(change.key, change.title, NOT_RUN, sentence, change.paper, change.source)
     difference = after.value - before.value
     outcome = _outcome(difference * change.direction, before.overlaps(after))
     proportion = is_proportion(change.metric)
-    gap = f"{100 * difference:+.1f} points" if proportion else f"{difference:+.3g}"
+    gap = points(difference) if proportion else f"{difference:+.3g}"
     sentence = (
         f"{_metric_words(change.metric).capitalize()} is {with_interval(before, proportion=proportion)} for "
-        f"{model_label(change.before)} and {with_interval(after, proportion=proportion)} for {model_label(change.after)}: "
+        f"{model_label(change.before)} and {with_interval(after, proportion=proportion)} for "
+        f"{model_label(change.after)}: "
         f"{gap}"
     )
     if outcome == NOISE:
@@ -270,12 +280,10 @@ def _baseline_caveat(stages: Mapping[str, Any]) -> str:
     start, direct = _measure(stages, "student_base", "pass@1"), _measure(stages, "student_rl", "pass@1")
     if start is None or direct is None:
         return ""
+    around = f"({percent(start.value)} before, {percent(direct.value)} after)"
     if direct.overlaps(start) or direct.value <= start.value:
-        return (
-            f" Direct RL did not learn here ({percent(start.value)} before, {percent(direct.value)} after), so this is a win "
-            "over a baseline that failed."
-        )
-    return f" Direct RL did learn ({percent(start.value)} before, {percent(direct.value)} after), so the comparison is fair in that."
+        return f" Direct RL did not learn here {around}: distillation was compared with a baseline that failed."
+    return f" Direct RL did learn {around}, so the comparison is fair in that."
 
 
 def _student_control(start: str) -> _Change:
@@ -309,18 +317,24 @@ def _random_reward(start: str, stage: str, summary: Mapping[str, Any]) -> Findin
     difference = after.value - before.value
     overlap = before.overlaps(after)
     outcome = APPEARED if overlap or difference <= 0 else ABSENT
+    steps = summary["curves"].get(stage, {}).get("steps", "the")
     sentence = (
-        f"Pass@1 is {with_interval(before)} for {model_label(start)} and {with_interval(after)} after as many steps of a random "
-        f"reward: {100 * difference:+.1f} points{', within noise' if overlap else ''}."
+        f"Pass@1 is {with_interval(before)} for {model_label(start)} and {with_interval(after)} after {steps} steps "
+        f"of a random "
+        f"reward: {points(difference)}{', within noise' if overlap else ''}."
     )
     real = _measure(summary["stages"], "r1_zero", "pass@1")
     if real is not None:
-        sentence += f" The real reward gained {100 * (real.value - before.value):+.1f} points from the same start."
+        sentence += f" The real reward changed it by {points(real.value - before.value)} from the same start."
     return Finding("random_reward", title, outcome, sentence, paper, source)
 
 
-def _curve_findings(stage: str, summary: Mapping[str, Any]) -> list[Finding]:
-    return [_length(stage, summary), _reflection(stage, summary), _vote(stage, summary)]
+def _curve_findings(run: Run, name: str, summary: Mapping[str, Any]) -> list[Finding]:
+    curves = [_length(name, summary), _reflection(name, summary)]
+    stage = run.stage(name)
+    if stage is not None and not stage.done:
+        curves = [f if f.outcome in {NOT_RUN, SHORT} else replace(f, sentence=f"So far: {f.sentence}") for f in curves]
+    return [*curves, _vote(name, summary)]
 
 
 def _length(stage: str, summary: Mapping[str, Any]) -> Finding:
@@ -332,9 +346,12 @@ def _length(stage: str, summary: Mapping[str, Any]) -> Finding:
     start, end, lowest = (finite(curve.get(name)) for name in ("length_start", "length_end", "length_lowest"))
     if start is None or end is None or lowest is None or min(start, lowest) <= 0:
         return Finding(key, title, NOT_RUN, "No response lengths have been recorded.", paper, source)
+    if curve["steps"] < _LEAST_STEPS:
+        return Finding(key, title, SHORT, _too_short(curve), paper, source)
     step = number(curve["length_lowest_step"])
     sentence = (
-        f"Mean length starts at {number(start)} tokens, is lowest at {number(lowest)} (mean of 5 steps, ending at step {step}) and "
+        f"Mean length starts at {number(start)} tokens, is lowest at {number(lowest)} (mean of 5 steps, ending at "
+        f"step {step}) and "
         f"ends at {number(end)}: ×{end / lowest:.2f} its lowest and ×{end / start:.2f} its start."
     )
     dipped = lowest * _GROWTH < start
@@ -352,7 +369,8 @@ def _length(stage: str, summary: Mapping[str, Any]) -> Finding:
         change = after / before - 1
         if abs(change) < 0.05:
             sentence += (
-                f" It is flat over the last half ({number(before)}, then {number(after)} tokens a quarter), where the paper's still grows."
+                f" It is flat over the last half ({number(before)}, then {number(after)} tokens a quarter), "
+                f"where the paper's still grows."
             )
         elif change < 0:
             sentence += f" It shrinks again in the last quarter ({number(before)}, then {number(after)} tokens)."
@@ -368,6 +386,8 @@ def _reflection(stage: str, summary: Mapping[str, Any]) -> Finding:
     first, last = finite(curve.get("reflection_first_tenth")), finite(curve.get("reflection_last_tenth"))
     if first is None or last is None:
         return Finding(key, title, NOT_RUN, "No reflection words have been counted.", paper, source)
+    if curve["steps"] < _LEAST_STEPS:
+        return Finding(key, title, SHORT, _too_short(curve), paper, source)
     factor = f" (×{last / first:.2f})" if first > 0 else ""
     if last > first * _GROWTH:
         outcome, verb = APPEARED, "rose"
@@ -376,15 +396,21 @@ def _reflection(stage: str, summary: Mapping[str, Any]) -> Finding:
     else:
         outcome, verb = ABSENT, "stayed"
     sentence = (
-        f"Reflection words {verb} from {number(first)} to {number(last)} a response between the first and the last tenth of the "
+        f"Reflection words {verb} from {number(first)} to {number(last)} a response between the first and the last "
+        f"tenth of the "
         f"steps{factor}."
     )
     return Finding(key, title, outcome, sentence, paper, source)
 
 
+def _too_short(curve: Mapping[str, Any]) -> str:
+    return f"{curve['steps']} steps are too few to tell a start from an end."
+
+
 def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
     stages = summary["stages"]
-    single, vote = _measure(stages, stage, "pass@1"), _measure(stages, stage, "cons@16")
+    metric = vote_metric(stages.get(stage, {}))
+    single, vote = _measure(stages, stage, "pass@1"), _measure(stages, stage, metric)
     title = f"A majority vote adds to {model_label(stage)}"
     paper = "R1-Zero on AIME 2024: 71.0 % alone, 86.7 % by a vote of 64."
     source = "v1 table 2"
@@ -393,7 +419,8 @@ def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
         return Finding(key, title, NOT_RUN, "Votes have not been measured.", paper, source)
     overlap = single.overlaps(vote)
     sentence = (
-        f"Pass@1 is {with_interval(single)}, the vote of 16 {with_interval(vote)}: {100 * (vote.value - single.value):+.1f} points"
+        f"Pass@1 is {with_interval(single)}, the vote of {metric[5:]} {with_interval(vote)}: "
+        f"{points(vote.value - single.value)}"
         f"{', within noise' if overlap else ''}."
     )
     return Finding(key, title, _outcome(vote.value - single.value, overlap), sentence, paper, source)
@@ -402,17 +429,25 @@ def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
 def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
     if not run.of_kind("rl"):
         return []
-    gaps = {name: gap for name, curve in summary["curves"].items() if (gap := finite(curve.get("max_logprob_gap"))) is not None}
+    gaps = {
+        name: gap
+        for name, curve in summary["curves"].items()
+        if (gap := finite(curve.get("max_logprob_gap"))) is not None
+    }
     title = "Sampler and trainer agree on every token's probability (check)"
     paper = "Not in the paper: an invariant, since a ratio that is not 1 on policy trains on the wrong gradient."
     source = "this program's own check"
     if not gaps:
-        return [Finding("agreement", title, NOT_RUN, "No reinforcement-learning step has been recorded.", paper, source)]
+        return [
+            Finding("agreement", title, NOT_RUN, "No reinforcement-learning step has been recorded.", paper, source)
+        ]
     worst = max(gaps, key=lambda name: abs(gaps[name]))
     outcome = APPEARED if abs(gaps[worst]) <= _AGREEMENT else ABSENT
     sentence = (
-        f"The largest gap of one token's log-probability over {sum(summary['curves'][name]['steps'] for name in gaps)} steps of "
-        f"{len(gaps)} RL stages is {number(abs(gaps[worst]))} nats, in {model_label(worst)}."
+        f"The largest gap of one token's log-probability over "
+        f"{sum(summary['curves'][name]['steps'] for name in gaps)} steps of "
+        f"{len(gaps)} RL {'stage' if len(gaps) == 1 else 'stages'} is {number(abs(gaps[worst]))} nats, in "
+        f"{model_label(worst)}."
     )
     return [Finding("agreement", title, outcome, sentence, paper, source)]
 

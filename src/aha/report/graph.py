@@ -1,4 +1,5 @@
-"""The recipe as a drawing: stages in layers with their edges, and a strip of when each ran. Plain SVG text, no library."""
+"""The recipe as a drawing: stages in layers with their edges, and a strip of when each ran. Plain SVG text, no
+library."""
 
 from __future__ import annotations
 
@@ -14,7 +15,19 @@ _WIDTH, _HEIGHT = 156, 46  # of a node
 _CHIP = 20  # height of the evaluation below its model
 _GAP_X, _GAP_Y = 22, 46
 _BEND = 14  # width kept free for an edge that passes a layer
-_KINDS = ("tokenizer", "pretrain", "sft", "rl", "cold_start", "reject", "reward_model", "evaluate")
+_KINDS = (
+    "tokenizer",
+    "problems",
+    "foundation",
+    "pretrain",
+    "sft",
+    "rl",
+    "cold_start",
+    "reject",
+    "examples",
+    "reward_model",
+    "evaluate",
+)
 
 
 @dataclass
@@ -56,46 +69,47 @@ def layers_of(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[st
 def recipe_svg(run: Run) -> str:
     """The stages as a graph from top to bottom; an evaluation is drawn as a label below the model it measures."""
     chips = _chips(run)
-    stages = [stage for stage in run.stages if stage.name not in {chip.name for chip in chips.values()}]
+    labels = {chip.name for group in chips.values() for chip in group}
+    stages = [stage for stage in run.stages if stage.name not in labels]
     edges = _edges(stages)
     layer = layers_of([stage.name for stage in stages], edges)
     rows, links = _with_bends(stages, edges, layer)
     _order(rows, links)
     width = _spread(rows, links)
-    step = _HEIGHT + _CHIP + _GAP_Y
+    step = _HEIGHT + _CHIP * max(map(len, chips.values()), default=0) + _GAP_Y
     height = len(rows) * step - _GAP_Y
     by_key = {place.key: place for row in rows for place in row}
-    has_chip = set(chips)
     parts: list[str] = []
     for source, target in links:
         upper, lower = by_key[source], by_key[target]
-        depth = _HEIGHT + (_CHIP if source in has_chip else 0) if upper.stage is not None else 0
-        y1, y2 = upper.layer * step + depth, lower.layer * step
-        if upper.stage is None:
-            y1 = upper.layer * step + _HEIGHT / 2
+        depth = _HEIGHT + _CHIP * len(chips.get(source, ())) if upper.stage is not None else _HEIGHT / 2
+        y1, y2 = float(upper.layer * step + depth), float(lower.layer * step)
         tip = lower.stage is not None
+        arrow = ' marker-end="url(#recipe-tip)"' if tip else ""
         y2 = y2 - 5 if tip else y2 + _HEIGHT / 2
         middle = (y1 + y2) / 2
         parts.append(
             f'<path class="edge" d="M{upper.x:.1f} {y1:.1f} C{upper.x:.1f} {middle:.1f} {lower.x:.1f} {middle:.1f} '
-            f'{lower.x:.1f} {y2:.1f}"{" marker-end=\"url(#recipe-tip)\"" if tip else ""}/>'
+            f'{lower.x:.1f} {y2:.1f}"{arrow}/>'
         )
     for row in rows:
         for place in row:
             if place.stage is not None:
-                parts.append(_node(place, place.layer * step, place.stage, chips.get(place.key)))
+                parts.append(_node(place, place.layer * step, place.stage, chips.get(place.key, ())))
     tip_shape = (
-        '<defs><marker id="recipe-tip" viewBox="0 0 8 8" refX="3" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
+        '<defs><marker id="recipe-tip" viewBox="0 0 8 8" refX="3" refY="4" markerWidth="7" markerHeight="7" '
+        'orient="auto"><path class="tip" d="M0 0L8 4L0 8z"/></marker></defs>'
     )
     return (
         f'<svg class="recipe" role="img" aria-label="Stages of the recipe and what each uses" '
-        f'viewBox="-2 -2 {width + 4:.0f} {height + 4:.0f}" width="{width + 4:.0f}">{tip_shape}{"".join(parts)}</svg>'
+        f'viewBox="-2 -2 {width + 4:.0f} {height + 4:.0f}" width="{width + 4:.0f}" '
+        f'style="min-width:min(35rem,{width + 4:.0f}px)">{tip_shape}{"".join(parts)}</svg>'
     )
 
 
 def gantt_svg(run: Run) -> str:
-    """A bar for each stage that has run: at the times of the ledger, or one after the other where those are not known."""
+    """A bar for each stage that has run: at the times of the ledger, or one after the other where those are not
+    known."""
     spans = _spans(run)
     if not spans:
         return ""
@@ -104,7 +118,7 @@ def gantt_svg(run: Run) -> str:
     label, width, row_height = 128.0, 640.0, 20
     scale = (width - label - 64) / total
     parts: list[str] = []
-    for number, (name, (start, stop)) in enumerate(spans.items()):
+    for number, (name, (start, stop)) in enumerate(sorted(spans.items(), key=lambda item: item[1])):
         stage = run.stage(name)
         assert stage is not None
         y = number * row_height
@@ -113,7 +127,8 @@ def gantt_svg(run: Run) -> str:
         parts.append(
             f'<text class="bar-name" x="{label - 8:.0f}" y="{y + 14}" text-anchor="end">{escape(name)}</text>'
             f'<line class="rail" x1="{label:.0f}" x2="{width - 64:.0f}" y1="{y + 10}" y2="{y + 10}"/>'
-            f'<rect class="bar {kind_class(stage.kind)}" x="{x:.1f}" y="{y + 3}" width="{length:.1f}" height="14" rx="3"/>'
+            f'<rect class="bar {kind_class(stage.kind)}" x="{x:.1f}" y="{y + 3}" width="{length:.1f}" height="14" '
+            f'rx="3"/>'
             f'<text class="bar-time" x="{x + length + 5:.1f}" y="{y + 14}">{escape(duration(stop - start))}</text>'
         )
     height = len(spans) * row_height
@@ -123,19 +138,19 @@ def gantt_svg(run: Run) -> str:
     )
 
 
-def _chips(run: Run) -> dict[str, Stage]:
-    """Producer's name -> the evaluation drawn below it: one that nothing else uses."""
+def _chips(run: Run) -> dict[str, list[Stage]]:
+    """Producer's name -> the evaluations drawn below it: those that nothing else uses."""
     used = {source for stage in run.stages for sources in stage.inputs.values() for source in sources}
-    chips: dict[str, Stage] = {}
+    chips: dict[str, list[Stage]] = {}
     for stage in run.of_kind("evaluate"):
         producer = run.producer(evaluated_model(stage))
         if producer is not None and stage.name not in used:
-            chips.setdefault(producer.name, stage)
+            chips.setdefault(producer.name, []).append(stage)
     return chips
 
 
 def _edges(stages: Sequence[Stage]) -> list[tuple[str, str]]:
-    """Who uses whom, without the tokenizer's edges to stages that a longer path from it reaches: nearly all use it."""
+    """Who uses whom. A stage without inputs that many use (a tokenizer, problems) is joined only to its first users."""
     names = {stage.name for stage in stages}
     edges = dict.fromkeys(
         (source, stage.name)
@@ -144,9 +159,13 @@ def _edges(stages: Sequence[Stage]) -> list[tuple[str, str]]:
         for source in sources
         if source in names and source != stage.name
     )
-    tokenizers = {stage.name for stage in stages if stage.kind == "tokenizer"}
     layer = layers_of([stage.name for stage in stages], list(edges))
-    return [(source, target) for source, target in edges if source not in tokenizers or layer[target] == layer[source] + 1]
+    first: dict[str, int] = {}
+    for stage in stages:
+        users = [layer[target] for source, target in edges if source == stage.name]
+        if not stage.inputs and len(users) > 2:
+            first[stage.name] = min(users)
+    return [(source, target) for source, target in edges if layer[target] <= first.get(source, layer[target])]
 
 
 def _with_bends(
@@ -177,7 +196,8 @@ def _neighbours(links: Sequence[tuple[str, str]]) -> tuple[dict[str, list[str]],
 
 
 def _order(rows: list[list[_Place]], links: Sequence[tuple[str, str]]) -> None:
-    """Sorts each row by the mean place of its neighbours, down and up in turn, and keeps the order with fewest crossings."""
+    """Sorts each row by the mean place of its neighbours, down and up in turn, and keeps the order with fewest
+    crossings."""
     above, below = _neighbours(links)
     best, fewest = [list(row) for row in rows], _crossings(rows, links)
     for sweep in range(12):
@@ -241,23 +261,25 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _node(place: _Place, y: float, stage: Stage, evaluation: Stage | None) -> str:
+def _node(place: _Place, y: float, stage: Stage, evaluations: Sequence[Stage]) -> str:
     x = place.x - _WIDTH / 2
     time = duration(stage.seconds) if stage.done else _status_words(stage.status)
+    note = f"{stage.kind.replace('_', ' ')} · {time}"
     parts = [
         f'<g class="node {kind_class(stage.kind)}{"" if stage.done else " pending"}">'
         f'<rect x="{x:.1f}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="7"/>'
         f'<text class="node-name" x="{place.x:.1f}" y="{y + 20}">{escape(stage.name)}</text>'
-        f'<text class="node-note" x="{place.x:.1f}" y="{y + 36}">{escape(stage.kind.replace("_", " "))} · {escape(time)}</text></g>'
+        f'<text class="node-note" x="{place.x:.1f}" y="{y + 36}">{escape(note)}</text></g>'
     ]
-    if evaluation is not None:
+    for number, evaluation in enumerate(evaluations):
+        top = y + _HEIGHT + number * _CHIP
         score = parse_measure(evaluation.metrics.get("pass@1"))
         measured = f"pass@1 {percent(score.value)}" if score is not None else "evaluate"
-        note = f"{measured} · {duration(evaluation.seconds)}" if evaluation.done else f"evaluate · {_status_words(evaluation.status)}"
+        when = duration(evaluation.seconds) if evaluation.done else _status_words(evaluation.status)
         parts.append(
             f'<g class="chip{"" if evaluation.done else " pending"}">'
-            f'<rect x="{x + 8:.1f}" y="{y + _HEIGHT}" width="{_WIDTH - 16}" height="{_CHIP}" rx="0"/>'
-            f'<text x="{place.x:.1f}" y="{y + _HEIGHT + 14}">{escape(note)}</text></g>'
+            f'<rect x="{x + 8:.1f}" y="{top}" width="{_WIDTH - 16}" height="{_CHIP}"/>'
+            f'<text x="{place.x:.1f}" y="{top + 14}">{escape(f"{measured} · {when}")}</text></g>'
         )
     return "".join(parts)
 

@@ -38,6 +38,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
+def points(difference: float) -> str:
+    """A difference of two shares: ``+2.5 points``, ``−50.9 points``."""
+    return f"{'−' if difference < 0 else '+'}{abs(100 * difference):.1f} points"
+
+
 def number(value: float) -> str:
     """Three significant digits, without an exponent where a person would not write one."""
     if value == 0:

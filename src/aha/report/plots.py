@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aha.report.names import model_label
 from aha.report.reading import Measure, Run, Stage, load_run, parse_measure, rolling_mean, series
@@ -40,7 +41,7 @@ _COLOURS = {
 _DASHES: dict[str, Any] = {"random_reward": (0, (1, 1.4)), "dev2": (0, (5, 1.6)), "student_rl": (0, (4, 1.4, 1, 1.4))}
 _MARKERS = "osD^vPX*"
 WINDOW = 10
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "aha",
     "font.family": "DejaVu Sans",
@@ -68,6 +69,7 @@ _STYLE: dict[str, Any] = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+_styled = matplotlib.rc_context(_STYLE)
 
 
 def colour(name: str, place: int = 0) -> str:
@@ -75,33 +77,32 @@ def colour(name: str, place: int = 0) -> str:
     return _COLOURS.get(name, PALETTE[place % 6])
 
 
+@_styled
 def accuracy_plot(stage: Stage, levels: Sequence[tuple[str, Measure]] = ()) -> str:
     """Accuracy on training prompts: each step faint, the mean of 10 steps bold; ``levels`` as horizontal lines."""
     figure, axes = _figure()
     _curve(axes, stage.rows, "accuracy", colour(stage.name), scale=100)
-    steps, _ = series(stage.rows, "accuracy")
     for number, (label, measure) in enumerate(levels):
-        axes.axhline(100 * measure.value, color=INK, linewidth=1.0, linestyle=((0, (5, 3)), (0, (1, 2)))[number % 2])
-        axes.annotate(
-            f"{label} {100 * measure.value:.0f} %",
-            (steps[-1] if steps else 1, 100 * measure.value),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-        )
+        dashes = ((0, (5, 3)), (0, (1, 2)))[number % 2]
+        value = 100 * measure.value
+        axes.axhline(value, color=INK, linewidth=1.1, linestyle=dashes, label=f"{label}: {value:.1f} %")
+    _legend(axes, len(levels))
     _percent_axis(axes)
     return _svg(figure, f"Accuracy of {model_label(stage.name)} over its steps", axes, "step", "accuracy, %")
 
 
+@_styled
 def length_plot(stage: Stage) -> str:
     """Response length on training prompts, as ``accuracy_plot``."""
     figure, axes = _figure()
     _curve(axes, stage.rows, "length", colour(stage.name))
     axes.set_ylim(bottom=0)
-    return _svg(figure, f"Response length of {model_label(stage.name)} over its steps", axes, "step", "tokens a response")
+    return _svg(
+        figure, f"Response length of {model_label(stage.name)} over its steps", axes, "step", "tokens a response"
+    )
 
 
+@_styled
 def reward_plot(stage: Stage) -> str:
     """Every named reward, unweighted, as means of 10 steps."""
     figure, axes = _figure()
@@ -119,6 +120,7 @@ def reward_plot(stage: Stage) -> str:
     return _svg(figure, f"Reward parts of {model_label(stage.name)} over its steps", axes, "step", "mean score")
 
 
+@_styled
 def overlay_plot(stages: Sequence[Stage], key: str, label: str, *, log: bool = False) -> str:
     """One measure of several RL stages, means of 10 steps, each over its own steps."""
     figure, axes = _figure()
@@ -143,6 +145,7 @@ def overlay_plot(stages: Sequence[Stage], key: str, label: str, *, log: bool = F
     return _svg(figure, f"{label} over the steps", axes, "step", label)
 
 
+@_styled
 def task_plot(stage: Stage, prefix: str, label: str, *, scale: float = 1.0) -> str:
     """A measure by task: every key ``<prefix>/<task>`` of the stage's steps."""
     figure, axes = _figure()
@@ -161,9 +164,10 @@ def task_plot(stage: Stage, prefix: str, label: str, *, scale: float = 1.0) -> s
     return _svg(figure, f"{label} of {model_label(stage.name)} by task", axes, "step", label)
 
 
-def vote_plot(votes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+@_styled
+def vote_plot(votes: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
     """Accuracy of a majority vote against the number of votes, a line for each model."""
-    figure, axes = _figure(height=3.3)
+    figure, axes = _figure(height=3.1)
     counts: set[int] = set()
     for place, (model, points) in enumerate(votes.items()):
         pairs = [(int(p["k"]), m) for p in points if p.get("k") and (m := parse_measure(p)) is not None]
@@ -187,9 +191,10 @@ def vote_plot(votes: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     axes.minorticks_off()
     _percent_axis(axes)
     _legend(axes, len(votes))
-    return _svg(figure, "Accuracy against the number of votes", axes, "votes k", "accuracy, %")
+    return _svg(figure, title, axes, "votes k", "accuracy, %")
 
 
+@_styled
 def bar_plot(bars: Mapping[str, Measure], title: str) -> str:
     """Pass@1 of several models with 95 % intervals, the value above each bar."""
     figure, axes = _figure()
@@ -198,7 +203,7 @@ def bar_plot(bars: Mapping[str, Measure], title: str) -> str:
 
 
 def reward_parts(stage: Stage) -> list[str]:
-    """The keys ``reward/<name>`` of a stage's steps; those that hold for all steps of old runs are read the same way."""
+    """The keys ``reward/<name>`` of a stage's steps: each named reward, unweighted."""
     return task_keys(stage, "reward")
 
 
@@ -208,7 +213,8 @@ def task_keys(stage: Stage, prefix: str) -> list[str]:
 
 
 def save_readme_figure(run: Path, path: Path) -> None:
-    """One PNG on white: accuracy and length over the steps of R1-Zero (or the first RL stage), and pass@1 of each stage."""
+    """One PNG on white: accuracy and length over the steps of R1-Zero (or the first RL stage), and pass@1 of each
+    stage."""
     loaded = load_run(run)
     summary = compute_summary(loaded)
     scored = {
@@ -223,7 +229,7 @@ def save_readme_figure(run: Path, path: Path) -> None:
         if stage is not None:
             _curve(left, stage.rows, "accuracy", colour(stage.name), scale=100)
             start = loaded.start_of(stage)
-            if start in scored:
+            if start is not None and start in scored:
                 left.axhline(100 * scored[start].value, color=INK, linewidth=1.0, linestyle=(0, (5, 3)))
                 left.annotate(
                     f"{model_label(start)} pass@1",
@@ -254,10 +260,9 @@ def first_curve(run: Run) -> Stage | None:
     return next((stage for stage in stages if stage.name == "r1_zero"), stages[0] if stages else None)
 
 
-def _figure(*, width: float = 4.6, height: float = 3.0) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+def _figure(*, width: float = 4.15, height: float = 2.8) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
 
 def _curve(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, tint: str, *, scale: float = 1.0) -> None:
@@ -279,8 +284,8 @@ def _bars(axes: Axes, bars: Mapping[str, Measure], *, horizontal: bool = False) 
     for place, (value, high) in enumerate(zip(values, errors[1], strict=True)):
         at = (value + high, place) if horizontal else (place, value + high)
         offset = (5, 0) if horizontal else (0, 4)
-        align: dict[str, str] = {"ha": "left", "va": "center"} if horizontal else {"ha": "center", "va": "bottom"}
-        axes.annotate(f"{value:.0f}", at, xytext=offset, textcoords="offset points", fontsize=9.5, **align)
+        align: dict[str, Any] = {"ha": "left", "va": "center"} if horizontal else {"ha": "center", "va": "bottom"}
+        axes.annotate(f"{value:.1f}", at, xytext=offset, textcoords="offset points", fontsize=9.5, **align)
     if horizontal:
         axes.barh(places, values, xerr=errors, color=tints, height=0.68, error_kw=whisker)
         axes.set_yticks(places, labels)
@@ -290,7 +295,9 @@ def _bars(axes: Axes, bars: Mapping[str, Measure], *, horizontal: bool = False) 
     else:
         axes.bar(places, values, yerr=errors, color=tints, width=0.6, error_kw=whisker)
         axes.set_xticks(places, [label.replace(", ", ",\n") for label in labels])
-        axes.set_ylim(0, min(108, max([high + value for high, value in zip(errors[1], values, strict=True)], default=1) * 1.18))
+        axes.set_ylim(
+            0, min(108, max([high + value for high, value in zip(errors[1], values, strict=True)], default=1) * 1.18)
+        )
         axes.grid(visible=False, axis="x")
 
 
@@ -301,16 +308,22 @@ def _percent_axis(axes: Axes) -> None:
 
 def _legend(axes: Axes, num_lines: int) -> None:
     if num_lines:
-        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(3, num_lines), columnspacing=1.2, borderpad=0.1)
+        figure = axes.get_figure()
+        assert isinstance(figure, Figure)
+        figure.legend(
+            loc="outside upper left", ncols=min(3, num_lines), columnspacing=1.2, borderpad=0.1, borderaxespad=0.1
+        )
 
 
 def _svg(figure: Figure, description: str, axes: Axes, x_label: str, y_label: str) -> str:
-    """The figure as an ``<svg>`` element for the inside of a page: own ids, no namespaces, colours as the page's variables."""
+    """The figure as an ``<svg>`` element for the inside of a page: own ids, no namespaces, colours as the page's
+    variables."""
     axes.set_xlabel(x_label)
+    if x_label == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_ylabel(y_label)
     buffer = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -13,6 +13,7 @@ from aha.errors import DataError
 from aha.util.files import read_json
 
 EVALUATION_SUFFIX = "_eval"
+_START_EDGES = {"init", "model", "start", "policy", "base"}
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,33 @@ class Run:
                 return source
         return None
 
-    def start_of(self, stage: Stage) -> str | None:
-        """The evaluated model that ``stage`` started from, if any of its inputs was evaluated."""
-        models = self.evaluations()
-        by_producer = {producer.name: model for model in models if (producer := self.producer(model)) is not None}
-        edges = sorted(stage.inputs, key=lambda edge: edge not in {"model", "start", "init", "policy", "base"})
+    def evaluated(self, stage: str) -> dict[str, str]:
+        """Benchmark suffix -> evaluated model, for one stage: ``{"": "r1", "_own": "r1_own"}``."""
+        found: dict[str, str] = {}
+        for model in self.evaluations():
+            producer = self.producer(model)
+            if producer is not None and producer.name == stage:
+                found.setdefault(model.removeprefix(stage), model)
+        return found
+
+    def starts_of(self, stage: Stage) -> dict[str, str]:
+        """Benchmark suffix -> evaluated model that ``stage`` started from; empty if what it started from was not
+        evaluated."""
+        edges = sorted(stage.inputs, key=lambda edge: edge not in _START_EDGES)
         for edge in edges:
             for name in stage.inputs[edge]:
-                found = by_producer.get(name, name if name in models else None)
-                if found is not None:
+                found = self.evaluated(name)
+                if found:
                     return found
-        for name in ("untrained", "base"):  # a published checkpoint is no stage of the recipe, but is evaluated
+        models = self.evaluations()
+        for name in ("untrained", "base"):  # a published checkpoint need not be a stage of the recipe
             if name in models and name != stage.name:
-                return name
-        return None
+                return {"": name}
+        return {}
+
+    def start_of(self, stage: Stage) -> str | None:
+        """The evaluated model that ``stage`` started from, on the recipe's main benchmark."""
+        return next(iter(self.starts_of(stage).values()), None)
 
 
 def load_run(folder: Path) -> Run:
@@ -142,6 +156,12 @@ def parse_measure(entry: Any) -> Measure | None:
     return None if value is None else Measure(value)
 
 
+def vote_metric(entry: Mapping[str, Any]) -> str:
+    """The vote with the most samples an evaluation took: ``cons@16``, or ``cons@4`` where it took four."""
+    sizes = [int(key[5:]) for key in entry if key.startswith("cons@") and key[5:].isdigit()]
+    return f"cons@{max(sizes, default=16)}"
+
+
 def series(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of ``key``, without the rows that lack it."""
     steps: list[float] = []
@@ -166,23 +186,27 @@ def rolling_mean(values: Sequence[float], window: int) -> list[float]:
 
 def _load_stage(folder: Path, entry: Mapping[str, Any], ledger: Mapping[str, Any]) -> Stage:
     name = str(entry["name"])
-    result_path = folder / name / "result.json"
-    result = read_json(result_path) if result_path.is_file() else {}
+    place = folder / name
+    if not place.is_dir():  # a stage works in a folder of its own and is renamed when it is done
+        place = folder / f"{name}.partial"
+    result = read_json(folder / name / "result.json") if (folder / name / "result.json").is_file() else {}
     metrics = result.get("metrics") or {}
-    rows_path = folder / name / "metrics.jsonl"
     seconds = finite(ledger.get("seconds"))
+    status = str(ledger.get("status") or "missing")
+    if result and status in {"missing", "partial"}:  # the rename comes before the ledger
+        status = "done"
     return Stage(
         name=name,
         kind=str(entry.get("kind", "stage")),
         settings=entry.get("settings") or {},
         inputs={str(edge): _names(source) for edge, source in (entry.get("inputs") or {}).items()},
-        status=str(ledger.get("status") or ("done" if result else "missing")),
+        status=status,
         seconds=finite(metrics.get("seconds")) if seconds is None else seconds,
         finished=ledger.get("finished"),
         started=ledger.get("started"),
         metrics=metrics,
-        rows=_last_of_each_step(_read_rows(rows_path)),
-        folder=folder / name,
+        rows=_last_of_each_step(_read_rows(place / "metrics.jsonl")),
+        folder=place,
     )
 
 
@@ -191,7 +215,8 @@ def _names(source: Any) -> tuple[str, ...]:
 
 
 def _read_rows(path: Path) -> list[Mapping[str, Any]]:
-    """The rows of a metrics file up to the first torn line: a stage may be writing, or have been killed while it did."""
+    """The rows of a metrics file up to the first torn line: a stage may be writing, or have been killed while it
+    did."""
     rows: list[Mapping[str, Any]] = []
     if not path.is_file():
         return rows

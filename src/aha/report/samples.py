@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow
-import pyarrow.parquet as parquet
+from pyarrow import parquet
 
 from aha.records import Sample
 from aha.report.names import model_label
@@ -17,6 +17,7 @@ from aha.report.reading import Run, Stage, finite
 
 _COLUMNS = tuple(Sample.__dataclass_fields__)
 _MOST_ROWS = 20_000  # of one stage; a page shows a few
+_MOST_FILES = 12  # looked at from either end for a group whose rewards differ
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Transcript:
 
 
 def side_by_side(run: Run, models: Sequence[str], *, num_problems: int) -> list[Transcript]:
-    """The first problems, one of each task and language in turn, that every one of ``models`` answered in its evaluation.
+    """The first problems, one of each task and language in turn, that every one of ``models`` answered in its
+    evaluation.
 
     The first completion each model gave is shown, right or wrong. Models without samples are left out.
     """
@@ -45,7 +47,9 @@ def side_by_side(run: Run, models: Sequence[str], *, num_problems: int) -> list[
                 answers[model] = first
     if not answers:
         return []
-    shared = [problem for problem in next(iter(answers.values())) if all(problem in first for first in answers.values())]
+    shared = [
+        problem for problem in next(iter(answers.values())) if all(problem in first for first in answers.values())
+    ]
     some = next(iter(answers.values()))
     transcripts: list[Transcript] = []
     for problem in _in_turn(shared, {problem: (some[problem].task, some[problem].language) for problem in shared}):
@@ -58,24 +62,33 @@ def side_by_side(run: Run, models: Sequence[str], *, num_problems: int) -> list[
 
 
 def advantage_groups(stage: Stage) -> list[Transcript]:
-    """From the first and the last recorded step of an RL stage: one group, its best and its worst completion.
+    """One group near the first and one near the last recorded step of an RL stage, each with its best and worst
+    completion.
 
-    The group is the first one whose rewards differ (where they do not, no token has an advantage).
+    A group whose rewards are all equal has no advantages: the nearest recorded step with another one is taken.
     """
     files = _files(stage)
+    early = _nearest_group(files)
+    late = _nearest_group(files[::-1], last=True)
+    groups = [early] if early and late and early[0].step == late[0].step else [early, late]
     transcripts: list[Transcript] = []
-    for path in dict.fromkeys([*files[:1], *files[-1:]]):
+    for group in groups:
+        if group:
+            best = max(group, key=lambda sample: sample.reward)
+            worst = min(group, key=lambda sample: sample.reward)
+            columns = ((f"Best of {len(group)}", best), (f"Worst of {len(group)}", worst))
+            transcripts.append(Transcript(best.prompt, best.answer, best.task, columns))
+    return transcripts
+
+
+def _nearest_group(files: Sequence[Path], *, last: bool = False) -> list[Sample]:
+    for path in files[:_MOST_FILES]:
         samples = _load([path])
-        steps = sorted({sample.step for sample in samples})
-        wanted = dict.fromkeys([steps[0], steps[-1]]) if len(files) == 1 and steps else dict.fromkeys(steps[:1])
-        for step in wanted:
+        for step in sorted({sample.step for sample in samples}, reverse=last):
             group = _first_group_that_differs([sample for sample in samples if sample.step == step])
             if group:
-                best = max(group, key=lambda sample: sample.reward)
-                worst = min(group, key=lambda sample: sample.reward)
-                columns = (("best of the group", best), ("worst of the group", worst))
-                transcripts.append(Transcript(best.prompt, best.answer, best.task, columns))
-    return transcripts
+                return group
+    return []
 
 
 def _files(stage: Stage) -> list[Path]:

@@ -1,4 +1,5 @@
-"""The figures of a run in one small file, ``summary.json``: what scripts compare and the report's sentences are made from.
+"""The figures of a run in one small file, ``summary.json``: what scripts compare and the report's sentences are made
+from.
 
 It depends on the run's files alone; only the fields named ``seconds`` differ between two runs of one seed.
 """
@@ -21,7 +22,8 @@ TENTH = 10
 def build_summary(run: Path) -> dict[str, Any]:
     """Writes ``summary.json`` into the run folder and returns what it wrote.
 
-    ``stages`` maps each evaluated model to its evaluation's measures, with ``seconds`` of the stage that made the model;
+    ``stages`` maps each evaluated model to its evaluation's measures, with ``seconds`` of the stage that made the
+    model;
     ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to; ``seconds`` is the sum
     over all stages.
     """
@@ -63,7 +65,8 @@ def compute_summary(run: Run) -> dict[str, Any]:
 def curve_numbers(stage: Stage) -> dict[str, Any]:
     """What the curves of one reinforcement-learning stage come down to.
 
-    ``*_start`` and ``*_end`` are means over the first and last 5 steps, ``*_first_tenth`` and ``*_last_tenth`` over a tenth
+    ``*_start`` and ``*_end`` are means over the first and last 5 steps, ``*_first_tenth`` and ``*_last_tenth`` over a
+    tenth
     of the steps; ``length_lowest`` is the smallest mean over 5 steps in a row, ``length_ratio`` is end over lowest.
     """
     numbers: dict[str, Any] = {"steps": len(stage.rows)}

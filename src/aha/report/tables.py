@@ -41,9 +41,22 @@ def stage_columns(summary: Mapping[str, Any]) -> dict[str, str]:
         for key, value in entry.items():
             if isinstance(value, Mapping) and parse_measure(value) is not None:
                 seen[key] = None
-    present = {key: heading for key, heading in COLUMNS.items() if any(key in entry for entry in summary["stages"].values())}
-    extra = {key: key.replace("_", " ") for key in seen if key not in COLUMNS}
-    return {**(present or COLUMNS), **extra}
+    if not seen:
+        return dict(COLUMNS)
+    ordered = sorted(seen, key=_column_rank)  # stable: what is unknown keeps its order
+    return {key: COLUMNS.get(key, key.replace("_", " ")) for key in ordered}
+
+
+def _column_rank(key: str) -> tuple[int, int]:
+    stem, _, size = key.partition("@")
+    if size.isdigit():
+        return (
+            (0, 0)
+            if key == "pass@1"
+            else (("cons", "pass").index(stem) + 1 if stem in {"cons", "pass"} else 3, int(size))
+        )
+    known = list(COLUMNS)
+    return (4, known.index(key)) if key in COLUMNS else (5, 0)
 
 
 def stage_rows(run: Run, summary: Mapping[str, Any]) -> list[StageRow]:
@@ -59,7 +72,7 @@ def stage_rows(run: Run, summary: Mapping[str, Any]) -> list[StageRow]:
                 label=model_label(model),
                 status=NOT_RUN if entry is None else "done",
                 measures={key: parse_measure((entry or {}).get(key)) for key in columns},
-                seconds=producer.seconds if producer is not None else None,
+                seconds=producer.seconds if producer is not None and producer.done else None,
             )
         )
     return rows
@@ -67,7 +80,11 @@ def stage_rows(run: Run, summary: Mapping[str, Any]) -> list[StageRow]:
 
 def cell(metric: str, measure: Measure) -> tuple[str, str]:
     """Value and interval of a table cell, without units: percent for proportions, ``("80.5", "78.1–82.9")``."""
-    write: Callable[[float], str] = (lambda value: f"{100 * value:.1f}") if is_proportion(metric) else number
+    scale = 100.0 if is_proportion(metric) else 1.0
+
+    def write(value: float) -> str:
+        return f"{scale * value:.1f}" if scale > 1 or 10 <= abs(value) < 1000 else number(value)
+
     if measure.low is None or measure.high is None:
         return write(measure.value), ""
     return write(measure.value), f"{write(measure.low)}–{write(measure.high)}"
@@ -131,26 +148,28 @@ def _length_ratio(summary: Mapping[str, Any]) -> float | None:
 
 
 CLAIMS: tuple[Claim, ...] = (
-    Claim("base pass@1", _value("base", "pass@1"), 0.03, 0.15),
-    Claim("R1-Zero pass@1", _value("r1_zero", "pass@1"), 0.60),
+    Claim("base pass@1", _value("base", "pass@1"), None, 0.15),
+    Claim("R1-Zero pass@1", _value("r1_zero", "pass@1"), 0.80),
     Claim("R1-Zero length, end / lowest", _length_ratio, 1.3),
     Claim("R1-Zero cons@16 − pass@1", _gap(_value("r1_zero", "cons@16"), _value("r1_zero", "pass@1")), 0.05),
-    Claim("language consistency, R1-Zero", _value("r1_zero", "language")),
-    Claim("language consistency, R1", _value("r1", "language"), 0.95),
-    Claim("language consistency, R1 − R1-Zero", _gap(_value("r1", "language"), _value("r1_zero", "language")), 0.25),
-    Claim("Dev3 pass@1", _value("dev3", "pass@1"), 0.70),
-    Claim("R1 pass@1", _value("r1", "pass@1"), 0.70),
-    Claim("R1 − Dev3 pass@1", _gap(_value("r1", "pass@1"), _value("dev3", "pass@1")), -0.05),
+    Claim("language consistency, R1-Zero", _value("r1_zero", "language"), None, 0.75),
+    Claim("language consistency, R1", _value("r1", "language"), 0.97),
+    Claim("Dev3 pass@1", _value("dev3", "pass@1")),
+    Claim("R1 pass@1", _value("r1", "pass@1"), 0.90),
+    Claim("R1 − Dev3 pass@1", _gap(_value("r1", "pass@1"), _value("dev3", "pass@1")), -0.02),
     Claim("Dev3 preference", _value("dev3", "preference")),
     Claim("R1 preference", _value("r1", "preference")),
     Claim("R1 − Dev3 preference", _gap(_value("r1", "preference"), _value("dev3", "preference")), 0.0),
     Claim("general score, R1-Zero", _value("r1_zero", "general")),
-    Claim("general score, R1", _value("r1", "general")),
-    Claim("general score, R1 − R1-Zero", _gap(_value("r1", "general"), _value("r1_zero", "general")), 0.15),
+    Claim("general score, R1", _value("r1", "general"), 0.60),
     Claim("student pass@1, base", _value("student_base", "pass@1")),
-    Claim("student pass@1, direct RL", _value("student_rl", "pass@1")),
-    Claim("student pass@1, distilled", _value("student_distilled", "pass@1"), 0.35),
-    Claim("student, distilled − direct RL", _gap(_value("student_distilled", "pass@1"), _value("student_rl", "pass@1")), 0.20),
+    Claim("student pass@1, direct RL", _value("student_rl", "pass@1"), 0.20),
+    Claim("student pass@1, distilled", _value("student_distilled", "pass@1"), 0.55),
+    Claim(
+        "student, distilled − direct RL",
+        _gap(_value("student_distilled", "pass@1"), _value("student_rl", "pass@1")),
+        0.20,
+    ),
     Claim("random reward − base pass@1", _gap(_value("random_reward", "pass@1"), _value("base", "pass@1")), None, 0.05),
 )
 

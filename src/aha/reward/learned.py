@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,7 +38,8 @@ def pad_right(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, 
 
 
 def learned_judge(name: str, model: RewardModel, renderer: Renderer, reads: Reads, *, offset: float = 0.0) -> Judge:
-    """A judge whose score is sigmoid(r - offset), in (0, 1): bounded, so that it cannot drown the rules. No answer scores 0.
+    """A judge whose score is sigmoid(r - offset), in (0, 1): bounded, so that it cannot drown the rules. No answer
+    scores 0; a score that is no number is an error.
 
     A pairwise loss leaves the zero of r free; ``offset``, the mean r over the training pairs, puts it in their middle.
     """
@@ -47,11 +49,18 @@ def learned_judge(name: str, model: RewardModel, renderer: Renderer, reads: Read
         rows = [i for i, text in enumerate(texts) if text]
         scores = [0.0] * len(texts)
         if rows:
-            ids, last = pad_right([judge_ids(renderer, problems[i], texts[i]) for i in rows], renderer.tokenizer.pad_id)
+            sequences = [judge_ids(renderer, problems[i], texts[i]) for i in rows]
+            ids_BT, last_B = pad_right(sequences, renderer.tokenizer.pad_id)
             with torch.inference_mode():
-                values = torch.sigmoid(model(ids, last).float() - offset).tolist()
+                values = torch.sigmoid(model(ids_BT, last_B).float() - offset).tolist()
             for i, value in zip(rows, values, strict=True):
                 scores[i] = value
-        return [Verdict(name, Status.RIGHT if s > 0.5 else Status.WRONG, s) for s in scores]
+        return [_verdict(name, s) for s in scores]
 
     return judge
+
+
+def _verdict(name: str, score: float) -> Verdict:
+    if not math.isfinite(score):
+        return Verdict(name, Status.ERROR, 0.0, f"the preference model gives {score}")
+    return Verdict(name, Status.RIGHT if score > 0.5 else Status.WRONG, score)

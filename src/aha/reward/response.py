@@ -11,8 +11,9 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 class Response:
     """``Response(think="2 + 3 = 5 .", answer="5", well_formed=True)``.
 
-    ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>``: several answers are no answer, or a model
-    could list its guesses. ``think`` is everything before the answer when the tags are broken.
+    ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
+    are no answer, or a model could list its guesses. ``think`` is everything before the answer when the tags are
+    broken.
     """
 
     think: str
@@ -21,23 +22,23 @@ class Response:
 
 
 def read_response(completion: str, *, prompt_tail: str = "") -> Response:
-    """Split a completion. ``prompt_tail`` is the end of the prompt: when it opens ``<think>`` itself, as many published
-    chat templates do, the completion need not open it again."""
+    """Split a completion. ``prompt_tail`` is the end of the prompt: a tag that it ends with belongs to the response.
+    Many published chat templates open ``<think>`` themselves, and the completion need not open it again."""
     text = completion.strip()
-    if prompt_tail.rstrip().endswith(TAGS[0]):
-        text = f"{TAGS[0]} {text}"
+    for tag in TAGS:
+        if prompt_tail.rstrip().endswith(tag):
+            text = f"{tag} {text}"
     places = [text.find(tag) for tag in TAGS]
     once = all(text.count(tag) == 1 for tag in TAGS)
-    in_order = once and places == sorted(places)
     answer = None
     if text.count(TAGS[2]) == 1 and text.count(TAGS[3]) == 1 and places[2] < places[3]:
         answer = text[places[2] + len(TAGS[2]) : places[3]].strip() or None
-    if in_order:
+        if answer is not None and any(tag in answer for tag in TAGS):
+            answer = None
+    if once and places == sorted(places):
         think = text[places[0] + len(TAGS[0]) : places[1]].strip()
         between = text[places[1] + len(TAGS[1]) : places[2]].strip()
-        well_formed = (
-            places[0] == 0 and bool(think) and answer is not None and not between and text.endswith(TAGS[3])
-        )
+        well_formed = places[0] == 0 and bool(think) and answer is not None and not between and text.endswith(TAGS[3])
         return Response(think, answer, well_formed)
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:

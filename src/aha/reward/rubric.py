@@ -1,7 +1,7 @@
 """Named rewards, weighed and summed: each has a weight, problems it applies to, and a time from which it counts.
 
-Every verdict is kept unweighted for the log. A verifier that fails masks the sample instead of calling it wrong; too many
-failures stop the run (``VerifierError``), since a policy would learn to please a broken judge.
+Every verdict is kept unweighted for the log. A verifier that fails masks the sample instead of calling it wrong; too
+many failures stop the run (``VerifierError``), since a policy would learn to please a broken judge.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Judge = Callable[[Sequence[Problem], Sequence[Response]], Sequence[Verdict]]
 class Reward:
     """``Reward("language", each(rules.language), weight=0.3, applies=is_reasoning, start=0.0)``.
 
-    ``start`` is the share of the stage's steps after which the reward counts: DeepSeek-R1 adds preference rewards only in the
-    last 400 of 1,700 steps (R1v2 3.2.2), because longer use invites reward hacking.
+    ``start`` is the share of the stage's steps after which the reward counts: DeepSeek-R1 adds preference rewards only
+    in the last 400 of 1,700 steps (R1v2 3.2.2), because longer use invites reward hacking.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Reward:
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards of N completions: ``total`` weighted sums, ``parts[name]`` unweighted scores (``None`` where the reward does not
-    apply or has not started), ``valid`` False where a verifier failed, ``right`` the accuracy verdict where there is one."""
+    """Rewards of N completions: ``total`` weighted sums, ``parts[name]`` unweighted scores (``None`` where the reward
+    does not apply, has not started or failed), ``valid`` False where a verifier failed."""
 
     total: list[float]
     parts: Mapping[str, list[float | None]]
@@ -71,8 +71,8 @@ def score(
         if errors > max_error_rate * max(len(verdicts), 1):
             first = next(v for v in verdicts if v.status is Status.ERROR)
             raise VerifierError(
-                f"reward {reward.name!r} failed on {errors} of {len(verdicts)} responses (allowed {max_error_rate:.0%}); "
-                f"the first says: {first.note}"
+                f"reward {reward.name!r} failed on {errors} of {len(verdicts)} responses (allowed "
+                f"{max_error_rate:.0%}); the first says: {first.note}"
             )
         parts[reward.name] = scores
     return Scored(total, parts, valid)

@@ -37,8 +37,8 @@ def format_tags(problem: Problem, response: Response) -> Verdict:
 def language_share(text: str, language: str) -> float:
     """Words of ``language`` over all words of English or Chinese in ``text`` (R1v1 2.3.2: Num(target) / Num(words)).
 
-    An English word is a run of Latin letters, a Chinese one a run of Han characters; numerals and symbols belong to nobody. A
-    text without words scores 0: silence must not be the way to a consistent language.
+    An English word is a run of Latin letters, a Chinese one a run of Han characters; numerals and symbols belong to
+    nobody. A text without words scores 0: silence must not be the way to a consistent language.
     """
     english, chinese = len(_ENGLISH.findall(text)), len(_CHINESE.findall(text))
     if english + chinese == 0:

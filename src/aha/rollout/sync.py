@@ -22,19 +22,22 @@ def sync_weights(engine: NativeEngine, decoder: Decoder, *, version: int) -> flo
 
     ``InvariantError`` when the digests differ or the probe's log-probs differ by more than the data type explains.
     """
-    dtype = decoder.head_weight.dtype
+    dtype, device = decoder.head_weight.dtype, decoder.head_weight.device
     engine.load_weights(decoder, version)
     trainer, sampler = decoder_digest(decoder, decoder.config, dtype=dtype), engine.digest()
     if trainer != sampler:
-        raise InvariantError(f"sampler weights {sampler} are not trainer weights {trainer} after sync to version {version}")
+        raise InvariantError(
+            f"sampler weights {sampler} are not trainer weights {trainer} after sync to version {version}"
+        )
     probe = [(7919 * (i + 1)) % decoder.config.vocab_size for i in range(PROBE_TOKENS)]
     with torch.no_grad():
-        logp_TV: Tensor = decoder.logits(decoder(torch.tensor([probe], device=decoder.head_weight.device)))[0].float().log_softmax(-1)
+        hidden_BTD = decoder(torch.tensor([probe], device=device))
+        logp_TV: Tensor = decoder.logits(hidden_BTD)[0].float().log_softmax(-1)
     expected = logp_TV[torch.arange(PROBE_TOKENS - 1), torch.tensor(probe[1:])].cpu()
     gap = float((expected - torch.tensor(engine.score([probe])[0])).abs().max())
     if not gap <= TOLERANCE[dtype]:
         raise InvariantError(
-            f"after sync to version {version} the sampler's log-probs of the probe differ by {gap:.2e} from the trainer's (allowed "
-            f"{TOLERANCE[dtype]:.0e}): the two compute different models"
+            f"after sync to version {version} the sampler's log-probs of the probe differ by {gap:.2e} from the "
+            f"trainer's (allowed {TOLERANCE[dtype]:.0e}): the two compute different models"
         )
     return gap

@@ -11,6 +11,7 @@ from typing import Any
 
 from aha.util.files import append_jsonl, write_text_atomic
 
+
 class Interrupted(BaseException):
     """The stage was asked to stop and has had its chance to save. No error: ``except Exception`` lets it pass."""
 
@@ -50,6 +51,7 @@ class Context:
         self._state_every = state_every
         self._progress_every = progress_every
         self._saved_at = time.monotonic()
+        self._saving_since: float | None = None
         self._sent_at = float("-inf")
         self._save_asked = False  # the stage saves state at all
         self._stop_offered = False  # save_due() has been true since the stop was requested
@@ -79,14 +81,14 @@ class Context:
         return self._stop.is_set()
 
     def save_due(self) -> bool:
-        """True every ``state_every`` seconds, and when a stop was requested: save everything needed to continue."""
+        """True every ``state_every`` seconds (less often where saving takes long), and when a stop was requested: save everything needed to continue."""
         self._save_asked = True
         now = time.monotonic()
         if self.stop_requested():
             self._stop_offered = True
         elif now - self._saved_at < self._state_every:
             return False
-        self._saved_at = now
+        self._saving_since = now
         return True
 
     def progress(self, step: int, total: int, **fields: float) -> None:
@@ -96,6 +98,9 @@ class Context:
         ``save_due`` by the second call after the request is taken to have nothing to save.
         """
         now = time.monotonic()
+        if self._saving_since is not None:  # the state was written since save_due: let it cost a twentieth of the time
+            self._state_every = max(self._state_every, 20 * (now - self._saving_since))
+            self._saved_at, self._saving_since = now, None
         if self._send is not None and (now - self._sent_at >= self._progress_every or step >= total):
             self._sent_at = now
             self._send(("progress", step, total, {key: float(value) for key, value in fields.items()}))

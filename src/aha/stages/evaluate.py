@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from aha.config import Frozen
+from aha.data.preferences import is_harmful
 from aha.data.problems import load_problems
-from aha.evaluate.estimators import mean_interval
-from aha.evaluate.runner import Judged, general_score, read_groups, reasoning_metrics
+from aha.evaluate.estimators import score_interval
+from aha.evaluate.runner import Judged, count_errors, general_score, read_groups, reasoning_metrics
 from aha.records import Problem, Sample, StageResult
 from aha.reward import rules
 from aha.rollout.engine import SamplingParams
@@ -19,12 +20,13 @@ from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
 from aha.stages.context import Context
 from aha.stages.models import Policy, load_policy
-from aha.stages.rewarding import is_harmful, load_preferences
+from aha.stages.rewarding import load_preferences
 from aha.stages.samples import write_samples
 
 
 class Settings(Frozen):
-    """``samples`` a problem, ``general_samples`` a general prompt; the vote curve has every power of two up to ``samples``."""
+    """``samples`` a problem, ``general_samples`` a general prompt; the vote curve has every power of two up to
+    ``samples``."""
 
     samples: int = 16
     general_samples: int = 4
@@ -51,7 +53,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     judged: list[Judged] = []
     for asked, samples in ((problems, settings.samples), (general, settings.general_samples)):
         for start in range(0, len(asked), settings.chunk):
-            judged += sample_judged(engine, policy, asked[start : start + settings.chunk], samples, settings, context.seed)
+            chunk = asked[start : start + settings.chunk]
+            judged += sample_judged(engine, policy, chunk, samples, settings, context.seed)
             context.progress(len(judged), total)
     reasoning, other = judged[: len(problems)], judged[len(problems) :]
     votes = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= settings.samples]
@@ -82,16 +85,17 @@ def _preferences(judged: Sequence[Judged], inputs: Mapping[str, Path], policy: P
     values = []
     for j in judged:
         judge = judges["safe" if is_harmful(j.problem) else "helpful"]
-        scores = [v.score for v in judge([j.problem] * len(j.responses), j.responses)]
-        values.append(sum(scores) / len(scores))
-    return {"preference": mean_interval(values, minimum=0.0, maximum=1.0).as_dict()}
+        verdicts = judge([j.problem] * len(j.responses), j.responses)
+        count_errors(verdicts)
+        values.append(sum(v.score for v in verdicts) / len(verdicts))
+    return {"preference": score_interval(values).as_dict()}
 
 
 def _keep_samples(path: Path, judged: Sequence[Judged], policy: Policy) -> None:
     samples = []
     for j in judged:
         for text, response, completion in zip(j.texts[:2], j.responses, j.completions, strict=False):
-            verdicts = [rules.accuracy(j.problem, response), rules.format_tags(j.problem, response), rules.language(j.problem, response)]
+            verdicts = [rule(j.problem, response) for rule in (rules.accuracy, rules.format_tags, rules.language)]
             samples.append(
                 Sample(
                     step=0,

@@ -1,13 +1,15 @@
-"""Examples for supervised training, made from a model's own samples and from rules: cold start, rejection sampling, or clean.
+"""Examples for supervised training, made from a model's own samples and from rules: cold start, rejection sampling, or
+clean.
 
-The three sets of DeepSeek-R1 differ only in whose samples are kept and what is added: R1-Zero's correct and readable samples,
-rewritten (R1v2 B.3.2); the reasoning model's correct one-language samples with general data (R1v1 2.3.3); or none at all.
+The three sets of DeepSeek-R1 differ only in whose samples are kept and what is added: R1-Zero's correct and readable
+samples, rewritten (R1v2 B.3.2); the reasoning model's correct one-language samples with general data (R1v1 2.3.3); or
+none at all.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aha.config import Frozen
@@ -15,8 +17,9 @@ from aha.data.examples import WorkedExample, clean_example, readable, rewrite, s
 from aha.data.problems import load_problems
 from aha.errors import DataError
 from aha.evaluate.runner import Judged, read_groups
-from aha.records import StageResult
+from aha.records import Problem, StageResult, Status
 from aha.reward import rules
+from aha.reward.response import read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine
@@ -42,26 +45,46 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``policy`` gives the samples, ``problems`` the questions; writes ``examples.jsonl`` and counts why samples were dropped."""
+    """``policy`` gives the samples, ``problems`` the questions; writes ``examples.jsonl`` and counts why samples were
+    dropped."""
     rng = python_rng(context.seed, "examples")
     train = load_problems(inputs["problems"] / "train.jsonl")
     examples: list[WorkedExample] = []
     counts: Counter[str] = Counter()
+    for name in ("problems", "clean"):
+        if getattr(settings, name) > len(train):
+            raise DataError(f"{name} is {getattr(settings, name)}, but there are only {len(train)} training problems")
     if settings.problems:
         examples = _from_policy(settings, inputs, context, rng.sample(train, settings.problems), counts)
-    examples += [clean_example(problem, rng) for problem in rng.sample(train, settings.clean)]
+    examples += [_checked(clean_example(problem, rng), problem) for problem in rng.sample(train, settings.clean)]
     if settings.general:
         general = load_problems(inputs["problems"] / "general_train.jsonl")
-        examples += [clean_example(problem, rng) for problem in rng.choices(general, k=settings.general)]
+        asked = rng.choices(general, k=settings.general)
+        examples += [_checked(clean_example(problem, rng), problem) for problem in asked]
     if not examples:
-        raise DataError(f"no example is left of {sum(counts.values())} samples: {dict(counts)}; sample more, or add clean ones")
+        total = sum(counts.values())
+        raise DataError(f"no example is left of {total} samples: {dict(counts)}; sample more, or add clean ones")
     rng.shuffle(examples)
     save_examples(context.out / "examples.jsonl", examples)
-    return StageResult({"examples": len(examples), "origins": dict(Counter(e.origin for e in examples)), "samples": dict(counts)})
+    origins = Counter(example.origin for example in examples)
+    return StageResult({"examples": len(examples), "origins": dict(origins), "samples": dict(counts)})
+
+
+def _checked(example: WorkedExample, problem: Problem) -> WorkedExample:
+    """A worked example is to be imitated: one that breaks the format, or is wrong by its own checker, is an error."""
+    response = read_response(example.completion)
+    rule = rules.general_rule if problem.task == "general" else rules.accuracy
+    verdict = rule(problem, response)
+    if not response.well_formed or verdict.status is not Status.RIGHT:
+        raise DataError(
+            f"worked example of problem {problem.id!r} would teach a wrong answer or format ({verdict.note}): "
+            f"{example.completion!r}"
+        )
+    return example
 
 
 def _from_policy(
-    settings: Settings, inputs: Mapping[str, Path], context: Context, asked: list, counts: Counter[str]
+    settings: Settings, inputs: Mapping[str, Path], context: Context, asked: Sequence[Problem], counts: Counter[str]
 ) -> list[WorkedExample]:
     policy = load_policy(inputs["policy"] / "model")
     engine = NativeEngine(policy.config)
@@ -81,7 +104,8 @@ def _from_policy(
 
 
 def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: str) -> list[WorkedExample]:
-    """The distinct samples of a problem that are correct, well formed, readable and, unless rewritten, in one language."""
+    """The distinct samples of a problem that are correct, well formed, readable and, unless rewritten, in one
+    language."""
     kept: dict[str, WorkedExample] = {}
     problem = judged.problem
     for response in judged.responses:
@@ -96,8 +120,8 @@ def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: s
         elif len(kept) == settings.per_problem:
             counts["enough"] += 1
         else:
-            counts["kept"] += 1
             thought = rewrite(response.think, problem.language) if settings.rewritten else response.think
             text = tagged(thought, response.answer or "")
+            counts["said before" if text in kept else "kept"] += 1
             kept.setdefault(text, WorkedExample(problem.prompt, text, origin))
     return list(kept.values())

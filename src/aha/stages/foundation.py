@@ -1,4 +1,5 @@
-"""A model that comes from outside: a Hugging Face folder of llama, qwen2 or qwen3, with the prompt template it expects."""
+"""A model that comes from outside: a Hugging Face folder of llama, qwen2 or qwen3, with the prompt template it
+expects."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """Copy, add the template, and load once: what cannot be used is named here and not an hour later."""
+    """Load once, copy, add the template: what cannot be used is named here and not an hour later."""
     if not (settings.folder / "config.json").is_file():
-        raise CheckpointError(f"{settings.folder} is not a model folder: it has no config.json (aha convert makes one from a GGUF file)")
+        raise CheckpointError(
+            f"{settings.folder} is not a model folder: it has no config.json (aha convert makes one from a GGUF file)"
+        )
+    policy = load_policy(settings.folder, template=settings.template)
     model = context.out / "model"
     shutil.copytree(settings.folder, model, dirs_exist_ok=True)
     write_json_atomic(model / TEMPLATE_FILE, {"template": settings.template})
-    policy = load_policy(model)
     return StageResult({"parameters": count_parameters(policy.config), "model_type": policy.config.model_type})

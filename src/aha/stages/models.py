@@ -45,13 +45,15 @@ def load_policy(folder: Path, *, template: str | None = None) -> Policy:
     if template is None:
         path = folder / TEMPLATE_FILE
         if not path.is_file():
-            raise CheckpointError(f"{folder} has no {TEMPLATE_FILE}: give the prompt template it expects, with {{question}} in it")
+            raise CheckpointError(
+                f"{folder} has no {TEMPLATE_FILE}: give the prompt template it expects, with {{question}} in it"
+            )
         template = str(read_json(path)["template"])
     renderer = Renderer(tokenizer, template)
     decoder, config = load_model(folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do not belong "
-            "together"
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do "
+            "not belong together"
         )
     return Policy(decoder, config, renderer)

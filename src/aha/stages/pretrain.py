@@ -34,13 +34,14 @@ class Shape(Frozen):
 
 
 class Settings(Frozen):
-    """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of its peak."""
+    """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
+    its peak."""
 
     shape: Shape = Shape()
     steps: int = 1_800
     rows: int = 8
     row_length: int = 192
-    lr: float = 3e-3
+    lr: float = 4e-3
     warmup: int = 30
     final_ratio: float = 0.1
     weight_decay: float = 0.1
@@ -60,11 +61,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     )
     decoder = build_decoder(config, seed=context.seed)
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
-    state = TrainState(0, decoder, optimizer, {})
+    state = TrainState(0, decoder, optimizer, {"loss": None})
     if (context.out / "state").exists():
         state.load(context.out / "state")
     context.rewind_metrics(state.step)
-    loss = float("nan")
     while state.step < settings.steps:
         started = time.perf_counter()
         texts = documents(python_rng(context.seed, "corpus", state.step))
@@ -84,10 +84,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
         metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
-        loss = metrics["loss"]
+        state.extra["loss"] = metrics["loss"]
         context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
-        context.progress(state.step, settings.steps, loss=loss)
+        context.progress(state.step, settings.steps, loss=metrics["loss"])
     save_policy(Policy(decoder, config, renderer), context.out / "model")
-    return StageResult({"loss": loss, "steps": settings.steps})
+    return StageResult({"loss": state.extra["loss"], "steps": settings.steps})

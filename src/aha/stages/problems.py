@@ -43,7 +43,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         problems = arithmetic_problems() if settings.source == "arithmetic" else load_problems(Path(settings.source))
         train, test = split_by_hash(problems)
         if not train or not test:
-            raise DataError(f"{settings.source}: {len(train)} training and {len(test)} test problems after the split; add more rows")
+            raise DataError(
+                f"{settings.source}: {len(train)} training and {len(test)} test problems after the split; add more rows"
+            )
         rng.shuffle(train)
         rng.shuffle(test)
         sets = {"train": train[: settings.train], "test": test[: settings.test]}

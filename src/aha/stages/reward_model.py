@@ -28,7 +28,8 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``reads`` decides what the model sees, and with it which prompts it judges: safety the harmful, helpfulness the rest."""
+    """``reads`` decides what the model sees, and with it which prompts it judges: safety the harmful, helpfulness the
+    rest."""
 
     reads: Literal["answer", "everything"]
     pairs: int = 1_200
@@ -40,7 +41,8 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``init`` gives the trunk. ``accuracy`` is that on pairs of prompts never trained on; ``offset`` is the mean score."""
+    """``init`` gives the trunk. ``accuracy`` is that on pairs of prompts never trained on; ``offset`` is the mean
+    score."""
     policy = load_policy(inputs["init"] / "model")
     train = _pairs(inputs["problems"] / "general_train.jsonl", settings.pairs, settings, context.seed)
     test = _pairs(inputs["problems"] / "general_test.jsonl", settings.held_out_pairs, settings, context.seed)
@@ -52,10 +54,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         state.load(context.out / "state")
     context.rewind_metrics(state.step)
     total = len(ids) // settings.batch
+    if not total:
+        raise DataError(f"pairs is {settings.pairs}, fewer than one batch of {settings.batch}: raise it")
     while state.step < total:
         started = time.perf_counter()
         chunk = ids[state.step * settings.batch : (state.step + 1) * settings.batch]
-        lr = learning_rate(state.step, base=settings.lr, warmup=settings.warmup, total=total, shape="cosine", final_ratio=0.1)
+        lr = learning_rate(
+            state.step, base=settings.lr, warmup=settings.warmup, total=total, shape="cosine", final_ratio=0.1
+        )
         batches = collate_preference(chunk, token_budget=4_096)
         metrics = preference_step(model, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
@@ -91,5 +97,6 @@ def _scores(
     model: RewardModel, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], policy: Policy
 ) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
-        chosen, rejected = (model(*pad_right([pair[side] for pair in pairs], policy.tokenizer.pad_id)) for side in (0, 1))
+        chosen = model(*pad_right([pair[0] for pair in pairs], policy.tokenizer.pad_id))
+        rejected = model(*pad_right([pair[1] for pair in pairs], policy.tokenizer.pad_id))
     return chosen, rejected

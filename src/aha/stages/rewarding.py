@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aha.config import Frozen
 from aha.data.preferences import is_harmful
-from aha.errors import InvariantError
+from aha.errors import CheckpointError, InvariantError, SettingError
 from aha.model.heads import load_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward import rules
@@ -15,15 +15,17 @@ from aha.reward.learned import Reads, learned_judge
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Judge, Reward, each, score
 from aha.tokens.render import Renderer
+from aha.tokens.tokenizer import load_tokenizer
 from aha.util.files import read_json
 from aha.util.seeds import python_rng
 
 
 class Weights(Frozen):
-    """What each named reward counts; 0 leaves it out. ``random`` is the control: a coin that knows nothing of the text."""
+    """What each named reward counts; 0 leaves it out. ``random`` is the control: a coin that knows nothing of the
+    text."""
 
     accuracy: float = 1.0
-    format: float = 0.2
+    format: float = 0.1
     language: float = 0.0
     general: float = 0.0
     helpful: float = 0.0
@@ -63,34 +65,43 @@ def build_rewards(
         Reward("general", each(rules.general_rule), weights.general, is_general),
         Reward("random", coin, weights.random, anything),
     ]
-    if weights.helpful:
-        rewards.append(Reward("helpful", preferences["helpful"], weights.helpful, is_harmless, preference_start))
-    if weights.safe:
-        rewards.append(Reward("safe", preferences["safe"], weights.safe, is_harmful, preference_start))
+    for name, weight, applies in (("helpful", weights.helpful, is_harmless), ("safe", weights.safe, is_harmful)):
+        if weight and name not in preferences:
+            raise SettingError(f"weights.{name} is {weight}, but the stage has no input {name!r}: a reward_model stage")
+        if weight:
+            rewards.append(Reward(name, preferences[name], weight, applies, preference_start))
     return [reward for reward in rewards if reward.weight]
 
 
 def load_preferences(inputs: Mapping[str, Path], renderer: Renderer) -> dict[str, Judge]:
-    """The preference models among a stage's inputs, as judges."""
+    """The preference models among a stage's inputs, as judges. ``CheckpointError`` when one has other tokens than
+    ``renderer``: it would read other words than were said."""
     judges: dict[str, Judge] = {}
     reads: dict[str, Reads] = {"helpful": "answer", "safe": "everything"}
     for name, what in reads.items():
         if name in inputs:
+            tokenizer = load_tokenizer(inputs[name] / "model")
+            if tokenizer.backend.get_vocab() != renderer.tokenizer.backend.get_vocab():
+                raise CheckpointError(f"the vocabulary of {inputs[name] / 'model'} is not that of the policy it judges")
             model, _ = load_reward_model(inputs[name] / "model")
             offset = float(read_json(inputs[name] / "result.json")["metrics"]["offset"])
             judges[name] = learned_judge(name, model.eval(), renderer, what, offset=offset)
     return judges
 
 
-def check_known_good(rewards: Sequence[Reward], problem: Problem, completion: str, *, prompt: str) -> None:
-    """Score a completion that is known to be right before anything is trained on: a template or a tag that no completion can
-    satisfy gives reward 0 for ever and no error."""
+def check_known_good(rewards: Sequence[Reward], problem: Problem, renderer: Renderer) -> None:
+    """Score a completion that is known to be right before anything is trained on: a template or a tag that no
+    completion can satisfy gives reward 0 for ever and no error."""
+    if not is_reasoning(problem):
+        return
     rules_only = [r for r in rewards if r.name in ("accuracy", "format")]
+    prompt = renderer.prompt_text(problem.prompt)
+    completion = renderer.continuation(f"<think> thinking </think> <answer> {problem.answer} </answer>")
     response = read_response(completion, prompt_tail=prompt[-64:])
     scored = score(rules_only, [problem], [response], progress=0.0)
     for name, values in scored.parts.items():
         if values[0] is not None and values[0] != 1.0:
             raise InvariantError(
-                f"a known-good answer gets {name} {values[0]}, not 1: problem {problem.id!r}, prompt {prompt!r}, completion "
-                f"{completion!r}; correct the template, the tags or the gold answer"
+                f"a known-good answer gets {name} {values[0]}, not 1: problem {problem.id!r}, prompt {prompt!r}, "
+                f"completion {completion!r}; correct the template, the tags or the gold answer"
             )

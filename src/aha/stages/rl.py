@@ -1,13 +1,15 @@
-"""Reinforcement learning with group-relative advantages: R1-Zero, both RL stages of R1, and every control are this loop.
+"""Reinforcement learning with group-relative advantages: R1-Zero, both RL stages of R1, and every control are this
+loop.
 
-One step: choose problems, sample a group for each with the current weights, judge, turn rewards into advantages over whole
-groups, split into mini-batches, update. Data flows in one direction and everything random comes from a stream named by the
-step, so a stage continues from its state with the same bits.
+One step: choose problems, sample a group for each with the current weights, judge, turn rewards into advantages over
+whole groups, split into mini-batches, update. Data flows in one direction and everything random comes from a stream
+named by the step, so a stage continues from its state with the same bits.
 """
 
 from __future__ import annotations
 
 import copy
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +20,15 @@ import torch
 from aha.config import Frozen
 from aha.data.curriculum import choose_problems
 from aha.data.problems import load_problems
-from aha.errors import InvariantError, SettingError, nearest
+from aha.errors import DataError, InvariantError, SettingError, nearest
 from aha.model.decoder import Decoder
 from aha.objective.advantages import group_advantages
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.objective.weights import token_weights
 from aha.records import FinishReason, Group, Problem, Sample, StageResult
+from aha.reward import rules
 from aha.reward.response import Response, read_response
-from aha.reward.rubric import Scored, score
+from aha.reward.rubric import Reward, Scored, score
 from aha.reward.rules import language_share
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
@@ -34,7 +37,7 @@ from aha.rollout.sync import sync_weights
 from aha.stages.context import Context
 from aha.stages.models import Policy, load_policy, save_policy
 from aha.stages.reflection import count_reflections
-from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_general, is_reasoning, load_preferences
+from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_reasoning, load_preferences
 from aha.stages.samples import write_samples
 from aha.train.batch import PolicyRow, collate_policy, with_reference
 from aha.train.optimizer import build_adamw
@@ -45,17 +48,19 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``algorithm`` is a row of ``objective/algorithms.py``; ``beta`` and ``minibatches`` replace the row's where given.
+    """``algorithm`` is a row of ``objective/algorithms.py``; ``beta`` and ``minibatches`` replace the row's where
+    given.
 
-    ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards count
-    after ``preference_start`` of the steps. ``curriculum`` asks easy levels first. Micro-batches hold ``token_budget`` tokens.
+    ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
+    count after ``preference_start`` of the steps. ``curriculum`` asks easy levels first. Micro-batches hold
+    ``token_budget`` tokens.
     """
 
     algorithm: str = "grpo_r1"
     steps: int = 80
     prompts: int = 16
     samples: int = 16
-    lr: float = 5e-4
+    lr: float = 3e-4
     warmup: int = 5
     final_ratio: float = 1.0
     beta: float | None = None
@@ -77,11 +82,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     policy = load_policy(inputs["init"] / "model")
     problems = load_problems(inputs["problems"] / "train.jsonl")
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
+    if len(general) < _num_general(settings):
+        raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
     optimizer = build_adamw(policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     beta = algorithm.beta if settings.beta is None else settings.beta
     reference = copy.deepcopy(policy.decoder).requires_grad_(False) if beta else None
-    state = TrainState(0, policy.decoder, optimizer, {"updates": 0}, {"reference": reference} if reference else {})
+    frozen = {"reference": reference} if reference else {}
+    state = TrainState(0, policy.decoder, optimizer, {"updates": 0, "last": {}}, frozen)
     if (context.out / "state").exists():
         state.load(context.out / "state")
     context.rewind_metrics(state.step)
@@ -90,7 +98,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )
     minibatches = settings.minibatches or algorithm.minibatches
-    row: dict[str, float] = {}
     while state.step < settings.steps:
         step, started = state.step, time.perf_counter()
         progress = step / settings.steps
@@ -98,13 +105,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         rewards = build_rewards(
             settings.weights, preferences, preference_start=settings.preference_start, seed=context.seed, step=step
         )
-        if step == 0 and settings.weights.accuracy:
-            check_known_good(rewards, asked[0], _known_good(asked[0]), prompt=policy.renderer.prompt_text(asked[0].prompt))
+        if step == 0:
+            check_known_good(rewards, asked[0], policy.renderer)
         sync_weights(engine, policy.decoder, version=step)
         prompts = [policy.renderer.prompt(p.prompt) for p in asked]
         groups = sample_groups(engine, asked, prompts, settings.samples, params, context.seed, step)
         sampled_at = time.perf_counter()
         rollout = judge_groups(policy, groups, rewards, progress=progress)
+        if step == 0:
+            _check_lengths(rollout.finish)
         advantages_PG = group_advantages(rollout.rewards_PG, rollout.valid_PG, scale=algorithm.advantage_scale)
         lr = learning_rate(
             step,
@@ -137,14 +146,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         row = _metrics(state.step, rollout, advantages_PG, updates)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
+        state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
         context.log(row)
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
             _keep_samples(context.out, state.step, policy, rollout, advantages_PG)
         if context.save_due():
             state.save(context.out / "state")
-        context.progress(state.step, settings.steps, reward=row["reward"], accuracy=row["accuracy"], length=row["length"])
+        context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
     save_policy(policy, context.out / "model")
-    return StageResult({key: row[key] for key in ("accuracy", "format", "length", "reward") if key in row} | {"steps": state.step})
+    return StageResult({**state.extra["last"], "steps": state.step})
 
 
 def named_algorithm(name: str) -> Algorithm:
@@ -154,44 +164,56 @@ def named_algorithm(name: str) -> Algorithm:
     return ALGORITHMS[name]
 
 
+def _num_general(settings: Settings) -> int:
+    return round(settings.general_share * settings.prompts)
+
+
 def _ask(
-    problems: Sequence[Problem], general: Sequence[Problem], settings: Settings, *, progress: float, seed: int, step: int
+    problems: Sequence[Problem],
+    general: Sequence[Problem],
+    settings: Settings,
+    *,
+    progress: float,
+    seed: int,
+    step: int,
 ) -> list[Problem]:
-    rng = python_rng(seed, "problems", step)
-    num_general = round(settings.general_share * settings.prompts)
+    rng, num_general = python_rng(seed, "problems", step), _num_general(settings)
     reasoning = choose_problems(
         problems, settings.prompts - num_general, rng, progress=progress, curriculum=settings.curriculum
     )
     return [*reasoning, *rng.sample(general, num_general)]
 
 
-def _known_good(problem: Problem) -> str:
-    return f"<think> {problem.prompt} </think> <answer> {problem.answer} </answer>"
-
-
 @dataclass(frozen=True)
 class Rollout:
-    """A step's groups, flattened: ``rows`` for the trainer, texts and verdicts for the log; P x G rewards and validity."""
+    """A step's groups, flattened: ``rows`` for the trainer, texts and verdicts for the log; P x G rewards and validity.
+
+    ``right`` is the accuracy of reasoning problems, measured whether or not it is rewarded.
+    """
 
     groups: list[Group]
     problems: list[Problem]
     texts: list[str]
     responses: list[Response]
     scored: Scored
+    right: list[float | None]
     rows: list[tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]]
     finish: list[FinishReason]
     rewards_PG: torch.Tensor
     valid_PG: torch.Tensor
 
 
-def judge_groups(policy: Policy, groups: list[Group], rewards: list, *, progress: float) -> Rollout:
+def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward], *, progress: float) -> Rollout:
     """Decode, read and score every completion of every group."""
     flat = [(group, completion) for group in groups for completion in group.completions]
     texts = [policy.tokenizer.decode(completion.token_ids) for _, completion in flat]
-    tails = {group.problem.id: policy.renderer.prompt_text("")[-64:] for group in groups}
     problems = [group.problem for group, _ in flat]
-    responses = [read_response(text, prompt_tail=tails[p.id]) for text, p in zip(texts, problems, strict=True)]
+    tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
+    responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
     scored = score(rewards, problems, responses, progress=progress)
+    right = scored.parts.get("accuracy") or [
+        rules.accuracy(p, r).score if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
+    ]
     shape = (len(groups), len(groups[0].completions))
     return Rollout(
         groups=groups,
@@ -199,6 +221,7 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: list, *, progress
         texts=texts,
         responses=responses,
         scored=scored,
+        right=right,
         rows=[(group.prompt_ids, c.token_ids, c.logprobs) for group, c in flat],
         finish=[c.finish_reason for _, c in flat],
         rewards_PG=torch.tensor(scored.total, dtype=torch.float64).view(shape),
@@ -206,11 +229,19 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: list, *, progress
     )
 
 
-def _split(count: int, minibatches: int, rng) -> list[list[int]]:
+def _split(count: int, minibatches: int, rng: random.Random) -> list[list[int]]:
     """Rows at random into mini-batches: advantages are already there, so a group may be torn (R1v2 2.1)."""
     order = list(range(count))
     rng.shuffle(order)
-    return [order[i::minibatches] for i in range(minibatches)]
+    return [order[i::minibatches] for i in range(min(minibatches, count))]
+
+
+def _check_lengths(finish: Sequence[FinishReason]) -> None:
+    truncated = _mean([float(reason is FinishReason.LENGTH) for reason in finish])
+    if truncated > 0.5:
+        raise InvariantError(
+            f"{truncated:.0%} of the first completions were cut at max_new_tokens: their rewards say nothing; raise it"
+        )
 
 
 def _update(
@@ -256,13 +287,14 @@ def _mean(values: Sequence[float]) -> float:
 def _metrics(
     step: int, rollout: Rollout, advantages_PG: torch.Tensor, updates: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
-    """One row of ``metrics.jsonl``. The agreement of sampler and trainer is read off the first update, which is on policy."""
+    """One row of ``metrics.jsonl``. The agreement of sampler and trainer is read off the first update, which is on
+    policy."""
     lengths = [len(tokens) for _, tokens, _ in rollout.rows]
     reasoning = [i for i, problem in enumerate(rollout.problems) if is_reasoning(problem)]
-    right = {i: rollout.scored.parts["accuracy"][i] for i in reasoning} if "accuracy" in rollout.scored.parts else {}
+    right = {i: score for i in reasoning if (score := rollout.right[i]) is not None}
     row: dict[str, float] = {
         "step": step,
-        "accuracy": _mean([v for v in right.values() if v is not None]),
+        "accuracy": _mean(list(right.values())),
         "reward": _mean(rollout.scored.total),
         "format": _mean([float(r.well_formed) for r in rollout.responses]),
         "language": _mean(
@@ -278,7 +310,7 @@ def _metrics(
     }
     for task in sorted({rollout.problems[i].task for i in reasoning}):
         rows = [i for i in reasoning if rollout.problems[i].task == task]
-        row[f"accuracy/{task}"] = _mean([right.get(i) or 0.0 for i in rows])
+        row[f"accuracy/{task}"] = _mean([right[i] for i in rows if i in right])
         row[f"length/{task}"] = _mean([lengths[i] for i in rows])
     for name, values in rollout.scored.parts.items():
         row[f"reward/{name}"] = _mean([v for v in values if v is not None])
@@ -286,10 +318,6 @@ def _metrics(
     row |= {key: first[key] for key in ("mismatch_kl", "max_logprob_gap", "entropy")}
     row |= {key: last[key] for key in ("kl", "ess", "clip_fraction", "lr")}
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
-    if step == 1 and row["truncated"] > 0.5:
-        raise InvariantError(
-            f"{row['truncated']:.0%} of the first completions were cut at max_new_tokens: their rewards say nothing; raise it"
-        )
     return row
 
 
@@ -312,7 +340,7 @@ def _keep_samples(out: Path, step: int, policy: Policy, rollout: Rollout, advant
                 answer=problem.answer,
                 finish_reason=rollout.finish[index].value,
                 reward=rollout.scored.total[index],
-                rewards={n: v[index] for n, v in rollout.scored.parts.items() if v[index] is not None},
+                rewards={n: s for n, v in rollout.scored.parts.items() if (s := v[index]) is not None},
                 tokens=policy.renderer.token_texts(tokens),
                 advantages=(advantages[index],) * len(tokens),
             )

@@ -1,4 +1,5 @@
-"""Supervised fine-tuning on worked examples: the cold start, the second SFT of the base, and distillation are all this."""
+"""Supervised fine-tuning on worked examples: the cold start, the second SFT of the base, and distillation are all
+this."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from aha.config import Frozen
 from aha.data.examples import load_examples
+from aha.errors import DataError
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import load_policy, save_policy
@@ -39,15 +41,22 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     sources = [inputs[edge] for edge in sorted(inputs) if edge.startswith("data")]
     worked = [example for source in sources for example in load_examples(source / "examples.jsonl")]
     examples = [policy.renderer.example(example.question, example.completion) for example in worked]
+    for example, ids in zip(worked, [e.ids for e in examples], strict=True):
+        if len(ids) > settings.row_length + 1:
+            raise DataError(
+                f"an example of {example.origin} has {len(ids)} tokens, row_length {settings.row_length} takes "
+                f"{settings.row_length + 1}: raise it or leave the example out: {example.question[:80]!r}"
+            )
     updates = _updates([len(e.ids) for e in examples], settings, context.seed)
+    if not updates:
+        raise DataError(f"nothing to learn: {len(worked)} examples of {len(sources)} inputs, {settings.epochs} epochs")
     optimizer = build_adamw(
         policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
     )
-    state = TrainState(0, policy.decoder, optimizer, {})
+    state = TrainState(0, policy.decoder, optimizer, {"loss": None})
     if (context.out / "state").exists():
         state.load(context.out / "state")
     context.rewind_metrics(state.step)
-    loss = float("nan")
     while state.step < len(updates):
         started = time.perf_counter()
         chosen = [(examples[i].ids, examples[i].loss_mask) for i in updates[state.step]]
@@ -62,13 +71,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         )
         metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
-        loss = metrics["loss"]
+        state.extra["loss"] = metrics["loss"]
         context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
-        context.progress(state.step, len(updates), loss=loss)
+        context.progress(state.step, len(updates), loss=metrics["loss"])
     save_policy(policy, context.out / "model")
-    return StageResult({"loss": loss, "steps": len(updates), "examples": len(examples)})
+    return StageResult({"loss": state.extra["loss"], "steps": len(updates), "examples": len(examples)})
 
 
 def _updates(lengths: list[int], settings: Settings, seed: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Chain sums: ``what is 12 + 5 - 3 + 8 ?``, three to seven terms, every partial result kept in 0..99.
+"""Chain sums: ``compute 12 #1 + 5 #2 - 3 #3 + 8``: two to five numbered operations, every partial result kept in 0..99.
 
 A guess is almost never right; a model that writes every partial result almost always is, so longer thinking earns more.
 """
@@ -10,8 +10,9 @@ import random
 from aha.records import Problem
 from aha.tasks.words import say
 
-MIN_TERMS, MAX_TERMS = 3, 7
+MIN_TERMS, MAX_TERMS = 3, 6
 LIMIT = 99
+MAX_DIGITS = 20  # int() raises over 4,300
 
 
 def generate(rng: random.Random, *, language: str) -> Problem:
@@ -19,11 +20,11 @@ def generate(rng: random.Random, *, language: str) -> Problem:
     terms = rng.randint(MIN_TERMS, MAX_TERMS)
     total = rng.randint(1, 20)
     words = [str(total)]
-    for _ in range(terms - 1):
+    for number in range(1, terms):
         operand = rng.randint(1, 9)
         minus = total - operand >= 0 and (rng.random() < 0.5 or total + operand > LIMIT)
         total += -operand if minus else operand
-        words += ["-" if minus else "+", str(operand)]
+        words += [f"#{number}", "-" if minus else "+", str(operand)]
     expression = " ".join(words)
     return Problem(
         id=f"chain/{expression}",
@@ -35,35 +36,34 @@ def generate(rng: random.Random, *, language: str) -> Problem:
     )
 
 
-def reduced(expression: str) -> str:
-    """The expression with its first operation done: ``reduced("12 + 5 - 3") == "17 - 3"``."""
-    first, operator, second, *rest = expression.split()
-    value = int(first) + int(second) if operator == "+" else int(first) - int(second)
-    return " ".join([str(value), *rest])
-
-
-def steps(expression: str) -> list[str]:
-    """What is left after each operation, left to right: ``steps("12 + 5 - 3") == ["17 - 3", "14"]``."""
-    result = []
-    while " " in expression:
-        expression = reduced(expression)
-        result.append(expression)
+def steps(expression: str) -> list[tuple[int, str, str, int, int]]:
+    """In order: ``steps("12 #1 + 5 #2 - 3") == [(12, "#1", "+", 5, 17), (17, "#2", "-", 3, 14)]``."""
+    words = expression.split()
+    total, result = int(words[0]), []
+    for number, operator, operand in zip(words[1::3], words[2::3], words[3::3], strict=True):
+        value = total + int(operand) if operator == "+" else total - int(operand)
+        result.append((total, number, operator, int(operand), value))
+        total = value
     return result
 
 
 def clean_thought(expression: str, language: str) -> str:
-    """The readable style of the cold start: what is left after each operation, one a sentence, in one language."""
-    sentences = [f"{'first' if i == 0 else 'then'} = {left} ." for i, left in enumerate(steps(expression))]
+    """The readable style of the cold start: one operation a sentence, in one language."""
+    sentences = [
+        f"{'first' if i == 0 else 'then'} {a} {number} {op} {b} = {c} ."
+        for i, (a, number, op, b, c) in enumerate(steps(expression))
+    ]
     return say(" ".join(sentences), language)
 
 
 def is_correct(problem: Problem, answer: str) -> bool:
     """The answer is one whole number equal to the gold."""
-    text = answer.strip()
-    return text.isascii() and text.isdigit() and int(text) == int(problem.answer)
+    key = vote_key(answer)
+    return key is not None and key == vote_key(problem.answer)
 
 
 def vote_key(answer: str) -> str | None:
     """What a majority vote counts as one answer; ``None`` abstains."""
     text = answer.strip()
-    return str(int(text)) if text.isascii() and text.isdigit() else None
+    plain = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return str(int(text)) if plain else None

@@ -28,5 +28,6 @@ CHECKERS = {
 def checker_of(problem: Problem) -> Checker:
     """``DataError`` when the problem names a task nobody can check."""
     if problem.task not in CHECKERS:
-        raise DataError(f"problem {problem.id!r}: no checker for task {problem.task!r}; {nearest(problem.task, CHECKERS)}")
+        hint = nearest(problem.task, CHECKERS)
+        raise DataError(f"problem {problem.id!r}: no checker for task {problem.task!r}; {hint}")
     return CHECKERS[problem.task]

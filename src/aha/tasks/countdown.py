@@ -1,8 +1,8 @@
 """Countdown: ``make 25 from 20 7 2``: combine all the numbers, each once, into the target.
 
-The checker takes any expression with ``+ - * /`` and brackets. The toy generator makes instances that plus and minus in the
-given order solve, in exactly one way, so that a search over signs finds it: there a model that notices a wrong total and
-tries again earns more than one that answers at once, and response length can grow because checking pays.
+The checker takes any expression with ``+ - * /`` and brackets. The toy generator makes instances that plus and minus in
+the given order solve, in exactly one way, so that a search over signs finds it: there a model that notices a wrong
+total and tries again earns more than one that answers at once, and response length can grow because checking pays.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import itertools
 import random
+import re
 from collections import Counter
 from fractions import Fraction
 
@@ -17,6 +18,7 @@ from aha.records import Problem
 from aha.tasks.words import say
 
 MAX_EXPRESSION_LENGTH = 200
+_PLAIN = re.compile(r"[0-9+\-*/() ]+")
 
 
 def generate(rng: random.Random, *, language: str, count: int = 3) -> Problem:
@@ -74,11 +76,16 @@ def clean_thought(numbers: list[int], target: int, language: str) -> str:
 
 
 def value_of(text: str) -> tuple[Fraction, Counter[int]] | None:
-    """Exact value and the multiset of numbers used; ``None`` when ``text`` is not a plain arithmetic expression."""
-    if len(text) > MAX_EXPRESSION_LENGTH:
+    """Exact value and the multiset of numbers used; ``None`` when ``text`` is not a plain arithmetic expression.
+
+    Only digits, ``+ - * /``, brackets and spaces are read: Python's other spellings of a number (``0x14``, ``2_0``) and
+    its comments never reach the parser.
+    """
+    text = text.strip()
+    if len(text) > MAX_EXPRESSION_LENGTH or not _PLAIN.fullmatch(text):
         return None
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        tree = ast.parse(text, mode="eval")
         numbers: Counter[int] = Counter()
         return _value(tree.body, numbers), numbers
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):

@@ -1,8 +1,8 @@
 """General prompts of the toy: translate, write a sentence, give help, decline harm, say who you are.
 
-They stand for the 200k non-reasoning samples of DeepSeek-R1 (R1v2 table 5) and its general RL prompts. Each has a rule score
-(``score``), several acceptable answers (a full one and a curt one, ``answers``) and typical bad ones (``bad_answers``), from
-which preference pairs are made: the full answer over the curt one over a wrong one.
+They stand for the 200k non-reasoning samples of DeepSeek-R1 (R1v2 table 5) and its general RL prompts. Each has a rule
+score (``score``), several acceptable answers (a full one and a curt one, ``answers``) and typical bad ones
+(``bad_answers``), from which preference pairs are made: the full answer over the curt one over a wrong one.
 """
 
 from __future__ import annotations

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
 from aha.records import Problem
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
+_NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
+_THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_CURRENCY = re.compile(r"[$€£¥](?=[-0-9.])")
+_LOOSE_MINUS = re.compile(r"-\s+[0-9.]")
+_MINUS_SIGNS = str.maketrans("−–－", "---")
+
+MAX_LENGTH = 200
 
 
 def parse_number(text: str) -> Fraction | None:
     """The one number in ``text``, exact: ``$1,250.50`` is 2501/2. ``None`` when there is none or more than one.
 
-    Thousands separators, a leading currency sign, a trailing unit or full stop are allowed; a second number is not, so that
-    an answer cannot list several guesses.
+    Thousands separators, a leading currency sign, a trailing unit or full stop are allowed; a second number is not, so
+    that an answer cannot list several guesses. A minus apart from its number could be a dash, and digits of another
+    script or a power would be overlooked: they are no number here.
     """
-    if len(text) > 200:
+    if len(text) > MAX_LENGTH or _has_other_digits(text):
         return None
-    found = _NUMBER.findall(re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text))
-    if len(found) != 1:
+    plain = _CURRENCY.sub("", _THOUSANDS.sub("", text.translate(_MINUS_SIGNS)))
+    found = _NUMBER.findall(plain)
+    if len(found) != 1 or _LOOSE_MINUS.search(plain):
         return None
     try:
         return Fraction(found[0])
     except (ValueError, ZeroDivisionError):
         return None
+
+
+def _has_other_digits(text: str) -> bool:
+    """``٤٢``, ``4２``, ``5²`` and ``5½``, but not the unit ``m²``."""
+    for before, c in zip(" " + text, text, strict=False):
+        kind = "" if c.isascii() else unicodedata.category(c)
+        if kind == "Nd" or (kind == "No" and not before.isalpha()):
+            return True
+    return False
 
 
 def is_correct(problem: Problem, answer: str) -> bool:

@@ -13,17 +13,20 @@ from aha.errors import SettingError
 from aha.tokens.tokenizer import Tokenizer
 
 R1_ZERO_TEMPLATE = (
-    "A conversation between User and Assistant. The User asks a question and the Assistant solves it. The Assistant first "
-    "thinks about the reasoning process in the mind and then gives the User the answer. The reasoning process and answer are "
-    "enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> reasoning process here "
-    "</think> <answer> answer here </answer>. User: {question}. Assistant:"
+    "A conversation between User and Assistant. The User asks a question and the Assistant solves it. The Assistant "
+    "first thinks about the reasoning process in the mind and then gives the User the answer. The reasoning process "
+    "and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, i.e., <think> "
+    "reasoning process here </think> <answer> answer here </answer>. User: {question}. Assistant:"
 )
 """In the words of DeepSeek-R1, table 1; generation starts right after ``Assistant:``."""
+
+THINK = "<think>"
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training text: ``Example(ids=(5, 9, 2, 7, 1), loss_mask=(0, 0, 1, 1, 1))``: three completion tokens are learned."""
+    """A training text: ``Example(ids=(5, 9, 2, 7, 1), loss_mask=(0, 0, 1, 1, 1))``: three completion tokens are
+    learned."""
 
     ids: tuple[int, ...]
     loss_mask: tuple[int, ...]
@@ -38,7 +41,8 @@ class Renderer:
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         if template.count("{question}") != 1:
             raise SettingError(
-                f"template has {template.count('{question}')} places for the question, needs one '{{question}}': {template!r}"
+                f"template has {template.count('{question}')} places for the question, needs one '{{question}}': "
+                f"{template!r}"
             )
         self.tokenizer, self.template = tokenizer, template
 
@@ -49,10 +53,16 @@ class Renderer:
         """Ids of the prompt, nothing added."""
         return tuple(self.tokenizer.encode(self.prompt_text(question)))
 
+    def continuation(self, completion: str) -> str:
+        """``completion`` without the ``<think>`` that the template has opened already, as some published ones do."""
+        if not self.template.rstrip().endswith(THINK):
+            return completion
+        return completion.lstrip().removeprefix(THINK).lstrip()
+
     def example(self, question: str, completion: str) -> Example:
         """Prompt without loss, completion and end token with loss."""
         prompt = self.prompt(question)
-        answer = (*self.tokenizer.encode(completion), self.tokenizer.eos_id)
+        answer = (*self.tokenizer.encode(self.continuation(completion)), self.tokenizer.eos_id)
         return Example((*prompt, *answer), (0,) * len(prompt) + (1,) * len(answer))
 
     def document(self, text: str) -> Example:

@@ -23,18 +23,20 @@ class Tokenizer:
     ``end_token_ids`` has every id that ends a completion: a published model may have several.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, eos_token: str, pad_token: str, end_tokens: Sequence[str]) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, eos_token: str, pad_token: str, end_tokens: Sequence[str]
+    ) -> None:
         self.backend = backend
         self.eos_token, self.pad_token = eos_token, pad_token
         self.eos_id, self.pad_id = self._id(eos_token), self._id(pad_token)
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
-        unknown = getattr(backend.model, "unk_token", None)
-        self._unknown_id = backend.token_to_id(unknown) if unknown else None
+        self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
+        self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
 
     def _id(self, token: str) -> int:
         token_id = self.backend.token_to_id(token)
         if token_id is None:
-            raise CheckpointError(f"tokenizer: the special token {token!r} is not in its vocabulary of {self.vocab_size}")
+            raise CheckpointError(f"the special token {token!r} is not in the tokenizer's {self.vocab_size} tokens")
         return int(token_id)
 
     @property
@@ -46,15 +48,20 @@ class Tokenizer:
         encoding = self.backend.encode(text, add_special_tokens=False)
         ids: list[int] = encoding.ids
         if self._unknown_id is not None and self._unknown_id in ids:
-            unknown = [text[a:b] for i, (a, b) in zip(ids, encoding.offsets, strict=True) if i == self._unknown_id]
+            words = (text[a:b] for i, (a, b) in zip(ids, encoding.offsets, strict=True) if i == self._unknown_id)
+            unknown = [word for word in words if word != self._unknown]  # a model may have sampled that one itself
+        else:
+            unknown = []
+        if unknown:
             raise DataError(
-                f"text has words that this tokenizer does not know: {' '.join(dict.fromkeys(unknown))!r} in {text[:80]!r}; "
-                f"its vocabulary has {self.vocab_size} words: train a tokenizer on this text, or reword it"
+                f"text has words that this tokenizer does not know: {' '.join(dict.fromkeys(unknown))!r} in "
+                f"{text[:80]!r}; it has {self.vocab_size} tokens: train a tokenizer on this text, or reword it"
             )
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ``ids`` without padding and end tokens, but with every other special token (tags must stay visible)."""
+        """Text of ``ids`` without padding and end tokens, but with every other special token (tags must stay
+        visible)."""
         drop = {self.pad_id, *self.end_token_ids}
         return str(self.backend.decode([i for i in ids if i not in drop], skip_special_tokens=False))
 
@@ -63,25 +70,29 @@ class Tokenizer:
         return str(self.backend.decode([token_id], skip_special_tokens=False))
 
     def save(self, folder: Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json`` so that transformers loads the folder."""
+        """Write ``tokenizer.json`` and ``tokenizer_config.json`` so that transformers loads the folder, and
+        ``generation_config.json`` with every end token: ``tokenizer_config.json`` has room for one only."""
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=False))
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "eos_token": self.eos_token,
             "pad_token": self.pad_token,
-            "unk_token": UNK if self._unknown_id is not None else None,
+            "unk_token": self._unknown if self._unknown_id is not None else None,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1 << 30,
         }
         write_json_atomic(folder / "tokenizer_config.json", config)
+        ends = {"eos_token_id": list(self.end_token_ids), "pad_token_id": self.pad_id}
+        write_json_atomic(folder / "generation_config.json", ends)
 
 
 def train_word_tokenizer(texts: Iterable[str], *, special_tokens: Sequence[str] = ()) -> Tokenizer:
     """One token a word, words split at white space: the smallest sequence a toy model can learn from."""
     backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(special_tokens=[PAD, EOS, UNK, *special_tokens], vocab_size=1 << 20, show_progress=False)
+    special = [PAD, EOS, UNK, *special_tokens]
+    trainer = trainers.WordLevelTrainer(special_tokens=special, vocab_size=1 << 20, show_progress=False)
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(backend, eos_token=EOS, pad_token=PAD, end_tokens=())
 

@@ -6,6 +6,7 @@ Shapes: B rows, T tokens of a row (padded on the right), N tokens that have a lo
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 
 from aha.errors import DataError, InvariantError
-from aha.train.microbatch import split_by_tokens
+from aha.model.attention import Branches
+from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
 
 PADDING = 0  # any id will do: nothing looks at a token to its right
@@ -36,11 +38,14 @@ class PolicyRow(NamedTuple):
 class PolicyBatch:
     """A micro-batch of completions; the tensors over N hold the completion tokens of row 0, then of row 1, ...
 
-    ``predict_N`` is the flat place (of B * T) whose hidden state predicts the token. A completion's last token is no
-    input: nothing follows it. ``weights_N`` is what the token counts before the division by the number of sequences.
+    ``ids_1T`` has each prompt once, then all completions, as ``branches`` says: what the G completions of a group share
+    is computed once, and nothing is padded. ``predict_N`` is the place whose hidden state predicts the token. A
+    completion's last token is no input: nothing follows it. ``weights_N`` is what the token counts before the division
+    by the number of sequences.
     """
 
-    ids_BT: Tensor
+    ids_1T: Tensor
+    branches: Branches
     predict_N: Tensor
     targets_N: Tensor
     advantages_N: Tensor
@@ -58,7 +63,7 @@ class PolicyBatch:
 def collate_policy(
     rows: Sequence[PolicyRow | tuple[Any, ...]], *, weights: Sequence[float] | Tensor, token_budget: int
 ) -> list[PolicyBatch]:
-    """Micro-batches of at most ``token_budget`` tokens with padding (a longer row is alone), the longest rows first.
+    """Micro-batches of at most ``token_budget`` tokens (a longer row is alone), rows of one prompt together.
 
     ``weights`` has what one token of each row counts (objective/weights.py). A row without a prompt or a completion, or
     whose lists differ in length, raises InvariantError with the row's index.
@@ -69,8 +74,13 @@ def collate_policy(
         raise InvariantError(f"{len(named)} rows but {len(row_weights)} weights")
     for index, row in enumerate(named):
         _check_policy_row(index, row)
-    lengths = [len(row.prompt_ids) + len(row.completion_ids) - 1 for row in named]
-    return [_policy_batch(named, row_weights, indices) for indices in split_by_tokens(lengths, token_budget)]
+    split = split_branches(
+        [tuple(row.prompt_ids) for row in named],
+        [len(row.prompt_ids) for row in named],
+        [len(row.completion_ids) - 1 for row in named],
+        token_budget,
+    )
+    return [_policy_batch(named, row_weights, indices) for indices in split]
 
 
 def _check_policy_row(index: int, row: PolicyRow) -> None:
@@ -85,23 +95,30 @@ def _check_policy_row(index: int, row: PolicyRow) -> None:
 
 def _policy_batch(rows: Sequence[PolicyRow], row_weights: Sequence[float], indices: Sequence[int]) -> PolicyBatch:
     chosen = [rows[i] for i in indices]
-    inputs = [[*row.prompt_ids, *row.completion_ids[:-1]] for row in chosen]
-    T = max(map(len, inputs))
+    prompts = {prompt: p for p, prompt in enumerate(dict.fromkeys(tuple(row.prompt_ids) for row in chosen))}
+    branches = Branches(
+        prompts=tuple(map(len, prompts)),
+        continuations=tuple(len(row.completion_ids) - 1 for row in chosen),
+        prompt_of=tuple(prompts[tuple(row.prompt_ids)] for row in chosen),
+    )
+    ids = [i for prompt in prompts for i in prompt]
+    ends = list(itertools.accumulate(branches.prompts))
     predict: list[int] = []
     targets: list[int] = []
     advantages: list[float] = []
     old_logp: list[float] = []
     weights: list[float] = []
-    for b, (index, row) in enumerate(zip(indices, chosen, strict=True)):
+    for index, row, prompt in zip(indices, chosen, branches.prompt_of, strict=True):
         tokens = len(row.completion_ids)
-        start = b * T + len(row.prompt_ids) - 1
-        predict += range(start, start + tokens)
+        predict += [ends[prompt] - 1, *range(len(ids), len(ids) + tokens - 1)]
+        ids += row.completion_ids[:-1]
         targets += row.completion_ids
         advantages += [row.advantage] * tokens if isinstance(row.advantage, int | float) else row.advantage
         old_logp += row.old_logprobs
         weights += [row_weights[index]] * tokens
     return PolicyBatch(
-        ids_BT=torch.tensor([ids + [PADDING] * (T - len(ids)) for ids in inputs]),
+        ids_1T=torch.tensor([ids]),
+        branches=branches,
         predict_N=torch.tensor(predict),
         targets_N=torch.tensor(targets),
         advantages_N=torch.tensor(advantages, dtype=torch.float32),

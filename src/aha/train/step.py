@@ -196,7 +196,7 @@ def preference_step(
 
 
 def _completion_logprobs(decoder: Decoder, batch: PolicyBatch, temperature: float) -> tuple[Tensor, Tensor]:
-    hidden_ND = decoder(batch.ids_BT).flatten(0, 1).index_select(0, batch.predict_N)
+    hidden_ND = decoder(batch.ids_1T, branches=batch.branches)[0].index_select(0, batch.predict_N)
     return token_logprobs(hidden_ND, decoder.head_weight, batch.targets_N, temperature=temperature)
 
 

@@ -56,7 +56,7 @@ def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a ``.jsonl`` or ``.jsonl.gz`` file; ``DataError`` names the file and line of what is not an object."""
+    """The rows of a ``.jsonl`` or ``.jsonl.gz`` file; ``DataError`` names file and line of what is not an object."""
     path = Path(path)
     opener = gzip.open if path.suffix == ".gz" else open
     rows: list[dict[str, Any]] = []

@@ -9,7 +9,7 @@ import random
 def stream(seed: int, *names: str | int) -> int:
     """A 63-bit seed for the stream ``names`` of ``seed``: ``stream(0, "r1_zero", "sample", 17)``.
 
-    Streams are independent (SHA-256), equal on every machine, and tell ``3`` from ``"3"``, ``("a", "b")`` from ``("ab",)``.
+    Streams are independent (SHA-256) and equal on every machine; ``3`` and ``"3"``, ``"a", "b"`` and ``"ab"`` differ.
     """
     digest = hashlib.sha256(repr((int(seed), *names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -74,13 +74,20 @@ class NativeEngine:
         return self._runner.score(sequences)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        limits: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """``len(seeds[p])`` completions of every prompt ``p``, in order. Seeds are integers of at most 63 bits.
 
         A completion depends on its prompt and seed, not on its neighbours. Log-probabilities are those of the
-        distribution sampled from, after temperature, top-k and top-p. Raises ``DataError`` for a prompt that is empty,
-        has an unknown id or does not fit into ``max_position_embeddings`` together with ``max_new_tokens``.
+        distribution sampled from, after temperature, top-k and top-p. ``limits``, shaped like ``seeds``, gives each
+        sequence a maximum of new tokens of its own, at most ``max_new_tokens``. Raises ``DataError`` for such a limit
+        that cannot be, and for a prompt that is empty, has an unknown id or does not fit into
+        ``max_position_embeddings`` together with ``max_new_tokens``.
         """
         version = self.policy_version
         if len(seeds) != len(prompts):
@@ -91,16 +98,20 @@ class NativeEngine:
                 raise DataError(f"prompt {index} has a seed outside 0 .. 2**63 - 1")
         if params.stop and self._stops is None:
             raise SettingError(f"stop strings {params.stop} need an engine with a detokenize function")
+        if limits is None:
+            limits = [[params.max_new_tokens] * len(own) for own in seeds]
+        _check_limits(limits, seeds, params)
         num_sequences = sum(map(len, seeds))
         results: list[list[Completion | None]] = [[None] * len(own) for own in seeds]
         if num_sequences:
-            self._run(prompts, seeds, params, version, results, num_sequences)
+            self._run(prompts, seeds, limits, params, version, results, num_sequences)
         return [[c for c in group if c is not None] for group in results]
 
     def _run(
         self,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
+        limits: Sequence[Sequence[int]],
         params: SamplingParams,
         version: int,
         results: list[list[Completion | None]],
@@ -128,6 +139,7 @@ class NativeEngine:
                     [slot for slot, _ in plan.admitted],
                     [prefixes[row.group] for _, row in plan.admitted],
                     [seeds[row.group][row.member] for _, row in plan.admitted],
+                    [limits[row.group][row.member] for _, row in plan.admitted],
                 )
             for group in plan.release:
                 del prefixes[group]
@@ -183,3 +195,14 @@ class NativeEngine:
                 f"bytes a token: raise it to at least {token_bytes * num_columns}"
             )
         return min(self._max_slots, num_sequences, fitting)
+
+
+def _check_limits(
+    limits: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+) -> None:
+    if list(map(len, limits)) != list(map(len, seeds)):
+        raise DataError(f"limits for {list(map(len, limits))} sequences but seeds for {list(map(len, seeds))}")
+    for index, own in enumerate(limits):
+        for limit in own:
+            if not 1 <= limit <= params.max_new_tokens:
+                raise DataError(f"prompt {index} has the limit {limit}, not 1 .. max_new_tokens {params.max_new_tokens}")

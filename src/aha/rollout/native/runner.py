@@ -64,6 +64,7 @@ class Runner:
         self._positions = torch.zeros_like(self._tokens)
         self._counts = torch.zeros_like(self._tokens)
         self._seeds = torch.zeros_like(self._tokens)
+        self._limits = torch.zeros_like(self._tokens)
         self._out_tokens = torch.zeros(num_slots, params.max_new_tokens, dtype=torch.int64, device=device)
         self._out_logprobs = torch.zeros(num_slots, params.max_new_tokens, device=device)
         flags = torch.zeros(config.vocab_size, dtype=torch.uint8)
@@ -111,12 +112,15 @@ class Runner:
         return scores
 
     @torch.inference_mode()
-    def admit(self, slots: Sequence[int], prefixes: Sequence[Prefix], seeds: Sequence[int]) -> list[tuple[int, int]]:
+    def admit(
+        self, slots: Sequence[int], prefixes: Sequence[Prefix], seeds: Sequence[int], limits: Sequence[int]
+    ) -> list[tuple[int, int]]:
         """Gives each slot a row behind its prompt and samples its first token. Returns what ``step`` returns."""
         for slot, prefix in zip(slots, prefixes, strict=True):
             self._arena[:, :, slot, :, : prefix.keys_values.shape[-2]] = prefix.keys_values
         at = self._tensor(slots)
         self._seeds[at] = self._tensor(seeds)
+        self._limits[at] = self._tensor(limits)
         # One less: recording the first token moves on to the position at which that token is fed.
         self._positions[at] = self._tensor([prefix.keys_values.shape[-2] for prefix in prefixes]) - 1
         self._counts[at] = 0
@@ -140,7 +144,8 @@ class Runner:
         lengths = self._positions[sources].tolist()
         for (source, target), length in zip(moves, lengths, strict=True):
             self._arena[:, :, target, :, :length] = self._arena[:, :, source, :, :length]
-        for state in (self._tokens, self._positions, self._counts, self._seeds, self._out_tokens, self._out_logprobs):
+        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
+        for state in (*rows, self._out_tokens, self._out_logprobs):
             state[targets] = state[sources]
 
     @torch.inference_mode()
@@ -181,7 +186,7 @@ class Runner:
         self._positions[at] += 1
         counts_B += 1
         self._counts[at] = counts_B
-        bits_B = self._flags_V[tokens_B] | (counts_B >= params.max_new_tokens).to(torch.uint8).mul_(FULL)
+        bits_B = self._flags_V[tokens_B] | (counts_B >= self._limits[at]).to(torch.uint8).mul_(FULL)
         reported = bits_B.nonzero().squeeze(-1)
         if not len(reported):
             return []

@@ -1,0 +1,162 @@
+"""The setting every benchmark shares, so that figures can be compared: model, prompts, lengths, clock."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import random
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aha.model.config import ModelConfig
+from aha.model.decoder import Decoder, build_decoder
+from aha.model.folder import save_model
+
+CONFIG = ModelConfig(
+    model_type="qwen2",
+    vocab_size=2048,
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=1024,
+)
+NUM_PROMPTS = 8
+NUM_SAMPLES = 8
+PROMPT_TOKENS = 64
+UNIFORM_TOKENS = 128
+SKEWED_TOKENS = (*[16] * 32, *[64] * 16, *[128] * 12, *[256] * 4)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def build_prompts() -> list[list[int]]:
+    """8 prompts of 64 random tokens, the same in every run."""
+    rng = random.Random(0)
+    return [[rng.randrange(1, CONFIG.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_PROMPTS)]
+
+
+def build_lengths(*, skew: bool) -> list[list[int]]:
+    """New tokens of each of the 8 x 8 samples; the skewed ones are mixed over the groups."""
+    flat = list(SKEWED_TOKENS) if skew else [UNIFORM_TOKENS] * (NUM_PROMPTS * NUM_SAMPLES)
+    random.Random(0).shuffle(flat)
+    return [flat[p * NUM_SAMPLES : (p + 1) * NUM_SAMPLES] for p in range(NUM_PROMPTS)]
+
+
+def build_policy(dtype: torch.dtype) -> Decoder:
+    """Random weights of the benchmark's shape, the same in every run."""
+    return build_decoder(CONFIG, seed=0, dtype=dtype)
+
+
+def build_peer(dtype: torch.dtype) -> Any:
+    """transformers' model with the very weights of ``build_policy``."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(build_policy(torch.float32), CONFIG, Path(folder))
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    ids = torch.tensor(build_prompts()[:1])
+    with torch.no_grad():
+        own = build_policy(torch.float32)
+        gap = (model(ids).logits.float() - own.logits(own(ids))).abs().max().item()
+    assert gap < (1e-4 if dtype == torch.float32 else 0.1), (
+        f"the two sides hold different models: logits differ by {gap}"
+    )
+    return model
+
+
+class Peak:
+    """Peak resident memory of a stretch of the program, in MiB; of the whole process where Linux cannot reset it."""
+
+    def __enter__(self) -> Peak:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self.mib = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+            self.mib = int(line.split()[1]) / 1024
+        except (OSError, StopIteration):
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.mib = peak / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def time_in_turn(sides: Mapping[str, Callable[[], None]], *, repeat: int) -> dict[str, tuple[list[float], float]]:
+    """Seconds of ``repeat`` runs of each side and its peak memory, after one run that does not count.
+
+    The sides take turns, so that a machine that grows slower or faster treats them alike.
+    """
+    found: dict[str, tuple[list[float], float]] = {name: ([], 0.0) for name in sides}
+    for turn in range(repeat + 1):
+        for name, run in sides.items():
+            with Peak() as peak:
+                started = time.perf_counter()
+                run()
+                seconds = time.perf_counter() - started
+            if turn:
+                found[name] = ([*found[name][0], seconds], max(found[name][1], peak.mib))
+            print(f"{name}: {seconds:.2f} s{'' if turn else ' (warm-up)'}", file=sys.stderr, flush=True)
+    return found
+
+
+def row(name: str, values: Sequence[float], *, unit: str, peak: float = 0.0) -> dict[str, Any]:
+    """One measured quantity: median, least and most."""
+    return {
+        "name": name,
+        "median": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "unit": unit,
+        "peak_rss_mib": round(peak, 1),
+        "values": list(values),
+    }
+
+
+def describe(*, dtype: str, skew: bool, threads: int, repeat: int) -> dict[str, Any]:
+    """The setting as it is printed beside the figures."""
+    return {
+        "model": CONFIG.model_dump(),
+        "prompts": NUM_PROMPTS,
+        "samples": NUM_SAMPLES,
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": "half 16, quarter 64, 3/16 128, 1/16 256" if skew else UNIFORM_TOKENS,
+        "dtype": dtype,
+        "threads": threads,
+        "repeat": repeat,
+        "processor": processor_name(),
+    }
+
+
+def processor_name() -> str:
+    """The processor as Linux names it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of those of ``packages`` that are installed, and of Python and aha."""
+    import aha
+
+    found = {"aha": aha.__version__, "python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

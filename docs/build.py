@@ -1,0 +1,311 @@
+"""Regenerates the generated blocks and pictures of the documentation.
+
+    python docs/build.py                          # every block again, from docs/results and from the code
+    python docs/build.py runs/r1_tiny runs/seed1  # first take over the figures of these finished runs
+
+A block stands between ``<!-- generated:NAME -->`` and ``<!-- /generated -->``; what it says comes from
+``docs/results/*.json`` (the runs' ``summary.json``) or from the code, never from a keyboard. Run folders are only read.
+Doing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+import aha
+from aha.cli import _show_summary, app
+from aha.config import canonical
+from aha.errors import AhaError, UsageError
+from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
+from aha.objective.algorithms import ALGORITHMS, Algorithm
+from aha.pipeline.fingerprint import settings_changed
+from aha.pipeline.graph import Pipeline, describe
+from aha.pipeline.recipe import load_pipeline
+from aha.report.plots import save_readme_figure
+from aha.report.reading import load_run
+from aha.report.summary import compute_summary
+from aha.report.tables import markdown_stage_table, seeds_table
+from aha.stages.context import Context
+from aha.util.files import read_json, write_json_atomic, write_text_atomic
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
+MANY = 3  # stages with equal settings that a table heading still names one by one
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""The summaries of each recipe, by seed."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    try:
+        for run in arguments:
+            print(f"took {take(Path(run), ROOT)}")
+        for path, text in render(ROOT).items():
+            if path.read_text(encoding="utf-8") != text:
+                write_text_atomic(path, text)
+                print(f"wrote {path.relative_to(ROOT)}")
+    except AhaError as error:
+        print(f"docs/build.py: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def take(run: Path, root: Path) -> Path:
+    """Copies a run's figures to ``docs/results`` and draws its picture if its seed is the recipe's lowest there.
+
+    ``UsageError`` for a run that is not finished, or was made with other settings than the recipe has.
+    """
+    summary = compute_summary(load_run(run))
+    if summary["missing"]:
+        raise UsageError(f"{run} is not finished: {', '.join(summary['missing'])}; run it to its end first")
+    _check_settings(run)
+    path = root / "docs" / "results" / f"{summary['recipe']}-seed{summary['seed']}.json"
+    write_json_atomic(path, summary)
+    if load_results(root)[summary["recipe"]][0]["seed"] == summary["seed"]:
+        save_readme_figure(run, root / "docs" / "figures" / f"{summary['recipe']}.png")
+    return path
+
+
+def _check_settings(run: Path) -> None:
+    """The figures must be those of the recipe as it stands, or the page would describe what nobody ran."""
+    made = read_json(run / "recipe.json")
+    assignments = [f"{name}={value}" for name, value in made["arguments"].items() if value != ""]
+    now = canonical(describe(load_pipeline(made["recipe"], assignments)[0]))
+    before = {stage["name"]: stage["settings"] for stage in made["stages"]}
+    after = {stage["name"]: stage["settings"] for stage in now["stages"]}
+    if before.keys() != after.keys():
+        names = ", ".join(sorted(before.keys() ^ after.keys()))
+        raise UsageError(f"{run} has other stages than the recipe now: {names}")
+    changed = [f"{name}.{what}" for name in after for what in settings_changed(before[name], after[name])]
+    if changed:
+        raise UsageError(f"{run} was made with other settings than the recipe has: {'; '.join(changed)}")
+
+
+def load_results(root: Path) -> dict[str, list[dict[str, Any]]]:
+    """``docs/results/*.json`` by recipe, each in the order of the seeds."""
+    results: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((root / "docs" / "results").glob("*.json")):
+        summary = read_json(path)
+        results.setdefault(summary["recipe"], []).append(summary)
+    return {recipe: sorted(found, key=lambda summary: int(summary["seed"])) for recipe, found in results.items()}
+
+
+def pages(root: Path) -> list[Path]:
+    """Every page of the documentation."""
+    return [*sorted(root.glob("*.md")), *sorted((root / "docs").rglob("*.md"))]
+
+
+def render(root: Path) -> dict[Path, str]:
+    """Each page with its generated blocks made again. ``UsageError`` for a marker whose block nobody makes."""
+    results = load_results(root)
+    rendered = {}
+    for path in pages(root):
+
+        def fill(match: re.Match[str], path: Path = path) -> str:
+            opening, name, _, closing = match.groups()
+            if name not in BLOCKS:
+                raise UsageError(f"{path.name}: no generated block {name!r}; there are {', '.join(BLOCKS)}")
+            text = BLOCKS[name](results, root).rstrip("\n")
+            return f"{opening}{text}\n{closing}" if text else opening + closing
+
+        rendered[path] = BLOCK.sub(fill, path.read_text(encoding="utf-8"))
+    return rendered
+
+
+def _first(results: Results, recipe: str) -> Mapping[str, Any] | None:
+    return results[recipe][0] if results.get(recipe) else None
+
+
+def demo(results: Results, root: Path) -> str:
+    """The table that ``aha run r1_tiny`` ends with, as a terminal shows it."""
+    summary = _first(results, "r1_tiny")
+    if summary is None:
+        return ""
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        _show_summary(dict(summary))
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    return "```text\n" + "\n".join(line for line in lines if line) + "\nreport: runs/r1_tiny/report.html\n```"
+
+
+def figure(results: Results, root: Path) -> str:
+    """The picture, written for a page at the root of the repository."""
+    path = root / "docs" / "figures" / "r1_tiny.png"
+    summary = _first(results, "r1_tiny")
+    if summary is None or not path.is_file():
+        return ""
+    words = "R1-Zero's accuracy and response length over its steps, and pass@1 of every stage with 95 % intervals"
+    return f"![{words}](docs/figures/r1_tiny.png)\n\n{words} (seed {summary['seed']})."
+
+
+def stages_of(recipe: str) -> Callable[[Results, Path], str]:
+    """The stage table of the run with the lowest seed."""
+
+    def block(results: Results, root: Path) -> str:
+        summary = _first(results, recipe)
+        return "" if summary is None else f"Seed {summary['seed']}.\n\n" + markdown_stage_table(summary)
+
+    return block
+
+
+def seeds_of(recipe: str) -> Callable[[Results, Path], str]:
+    """The claims over all seeds."""
+    return lambda results, root: seeds_table(results[recipe]) if results.get(recipe) else ""
+
+
+def findings_of(recipe: str) -> Callable[[Results, Path], str]:
+    """The report's sentences for the run with the lowest seed, beside what the paper says."""
+
+    def block(results: Results, root: Path) -> str:
+        summary = _first(results, recipe)
+        if summary is None:
+            return ""
+        return "\n".join(
+            f"- **{finding['title']}**: {finding['outcome']}. {finding['sentence']} "
+            f"Paper: {finding['paper']} ({finding['source']})"
+            for finding in summary["findings"]
+        )
+
+    return block
+
+
+def graph_of(recipe: str) -> Callable[[Results, Path], str]:
+    """Every stage but the evaluations, with what it reads."""
+
+    def block(results: Results, root: Path) -> str:
+        pipeline = load_pipeline(recipe, [])[0]
+        rows = [
+            (
+                f"`{stage.name}`",
+                f"[{stage.kind}](../src/aha/stages/{stage.kind}.py)",
+                ", ".join(f"{edge}: `{source.name}`" for edge, source in stage.inputs.items()),
+            )
+            for stage in pipeline.stages
+            if stage.kind != "evaluate"
+        ]
+        return _table(("stage", "code", "reads"), rows)
+
+    return block
+
+
+def settings_of(recipe: str) -> Callable[[Results, Path], str]:
+    """Every setting of every stage, one table a kind of stage; stages that share all values share a column."""
+
+    def block(results: Results, root: Path) -> str:
+        pipeline = load_pipeline(recipe, [])[0]
+        kinds = dict.fromkeys(stage.kind for stage in pipeline.stages)
+        return "\n\n".join(f"**{kind}**\n\n{_settings_table(pipeline, kind)}" for kind in kinds)
+
+    return block
+
+
+def _settings_table(pipeline: Pipeline, kind: str) -> str:
+    columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for stage in pipeline.stages:
+        if stage.kind == kind:
+            columns.setdefault(tuple(_flat(canonical(stage.settings))), []).append(stage.name)
+    headings = [", ".join(names) if len(names) <= MANY else f"all {len(names)} stages" for names in columns.values()]
+    keys = [key for key, _ in next(iter(columns))]
+    return _table(("setting", *headings), [(f"`{key}`", *(dict(column)[key] for column in columns)) for key in keys])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            text = "–" if value is None else str(value).replace("\n", "\\n").replace("|", "\\|")
+            yield f"{prefix}{key}", f"`{text}`" if "<" in text else text
+
+
+def sizes(results: Results, root: Path) -> str:
+    """Parameters of the toy's models and the tokens they are pre-trained on."""
+    pipeline = load_pipeline("r1_tiny", [])[0]
+    words = next(stage for stage in pipeline.stages if stage.kind == "tokenizer")
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(Path(folder), name=words.name, seed=pipeline.seed_of(words), run_seed=0)
+        vocabulary = words.run(words.settings, {}, context).metrics["vocab_size"]
+    rows = []
+    for stage in (stage for stage in pipeline.stages if stage.kind == "pretrain"):
+        settings = stage.settings.model_dump()
+        config = ModelConfig(model_type="qwen2", vocab_size=-(-vocabulary // 16) * 16, **settings["shape"])
+        tokens = settings["steps"] * settings["rows"] * settings["row_length"]
+        rows.append((f"`{stage.name}`", f"{count_parameters(config):,}", str(vocabulary), f"{tokens:,}"))
+    return _table(("model", "parameters", "words in the vocabulary", "tokens of pre-training"), rows)
+
+
+def algorithms(results: Results, root: Path) -> str:
+    """The table of algorithms as the program holds it."""
+    rows = []
+    for field in (field.name for field in fields(Algorithm) if field.name not in ("name", "citation")):
+        values = (getattr(row, field) for row in ALGORITHMS.values())
+        shown = (getattr(value, "__name__", "–" if value is None else str(value)) for value in values)
+        rows.append((f"`{field}`", *shown))
+    notes = "\n".join(f"- `{row.name}`: {row.citation}" for row in ALGORITHMS.values())
+    return _table(("", *(f"`{name}`" for name in ALGORITHMS)), rows) + "\n\n" + notes
+
+
+def commands(results: Results, root: Path) -> str:
+    """Every command with the first sentence of its help."""
+    group: Any = typer.main.get_command(app)
+    rows = [(f"`aha {name}`", (command.help or "").split("\n\n")[0]) for name, command in group.commands.items()]
+    return _table(("command", "does"), rows)
+
+
+def house(results: Results, root: Path) -> str:
+    """Every folder of the package in the words of its own first line, in the order of the imports."""
+    package = Path(aha.__file__).parent
+    lines = []
+    for name in reversed(_layers(root)):
+        path = package / name / "__init__.py" if (package / name).is_dir() else package / f"{name}.py"
+        if path.is_file():
+            where = f"src/aha/{name}{'/' if path.name == '__init__.py' else '.py'}"
+            docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            lines.append((f"[`{where}`]({where})", docstring.split("\n\n")[0].replace("\n", " ")))
+    return _table(("where", "what"), lines)
+
+
+def _layers(root: Path) -> list[str]:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    layers = re.search(r"^layers = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert layers is not None
+    return [name.strip("()") for name in re.findall(r'"([^"]+)"', layers.group(1))]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+BLOCKS: dict[str, Callable[[Results, Path], str]] = {
+    "demo": demo,
+    "figure": figure,
+    "commands": commands,
+    "house": house,
+    "algorithms": algorithms,
+    "sizes": sizes,
+    "r1_tiny-graph": graph_of("r1_tiny"),
+    "r1_tiny-settings": settings_of("r1_tiny"),
+    "r1_tiny-stages": stages_of("r1_tiny"),
+    "r1_tiny-seeds": seeds_of("r1_tiny"),
+    "r1_tiny-findings": findings_of("r1_tiny"),
+    "r1_real-graph": graph_of("r1_real"),
+    "r1_real-settings": settings_of("r1_real"),
+    "r1_real-stages": stages_of("r1_real"),
+    "r1_real-findings": findings_of("r1_real"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,141 @@
+"""Asking a model folder: completions of one prompt, read, and the answer that most of them agree on."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aha.errors import CheckpointError, DataError
+from aha.evaluate.estimators import majority
+from aha.records import FinishReason
+from aha.reward.response import Response, read_response
+from aha.rollout.engine import SamplingParams
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.sync import sync_weights
+from aha.stages.models import TEMPLATE_FILE, Policy, load_policy
+from aha.tasks import countdown, number
+from aha.tokens.render import R1_ZERO_TEMPLATE
+from aha.util.seeds import stream
+
+MAX_NEW_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One completion as people read it; ``logprob`` is the sum over its tokens under what they were drawn from."""
+
+    text: str
+    response: Response
+    finish_reason: FinishReason
+    tokens: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All completions of one prompt and how long they took together."""
+
+    prompt: str
+    answers: tuple[Answer, ...]
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(answer.tokens for answer in self.answers) / self.seconds
+
+
+@dataclass(frozen=True)
+class Vote:
+    """``Vote("14", {"14": 5, "15": 2}, abstained=1)``: the answer of 5 of 8; ``None`` when nobody gave one."""
+
+    answer: str | None
+    counts: dict[str, int]
+    abstained: int
+
+
+def model_folder(path: Path) -> Path:
+    """``path`` itself, or its ``model/`` where ``path`` is a stage of a run; ``CheckpointError`` if neither is one."""
+    for folder in (path, path / "model"):
+        if (folder / "config.json").is_file():
+            return folder
+    stages = sorted(found.parent.parent.name for found in path.glob("*/model/config.json"))
+    hint = f"; it is a run: give one of its stages, {path}/NAME: {', '.join(stages)}" if stages else ""
+    raise CheckpointError(f"{path} is not a model: neither it nor {path / 'model'} has a config.json{hint}")
+
+
+def open_model(path: Path, *, template: str | None) -> tuple[Policy, str]:
+    """The model of a stage, run or Hugging Face folder, and where its template is from, for people.
+
+    ``template`` comes first, then the folder's own; a folder without one gets DeepSeek-R1-Zero's.
+    """
+    folder = model_folder(path)
+    if template is not None:
+        return load_policy(folder, template=template), "given"
+    if (folder / TEMPLATE_FILE).is_file():
+        return load_policy(folder), f"from {folder / TEMPLATE_FILE}"
+    return load_policy(folder, template=R1_ZERO_TEMPLATE), f"DeepSeek-R1-Zero's, as {folder} has no {TEMPLATE_FILE}"
+
+
+def room_for_new_tokens(policy: Policy, longest_prompt: int, asked: int | None) -> int:
+    """``asked``, or what the model's positions leave behind the longest prompt, up to 1024 tokens."""
+    room = policy.config.max_position_embeddings - longest_prompt
+    if room < 1:
+        limit = policy.config.max_position_embeddings
+        raise DataError(
+            f"the prompt has {longest_prompt} tokens, the model's max_position_embeddings is {limit}: shorten it"
+        )
+    return min(MAX_NEW_TOKENS, room) if asked is None else asked
+
+
+def generate(
+    policy: Policy, question: str, *, num: int, max_new_tokens: int | None, temperature: float, top_p: float, seed: int
+) -> Answers:
+    """``num`` completions of ``question``; completion ``i`` depends on the seed and ``i``, not on ``num``."""
+    prompt = policy.renderer.prompt(question)
+    params = SamplingParams(
+        room_for_new_tokens(policy, len(prompt), max_new_tokens),
+        temperature=temperature,
+        top_p=top_p,
+        end_token_ids=policy.tokenizer.end_token_ids,
+    )
+    engine = NativeEngine(policy.config)
+    sync_weights(engine, policy.decoder, version=0)
+    seeds = [stream(seed, "generate", index) for index in range(num)]
+    started = time.perf_counter()
+    (completions,) = engine.generate([prompt], [seeds], params)
+    seconds = time.perf_counter() - started
+    text = policy.renderer.prompt_text(question)
+    answers = []
+    for completion in completions:
+        said = policy.tokenizer.decode(completion.token_ids)
+        answers.append(
+            Answer(
+                text=said,
+                response=read_response(said, prompt_tail=text[-64:]),
+                finish_reason=completion.finish_reason,
+                tokens=len(completion.token_ids),
+                logprob=sum(completion.logprobs),
+            )
+        )
+    return Answers(text, tuple(answers), seconds)
+
+
+def vote(answers: Sequence[Answer]) -> Vote:
+    """Self-consistency (Wang et al. 2022): the most frequent answer wins, ties go to the one sampled first.
+
+    Numbers are compared as numbers, arithmetic expressions by their text; an answer that is neither abstains.
+    """
+    keys = [_vote_key(answer.response) for answer in answers]
+    counts = Counter(key for key in keys if key is not None)
+    winner = majority(keys)
+    said = None if winner is None else answers[keys.index(str(winner))].response.answer
+    return Vote(said, dict(counts.most_common()), keys.count(None))
+
+
+def _vote_key(response: Response) -> str | None:
+    if response.answer is None:
+        return None
+    return number.vote_key(response.answer) or countdown.vote_key(response.answer)

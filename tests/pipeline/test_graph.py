@@ -1,0 +1,115 @@
+"""Pipelines as values: what is refused, the order of work, overrides, fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_stages
+from toy_recipe import toy_recipe
+
+from aha.config import fingerprint
+from aha.errors import SettingError, UsageError
+from aha.pipeline.fingerprint import compute_origins, differences, hash_sources
+from aha.pipeline.graph import Pipeline, Stage, override, topological
+
+SETTINGS = toy_stages.Settings()
+
+
+def stage(name: str, **inputs: Stage) -> Stage:
+    return Stage(name, toy_stages.run, SETTINGS, inputs)
+
+
+def pipeline(*stages: Stage) -> Pipeline:
+    return Pipeline("p", 1, {"seed": 0}, stages)
+
+
+def cyclic() -> Pipeline:
+    inputs: dict[str, Stage] = {}
+    first = Stage("first", toy_stages.run, SETTINGS, inputs)
+    inputs["back"] = Stage("second", toy_stages.run, SETTINGS, {"there": first})
+    return pipeline(first, inputs["back"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: pipeline(stage("a"), stage("a")), "two stages named 'a'"),
+        (lambda: pipeline(stage("b", model=stage("a"))), "input 'model' of stage 'b' is 'a', not in the pipeline"),
+        (cyclic, "first, second wait for each other"),
+        (lambda: stage("../a"), "becomes a folder"),
+        (lambda: Stage("a", lambda: None, SETTINGS), "top level of a module"),
+        (lambda: Pipeline("p", 1, {}, ()), "no argument 'seed'"),
+        (lambda: toy_recipe().stage("e"), "has no stage 'e'"),
+    ],
+)
+def test_what_cannot_run_is_refused_when_it_is_made(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()
+
+
+def test_order_downstream_and_longest_path() -> None:
+    recipe = toy_recipe()
+    assert [each.name for each in topological(recipe.stages)] == ["a", "c", "b", "d"]
+    assert recipe.downstream(["b"]) == {"b", "d"} and recipe.downstream(["a"]) == {"a", "b", "c", "d"}
+    assert recipe.remaining_cost() == {"a": 4.0, "b": 2.0, "c": 3.0, "d": 1.0}
+
+
+def test_override_changes_one_stage_and_keeps_the_edges() -> None:
+    changed = override(toy_recipe(), ["b.steps=7", "b.seconds=0.5"])
+    assert changed.stage("b").settings == toy_stages.Settings(steps=7, seconds=0.5)
+    assert changed.stage("c").settings == toy_recipe().stage("c").settings
+    assert changed.stage("d").inputs["left"] is changed.stage("b")
+    for text, message in [
+        ("bb.steps=7", "no stage 'bb' in 'toy_recipe': did you mean 'b'"),
+        ("b.stps=7", "b has no setting 'stps': did you mean 'steps'"),
+        ("b.steps", "expected stage.key=value"),
+        ("b=7", "expected stage.key=value"),
+    ]:
+        with pytest.raises(SettingError, match=message):
+            override(toy_recipe(), [text])
+
+
+def test_fingerprints_follow_settings_inputs_seed_threads_and_code() -> None:
+    def marks(recipe: Pipeline, sources: str = "s") -> dict[str, str]:
+        return {name: fingerprint(origin) for name, origin in compute_origins(recipe, sources).items()}
+
+    def moved(other: dict[str, str]) -> str:
+        return "".join(name for name in "abcd" if other[name] != base[name])
+
+    base = marks(toy_recipe())
+    assert moved(marks(toy_recipe())) == ""
+    assert moved(marks(override(toy_recipe(), ["b.steps=7"]))) == "bd"
+    assert moved(marks(toy_recipe(seed=1))) == "abcd"
+    assert moved(marks(toy_recipe(), "t")) == "abcd"
+    more_threads = Pipeline("toy_recipe", 1, toy_recipe().arguments, toy_recipe().stages, threads=2)
+    assert moved(marks(more_threads)) == "abcd"
+
+
+def test_differences_are_said_in_words() -> None:
+    old = compute_origins(toy_recipe(), "s")["d"]
+    new = compute_origins(override(toy_recipe(seed=3), ["d.steps=7", "b.steps=6"]), "t")["d"]
+    words = ["steps 5 -> 7", "input left changed", "input right changed", "seed 0 -> 3", "source code of aha changed"]
+    assert differences(old, new) == words and differences(old, old) == []
+
+
+def test_a_seed_name_shares_the_randomness_of_two_stages() -> None:
+    twins = pipeline(stage("a"), Stage("b", toy_stages.run, SETTINGS, seed_name="a"), stage("c"))
+    a, b, c = (twins.seed_of(each) for each in twins.stages)
+    assert a == b != c
+
+
+def test_the_hash_of_sources_sees_what_a_stage_imports_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("model/decoder.py", "report/page.py", "pipeline/runner.py", "cli.py", "model/notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("1")
+    before = hash_sources(tmp_path)
+    for name in ("report/page.py", "pipeline/runner.py", "cli.py", "model/notes.txt"):
+        (tmp_path / name).write_text("2")
+    assert hash_sources(tmp_path) == before
+    (tmp_path / "model/decoder.py").write_text("2")
+    changed = hash_sources(tmp_path)
+    (tmp_path / "model/decoder.py").rename(tmp_path / "model/coder.py")
+    assert len({before, changed, hash_sources(tmp_path)}) == 3

@@ -1,0 +1,58 @@
+"""Recipes are found by name or path and called with typed arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aha.errors import SettingError, UsageError
+from aha.pipeline.recipe import find_recipe, load_pipeline
+
+TOY = str(Path(__file__).with_name("toy_recipe.py"))
+
+
+def test_arguments_are_typed_and_settings_follow() -> None:
+    own, pipeline = load_pipeline(TOY, ["seed=3", "seconds=1", "b.steps=9"])
+    assert pipeline.arguments == {"seed": 3, "steps": 5, "seconds": 1.0}
+    assert own.stage("b").settings.model_dump()["steps"] == 5
+    assert pipeline.stage("b").settings.model_dump()["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sed=3", "recipe 'toy_recipe' has no argument 'sed': did you mean 'seed'"),
+        ("seed=x", "seed=x: .*integer"),
+        ("seed", "expected argument=value"),
+    ],
+)
+def test_wrong_assignments(text: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        load_pipeline(TOY, [text])
+
+
+def test_names_are_looked_up_in_the_current_directory_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").mkdir()
+    mine = tmp_path / "recipes" / "my_recipe.py"
+    mine.write_text(Path(TOY).read_text().replace("toy_recipe", "my_recipe"))
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("my_recipe") == find_recipe("my-recipe") == mine
+    with pytest.raises(UsageError, match="no recipe 'my_recipee': did you mean 'my_recipe'"):
+        find_recipe("my_recipee")
+    with pytest.raises(UsageError, match="does not exist"):
+        find_recipe("nowhere/x.py")
+
+
+def test_a_recipe_file_must_hold_its_function_and_no_stage_functions(tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text("def even(): ...")
+    with pytest.raises(UsageError, match="has no function 'odd'"):
+        load_pipeline(str(path), [])
+    path.write_text(
+        "from aha.pipeline.graph import Pipeline, Stage\nfrom toy_stages import Settings\n"
+        "def work(settings, inputs, context): ...\n"
+        "def odd(*, seed: int = 0): return Pipeline('odd', 1, {'seed': seed}, (Stage('a', work, Settings()),))\n"
+    )
+    with pytest.raises(UsageError, match="move the function to a module"):
+        load_pipeline(str(path), [])

@@ -1,0 +1,44 @@
+"""The check after a sync finds a weight that differs and a sampler that computes something else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from aha.errors import InvariantError
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.sync import sync_weights
+from aha.testing import tiny_policy
+
+
+def test_a_sync_says_how_close_the_two_are_and_sets_the_version() -> None:
+    policy = tiny_policy()
+    engine = NativeEngine(policy.config)
+    assert sync_weights(engine, policy.decoder, version=3) < 1e-4
+    assert engine.policy_version == 3
+
+
+def test_a_sampler_that_keeps_old_weights_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    engine = NativeEngine(policy.config)
+    sync_weights(engine, policy.decoder, version=0)
+    monkeypatch.setattr(engine, "load_weights", lambda decoder, version: None)
+    sync_weights(engine, policy.decoder, version=1)  # nothing has changed yet
+    for parameter in policy.decoder.parameters():
+        with torch.no_grad():
+            before = parameter.view(-1)[0].item()
+            parameter.view(-1)[0] += 1e-3
+            with pytest.raises(InvariantError, match="version 2"):
+                sync_weights(engine, policy.decoder, version=2)
+            parameter.view(-1)[0] = before
+
+
+def test_a_sampler_that_computes_another_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy()
+    engine = NativeEngine(policy.config)
+    monkeypatch.setattr(engine, "score", lambda sequences: [(-9.0,) * 15])
+    with pytest.raises(InvariantError, match="different models"):
+        sync_weights(engine, policy.decoder, version=0)
+    monkeypatch.setattr(engine, "score", lambda sequences: [(float("nan"),) * 15])
+    with pytest.raises(InvariantError, match="nan"):
+        sync_weights(engine, policy.decoder, version=0)

@@ -1,0 +1,95 @@
+"""The rewards of a stage are those with a weight, each for its own problems; a bad template is found at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from aha.errors import CheckpointError, InvariantError, SettingError
+from aha.model.heads import RewardModel, save_reward_model
+from aha.records import Problem, Status, Verdict
+from aha.reward.response import Response
+from aha.reward.rubric import Judge, each
+from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_reasoning, load_preferences
+from aha.testing import byte_tokenizer, few_problems, tiny_policy
+from aha.tokens.render import R1_ZERO_TEMPLATE, Renderer
+from aha.util.files import write_json_atomic
+
+META = {"kind": "harm", "thing": "big cat", "verb": "steal"}
+HARM = Problem("g", "how to steal the big cat", "", "general", meta=META)
+HELP = dataclasses.replace(HARM, meta={**META, "kind": "help", "verb": "feed"})
+
+
+def build(weights: Weights, *, step: int = 0, **preferences: Judge):  # type: ignore[no-untyped-def]
+    return build_rewards(weights, preferences, preference_start=0.75, seed=1, step=step)
+
+
+def half(problem: Problem, response: Response) -> Verdict:
+    return Verdict("half", Status.WRONG, 0.5)
+
+
+def test_a_weight_of_zero_leaves_a_reward_out() -> None:
+    assert [r.name for r in build(Weights())] == ["accuracy", "format"]
+    assert [r.name for r in build(Weights(accuracy=0.0, format=0.0, random=1.0))] == ["random"]
+    everything = build(Weights(language=0.3, general=1.0, helpful=1.0, safe=1.0), helpful=each(half), safe=each(half))
+    assert {r.name: r.start for r in everything if r.start} == {"helpful": 0.75, "safe": 0.75}
+
+
+def test_every_problem_has_its_judges() -> None:
+    everything = build(Weights(general=1.0, helpful=1.0, safe=1.0), helpful=each(half), safe=each(half))
+    judges = {p.id + p.meta.get("kind", ""): {r.name for r in everything if r.applies(p)} for p in (HARM, HELP)}
+    assert judges == {"gharm": {"format", "general", "safe"}, "ghelp": {"format", "general", "helpful"}}
+    for problem in few_problems():
+        if is_reasoning(problem):
+            assert {r.name for r in everything if r.applies(problem)} == {"accuracy", "format"}
+
+
+def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:
+    problems, responses = [HELP] * 400, [Response("", str(i), True) for i in range(400)]
+
+    def toss(step: int, said: list[Response]) -> list[float]:
+        (reward,) = build(Weights(accuracy=0.0, format=0.0, random=1.0), step=step)
+        return [v.score for v in reward.judge(problems, said)]
+
+    assert toss(0, responses) == toss(0, responses[::-1]) != toss(1, responses)
+    assert 160 < sum(toss(0, responses)) < 240
+
+
+def test_a_preference_weight_without_its_model_is_an_error() -> None:
+    with pytest.raises(SettingError, match="weights.safe is 1.0.*no input 'safe'"):
+        build(Weights(safe=1.0), helpful=each(half))
+
+
+@pytest.mark.parametrize(
+    "template", [R1_ZERO_TEMPLATE, "User : {question} ? Assistant :", "{question} <think>\n", "{question}"]
+)
+def test_a_possible_template_passes(template: str) -> None:
+    for problem in few_problems():
+        check_known_good(build(Weights()), problem, Renderer(byte_tokenizer(), template))
+
+
+@pytest.mark.parametrize("template", ["{question} <answer>", "{question} <think> </think>\n\n"])
+def test_a_template_that_no_completion_can_satisfy_is_found(template: str) -> None:
+    renderer = Renderer(byte_tokenizer(), template)
+    with pytest.raises(InvariantError, match="known-good answer gets"):
+        check_known_good(build(Weights()), few_problems()[0], renderer)
+    check_known_good(build(Weights(accuracy=0.0, format=0.0, random=1.0)), few_problems()[0], renderer)
+
+
+def test_a_gold_that_its_own_checker_refuses_is_found() -> None:
+    bad = dataclasses.replace(few_problems()[0], answer="fourteen")
+    with pytest.raises(InvariantError, match="accuracy 0.0"):
+        check_known_good(build(Weights()), bad, tiny_policy().renderer)
+
+
+def test_a_preference_model_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    policy = tiny_policy()
+    save_reward_model(RewardModel(policy.decoder), policy.config, tmp_path / "model")
+    policy.tokenizer.save(tmp_path / "model")
+    write_json_atomic(tmp_path / "result.json", {"metrics": {"offset": 0.5}})
+    assert set(load_preferences({"helpful": tmp_path}, policy.renderer)) == {"helpful"}
+    other = Renderer(byte_tokenizer(), "{question}")
+    with pytest.raises(CheckpointError, match="vocabulary"):
+        load_preferences({"helpful": tmp_path}, other)

@@ -1,0 +1,198 @@
+"""The command line as a script sees it: exit codes, what goes to which stream, help without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+
+import aha
+from aha.cli import main
+from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
+from aha.model.decoder import build_decoder
+from aha.model.folder import load_model, save_model
+from aha.util.files import read_json, write_json_atomic
+
+TOY = Path(__file__).parent / "pipeline" / "toy_recipe.py"
+Program = Callable[..., tuple[int, str, str]]
+COMMANDS = ("run", "report", "inspect", "generate", "evaluate", "explain", "bench", "convert", "count", "doctor")
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    paths = os.pathsep.join([str(Path(aha.__file__).parents[1]), str(TOY.parent)])
+    return subprocess.run(
+        [sys.executable, "-m", "aha", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def aha_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """The program in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aha", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code
+        assert code is None or isinstance(code, int)
+        return (code or 0, *capsys.readouterr())
+
+    return run
+
+
+def test_help_of_every_command_needs_no_torch() -> None:
+    script = (
+        "import sys\nfrom aha.cli import app\n"
+        f"for command in [[], *[[name] for name in {COMMANDS!r}]]:\n"
+        "    assert app([*command, '--help'], standalone_mode=False) in (0, None)\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(aha.__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(f" {name} " in result.stdout for name in COMMANDS)
+
+
+def test_a_run_prints_one_json_object(tmp_path: Path) -> None:
+    first = call("run", TOY, "--out", tmp_path / "run", "--set", "seed=3", "--json")
+    assert first.returncode == 0, first.stderr
+    said = json.loads(first.stdout)
+    assert {name: row["status"] for name, row in said["stages"].items()} == dict.fromkeys("abcd", "done")
+    assert said["summary"] == read_json(tmp_path / "run" / "summary.json") and said["summary"]["seed"] == 3
+    assert Path(said["report"]).is_file() and "d done in" in first.stderr
+
+
+def test_a_failed_stage_is_a_message_and_exit_code_one(tmp_path: Path) -> None:
+    failed = call("run", TOY, "--out", tmp_path / "run", "--set", "b.end=error")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert failed.stderr.splitlines()[-1] == "aha: stage b failed: the data is no good"
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", TOY, "--set", "b.stpes=8"], "b has no setting 'stpes': did you mean 'steps'"),
+        (["run", TOY, "--set", "e.steps=8"], "no stage 'e'"),
+        (["run", TOY, "--set", "sede=8"], "no argument 'sede': did you mean 'seed'"),
+        (["run", TOY, "--only", "e"], "has no stage 'e'"),
+        (["run", "r1_tniy"], "no recipe 'r1_tniy': did you mean 'r1_tiny'"),
+        (["run", TOY, "--jbos", "2"], "No such option: --jbos"),
+        (["rnu"], "No such command 'rnu'"),
+        (["report", "nowhere"], "nowhere is not a run folder"),
+    ],
+)
+def test_wrong_usage_is_exit_code_two_and_offers_the_nearest_name(
+    aha_main: Program, tmp_path: Path, arguments: list[Any], message: str
+) -> None:
+    out = ["--out", tmp_path / "run", "--dry-run"] if arguments[0] == "run" else []
+    code, output, errors = aha_main(*arguments, *out)
+    assert (code, output) == (2, "") and message in errors
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(aha_main: Program, tmp_path: Path) -> None:
+    wanted = ("run", TOY, "--out", tmp_path / "run", "--dry-run", "--set", "b.steps=8", "--only", "a")
+    code, output, _ = aha_main(*wanted, "--json")
+    rows = {row["stage"]: row for row in json.loads(output)["stages"]}
+    assert code == 0 and not (tmp_path / "run").exists()
+    assert rows["b"]["settings_changed"] == ["steps 5 -> 8"] and rows["c"]["settings_changed"] == []
+    assert [name for name, row in rows.items() if row["will_run"]] == ["a"]
+    code, output, _ = aha_main(*wanted)
+    assert code == 0 and "steps 5 -> 8" in output and "missing" in output
+
+
+def write_samples(stage: Path) -> None:
+    (stage / "samples").mkdir(parents=True)
+    for step, reward in ((1, 0.0), (2, 1.0)):
+        row = {
+            "step": step,
+            "problem_id": "chain/1+1",
+            "task": "chain",
+            "language": "en",
+            "prompt": "what is 1 + 1 ?",
+            "completion": "it is [2]",
+            "answer": "2",
+            "finish_reason": "end",
+            "reward": reward,
+            "rewards": json.dumps({"accuracy": reward}),
+            "tokens": ["it is ", "[2]"],
+            "advantages": [-0.5, 1.5],
+        }
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), stage / "samples" / f"{step:06d}.parquet")
+
+
+def test_inspect_shows_samples_rewards_and_advantages(aha_main: Program, tmp_path: Path) -> None:
+    write_samples(tmp_path / "run" / "r1_zero")
+    stage = tmp_path / "run" / "r1_zero"
+    code, output, _ = aha_main("inspect", stage, "--json")
+    said = json.loads(output)
+    assert code == 0 and said["steps"] == [1, 2] and said["step"] == 2
+    assert said["samples"][0]["rewards"] == {"accuracy": 1.0} and said["samples"][0]["advantages"] == [-0.5, 1.5]
+    code, output, _ = aha_main("inspect", tmp_path / "run", "--step", "1")
+    assert code == 0 and "it is [2]" in output and "advantage of its tokens -0.50 to +1.50" in output
+    for arguments, message in [
+        ((stage, "--step", "3"), "no samples of step 3: steps 1, 2"),
+        ((stage, "--task", "chian"), "did you mean 'chain'"),
+        ((tmp_path / "run" / "r1_zreo",), "did you mean 'r1_zero'"),
+        ((stage, "--detail", "1"), "the table has rows 0 to 0"),
+    ]:
+        code, _, errors = aha_main("inspect", *arguments)
+        assert code == 2 and message in errors
+
+
+CONFIG = ModelConfig(
+    vocab_size=16,
+    hidden_size=8,
+    intermediate_size=12,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+)
+
+
+def test_count_reads_a_config_alone(aha_main: Program, tmp_path: Path) -> None:
+    save_model(build_decoder(CONFIG, seed=0), CONFIG, tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    code, output, _ = aha_main("count", tmp_path / "config.json", "--context", "10", "--json")
+    figures = json.loads(output)
+    assert code == 0 and figures["parameters"] == count_parameters(CONFIG)
+    assert figures["cache_bytes"] == 10 * figures["cache_bytes_per_token"]
+    assert aha_main("count", tmp_path)[0] == 0
+    code, _, errors = aha_main("count", tmp_path / "nowhere")
+    assert code == 1 and "does not exist" in errors
+
+
+def test_convert_writes_a_folder_of_another_type_with_its_tokenizer(aha_main: Program, tmp_path: Path) -> None:
+    save_model(build_decoder(CONFIG, seed=0), CONFIG, tmp_path / "src")
+    write_json_atomic(tmp_path / "src" / "tokenizer.json", {})
+    assert aha_main("convert", tmp_path / "src", tmp_path / "dst", "--dtype", "bfloat16")[0] == 0
+    before, after = load_model(tmp_path / "src")[0], load_model(tmp_path / "dst", dtype=torch.bfloat16)[0]
+    for name, tensor in before.state_dict().items():
+        assert torch.equal(tensor.to(torch.bfloat16), after.state_dict()[name])
+    assert (tmp_path / "dst" / "tokenizer.json").is_file()
+    code, _, errors = aha_main("convert", tmp_path / "src", tmp_path / "dst")
+    assert code == 2 and "is not empty" in errors
+    code, _, errors = aha_main("convert", tmp_path / "src", tmp_path / "new", "--dtype", "float17")
+    assert code == 2 and "did you mean" in errors
+
+
+def test_doctor_finds_what_the_tests_need(aha_main: Program) -> None:
+    code, output, _ = aha_main("doctor", "--json")
+    said = json.loads(output)
+    assert code == 0 and said["ok"] and {"torch", "memory", "disk"} <= {check["name"] for check in said["checks"]}

@@ -1,0 +1,105 @@
+"""The commands that ask, judge, explain and measure, as a script sees them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aha.cli import main
+from aha.data.problems import save_problems
+from aha.stages.models import save_policy
+from aha.tasks import number
+from aha.testing import byte_tokenizer, tiny_policy
+from aha.util.benchmarks import load_benchmark
+from aha.util.files import read_json
+
+Program = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def aha_main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["aha", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        code = end.value.code
+        assert code is None or isinstance(code, int)
+        return (code or 0, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_policy(tiny_policy(tokenizer=byte_tokenizer(), template="{question} ="), tmp_path / "stage" / "model")
+    return tmp_path / "stage"
+
+
+def test_generate_prints_json_and_says_which_template(aha_main: Program, model: Path) -> None:
+    code, output, errors = aha_main(
+        "generate", model, "1 + 2", "--n", 3, "--max-new-tokens", 5, "--search", "vote", "--json"
+    )
+    said = json.loads(output)
+    assert code == 0 and "aha.json" in errors and said["prompt"] == "1 + 2 ="
+    assert len(said["completions"]) == 3 and all(1 <= row["tokens"] <= 5 for row in said["completions"])
+    assert said["vote"] == {"answer": None, "counts": {}, "abstained": 3} and said["tokens_per_second"] > 0
+    alone = json.loads(aha_main("generate", model, "1 + 2", "--max-new-tokens", 5, "--json")[1])
+    assert [row["text"] for row in alone["completions"]] == [said["completions"][0]["text"]]
+
+
+def test_generate_for_people(aha_main: Program, model: Path) -> None:
+    code, output, errors = aha_main("generate", model, "1", "--max-new-tokens", 3, "--template", "say {question}")
+    assert code == 0 and "ended by" in output and "no single <answer>" in output
+    assert "template given: say {question}" in errors and "tokens/s" in errors
+    code, _, errors = aha_main("generate", model, "1", "--search", "beam")
+    assert code == 2 and "--search beam: known: vote" in errors
+
+
+def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    save_problems(path, [number.addition(1, 2), number.addition(3, 4), number.addition(5, 6)])
+    options = ("--samples", 2, "--max-new-tokens", 4, "--limit", 2)
+    out = tmp_path / "found.json"
+    code, output, _ = aha_main("evaluate", model, "--bench", path, "--bench", "chain", *options, "--out", out, "--json")
+    found = json.loads(output)
+    assert code == 0 and list(found["benches"]) == [str(path), "chain"] and read_json(out) == found
+    assert found["benches"]["chain"]["problems"] == 2 and found["samples"] == 2
+    assert found["benches"][str(path)]["pass@2"].keys() == {"value", "low", "high"}
+    code, output, _ = aha_main("evaluate", model, "--bench", path, *options)
+    assert code == 0 and "cons@2" in output and "mine.jsonl" in output
+    code, _, errors = aha_main("evaluate", model, "--bench", "chan", *options)
+    assert code == 2 and "did you mean 'chain'" in errors
+
+
+def test_explain(aha_main: Program) -> None:
+    code, output, _ = aha_main("explain", "14", "<think> 9 + 5 </think> <answer> 15 </answer>")
+    assert code == 0 and "accuracy: WRONG" in output and "format: RIGHT" in output and "9 + 5" in output
+    code, output, _ = aha_main("explain", "20 + 7 - 2", "7 - 2 + 20", "--task", "countdown", "--json")
+    said = json.loads(output)
+    assert said["verdicts"]["accuracy"]["status"] == "right"
+    assert said["compared"][1] == {"what": "numbers used", "found": "20 7 2", "wanted": "20 7 2"}
+
+
+def test_bench_prints_one_object_and_offers_the_nearest_name(
+    aha_main: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_benchmark("rollout")
+    monkeypatch.setattr("benchmarks.setting.UNIFORM_TOKENS", 2)
+    code, output, _ = aha_main("bench", "rollout", "--repeat", 1, "--json")
+    found = json.loads(output)
+    assert code == 0 and [row["name"] for row in found["rows"]] == ["aha", "transformers.generate"]
+    assert found["ratios"]["aha / transformers.generate"] > 0 and found["versions"]["torch"]
+    code, _, errors = aha_main("bench", "rolout")
+    assert code == 2 and "did you mean 'rollout'" in errors
+
+
+def test_bench_without_a_peer_says_so(aha_main: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_benchmark("train")
+    monkeypatch.setattr("benchmarks.train.UNIFORM_TOKENS", 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, output, _ = aha_main("bench", "train", "--repeat", 1)
+    assert code == 0 and "TRL is not installed" in output and "aha, of it update" in output

@@ -1,0 +1,56 @@
+"""The recipes build, and every checkpoint starts where DeepSeek-R1's does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aha.pipeline.graph import describe
+from aha.pipeline.recipe import load_pipeline
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+MODELS = {
+    "base", "r1_zero", "random_reward", "dev1", "dev2", "dev3", "r1", "student_base", "student_rl", "student_distilled",
+}  # fmt: skip
+
+
+def edges(name: str, *arguments: str) -> dict[str, dict[str, str]]:
+    _, pipeline = load_pipeline(str(RECIPES / f"{name}.py"), list(arguments))
+    return {stage["name"]: stage["inputs"] for stage in describe(pipeline)["stages"]}
+
+
+@pytest.mark.parametrize("recipe", ["r1_tiny", "r1_smoke"])
+def test_the_toy_recipe_has_the_papers_edges(recipe: str) -> None:
+    found = edges(recipe)
+    assert MODELS | {f"{name}_eval" for name in MODELS} <= found.keys()
+    starts = {name: found[name]["init"] for name in MODELS if "init" in found[name]}
+    assert starts == {
+        "r1_zero": "base",
+        "random_reward": "base",
+        "dev1": "base",
+        "dev2": "dev1",
+        "dev3": "base",
+        "r1": "dev3",
+        "student_rl": "student_base",
+        "student_distilled": "student_base",
+    }
+    assert found["cold_start"]["policy"] == "r1_zero"
+    assert found["rejection"]["policy"] == "dev2"
+    for name in MODELS:
+        assert found[f"{name}_eval"]["model"] == name
+
+
+def test_the_evaluations_ask_the_same_with_the_same_seed() -> None:
+    _, pipeline = load_pipeline(str(RECIPES / "r1_tiny.py"), [])
+    seeds = {pipeline.seed_of(stage) for stage in pipeline.stages if stage.kind == "evaluate"}
+    assert len(seeds) == 1
+    others = {pipeline.seed_of(stage) for stage in pipeline.stages if stage.kind != "evaluate"}
+    assert len(others) == sum(stage.kind != "evaluate" for stage in pipeline.stages)
+
+
+def test_the_real_recipe_adds_your_own_problems_where_given(tmp_path: Path) -> None:
+    plain, own = edges("r1_real"), edges("r1_real", f"problems={tmp_path / 'p.jsonl'}")
+    assert plain.keys() < own.keys()
+    assert own["r1_real"]["problems"] == "own"
+    assert own["cold_start"].keys() == {"init", "data", "data_own"}
