@@ -1,4 +1,4 @@
-"""Kill a run ten times at random moments, resume it each time, and compare it bit for bit with a run that was left alone.
+"""Kill a run ten times at random moments, resume it each time, and compare it bit for bit with one left alone.
 
     python benchmarks/kill_resume.py [--recipe r1_smoke] [--kills 10] [--seed 0] [--folder FOLDER]
 
@@ -23,7 +23,7 @@ from aha.util.files import sha256_file
 
 
 def start(recipe: str, out: Path) -> subprocess.Popen[bytes]:
-    """``aha run`` in a process group of its own, so that the kill reaches the runner alone and its stages must notice."""
+    """``aha run`` in a process group of its own: the kill reaches the runner alone, and its stages must notice."""
     command = [sys.executable, "-m", "aha", "run", recipe, "--out", str(out)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
 
@@ -38,7 +38,7 @@ def run_straight(recipe: str, out: Path) -> float:
 
 
 def run_with_kills(recipe: str, out: Path, *, kills: int, horizon: float, rng: random.Random) -> int:
-    """Kill after a random share of ``horizon`` / ``kills``, ``kills`` times; then let it end. Returns how many kills hit."""
+    """Kill ``kills`` times after a random share of ``horizon``; then let it end. Returns how many kills hit."""
     hits = 0
     for _ in range(kills):
         process = start(recipe, out)

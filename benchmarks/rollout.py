@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from benchmarks.setting import (
     build_peer,
     build_policy,
     build_prompts,
+    compare,
     describe,
     row,
     time_in_turn,
@@ -36,14 +36,14 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         sides["transformers.generate"] = build_transformers(DTYPES[dtype], lengths)
     found = time_in_turn(sides, repeat=repeat)
     rows = [
-        row(name, [tokens / s for s in seconds], unit="tokens/s", peak=peak) for name, (seconds, peak) in found.items()
+        row(name, [tokens / taken.wall for taken in side.runs], unit="tokens/s", peak=side.peak)
+        for name, side in found.items()
     ]
-    medians = {name: statistics.median(seconds) for name, (seconds, _) in found.items()}
     return {
         "benchmark": "rollout",
         "setting": describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat),
         "rows": rows,
-        "ratios": {f"aha / {name}": medians[name] / medians["aha"] for name in medians if name != "aha"},
+        "ratios": compare(found),
         "notes": [],
         "versions": versions("torch", "transformers"),
     }

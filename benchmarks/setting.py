@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -94,21 +94,46 @@ class Peak:
             self.mib = peak / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def time_in_turn(sides: Mapping[str, Callable[[], None]], *, repeat: int) -> dict[str, tuple[list[float], float]]:
-    """Seconds of ``repeat`` runs of each side and its peak memory, after one run that does not count.
+class Stopwatch:
+    """Seconds on the wall and of the processor; the latter are less moved by what else the machine does."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Taken:
+        """Since it was made."""
+        return Taken(time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+class Taken(NamedTuple):
+    """``Taken(wall=2.1, cpu=2.0)``, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+class Side(NamedTuple):
+    """What was measured of one side: every timed run, and the peak of its memory in MiB."""
+
+    runs: list[Taken]
+    peak: float
+
+
+def time_in_turn(sides: Mapping[str, Callable[[], None]], *, repeat: int) -> dict[str, Side]:
+    """``repeat`` runs of each side, after one run that does not count.
 
     The sides take turns, so that a machine that grows slower or faster treats them alike.
     """
-    found: dict[str, tuple[list[float], float]] = {name: ([], 0.0) for name in sides}
+    found = {name: Side([], 0.0) for name in sides}
     for turn in range(repeat + 1):
         for name, run in sides.items():
             with Peak() as peak:
-                started = time.perf_counter()
+                watch = Stopwatch()
                 run()
-                seconds = time.perf_counter() - started
+                taken = watch.read()
             if turn:
-                found[name] = ([*found[name][0], seconds], max(found[name][1], peak.mib))
-            print(f"{name}: {seconds:.2f} s{'' if turn else ' (warm-up)'}", file=sys.stderr, flush=True)
+                found[name] = Side([*found[name].runs, taken], max(found[name].peak, peak.mib))
+            print(f"{name}: {taken.wall:.2f} s{'' if turn else ' (warm-up)'}", file=sys.stderr, flush=True)
     return found
 
 
@@ -122,6 +147,19 @@ def row(name: str, values: Sequence[float], *, unit: str, peak: float = 0.0) -> 
         "unit": unit,
         "peak_rss_mib": round(peak, 1),
         "values": list(values),
+    }
+
+
+def compare(sides: Mapping[str, Side]) -> dict[str, Any]:
+    """How many times the median of ``aha`` every other side takes, on the wall and of the processor."""
+    medians = {
+        clock: {name: statistics.median(getattr(taken, clock) for taken in side.runs) for name, side in sides.items()}
+        for clock in ("wall", "cpu")
+    }
+    return {
+        f"aha / {name}": {clock: of[name] / of["aha"] for clock, of in medians.items()}
+        for name in sides
+        if name != "aha"
     }
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,15 +32,19 @@ from benchmarks.setting import (
     NUM_SAMPLES,
     UNIFORM_TOKENS,
     Peak,
+    Side,
+    Stopwatch,
+    Taken,
     build_peer,
     build_policy,
     build_prompts,
+    compare,
     describe,
     row,
     versions,
 )
 
-TOKEN_BUDGET = 2200  # two groups
+TOKEN_BUDGET = 1100  # one group
 LEARNING_RATE = 1e-5
 TRL_BEST = "TRL, micro-batches of 8"
 TRL_DEFAULT = "TRL, its defaults"
@@ -54,7 +56,7 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         raise UsageError("--skew is for the rollout benchmark: TRL cannot be given lengths")
     torch.set_num_threads(threads)
     parts: dict[str, list[float]] = {"rollout": [], "update": []}
-    sides: dict[str, Callable[[], list[float]]] = {"aha": lambda: train_aha(DTYPES[dtype], repeat + 1, parts)}
+    sides: dict[str, Callable[[], list[Taken]]] = {"aha": lambda: train_aha(DTYPES[dtype], repeat + 1, parts)}
     notes = []
     if peers and importlib.util.find_spec("trl") is None:
         notes.append("TRL is not installed, so it is not measured: pip install 'aha[bench]'")
@@ -64,20 +66,22 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
             TRL_BEST: lambda: train_trl(DTYPES[dtype], repeat + 1, micro_batch=8, checkpointing=False),
             TRL_DEFAULT: lambda: train_trl(DTYPES[dtype], repeat + 1, micro_batch=everything, checkpointing=True),
         }
-    rows, medians = [], {}
+    found: dict[str, Side] = {}
     for name, run in sides.items():
         with Peak() as peak:
-            seconds = run()[1:]  # the first step warms up
+            runs = run()[1:]  # the first step warms up
         gc.collect()
-        print(f"{name}: {', '.join(f'{s:.2f}' for s in seconds)} s/step", file=sys.stderr, flush=True)
-        rows.append(row(name, seconds, unit="s/step", peak=peak.mib))
-        medians[name] = statistics.median(seconds)
+        found[name] = Side(runs, peak.mib)
+        print(f"{name}: {', '.join(f'{taken.wall:.2f}' for taken in runs)} s/step", file=sys.stderr, flush=True)
+    rows = [
+        row(name, [taken.wall for taken in side.runs], unit="s/step", peak=side.peak) for name, side in found.items()
+    ]
     rows[1:1] = [row(f"aha, of it {name}", values[1:], unit="s") for name, values in parts.items()]
     return {
         "benchmark": "train",
         "setting": describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat) | {"token_budget": TOKEN_BUDGET},
         "rows": rows,
-        "ratios": {f"aha / {name}": medians[name] / medians["aha"] for name in medians if name != "aha"},
+        "ratios": compare(found),
         "notes": notes,
         "versions": versions("torch", "transformers", "trl"),
     }
@@ -88,7 +92,7 @@ def stub_reward(completion: Sequence[int]) -> float:
     return float(sum(completion) % 7)
 
 
-def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]]) -> list[float]:
+def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]]) -> list[Taken]:
     """Seconds of each step: sync and check the sampler, sample, judge, advantages, one update."""
     decoder = build_policy(dtype)
     optimizer = build_adamw(decoder, lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -96,11 +100,11 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
     prompts, params = build_prompts(), SamplingParams(UNIFORM_TOKENS)
     taken = []
     for step in range(num_steps):
-        started = time.perf_counter()
+        watch = Stopwatch()
         sync_weights(engine, decoder, version=step)
         seeds = [[step << 32 | p << 16 | g for g in range(NUM_SAMPLES)] for p in range(NUM_PROMPTS)]
         groups = engine.generate(prompts, seeds, params)
-        sampled = time.perf_counter()
+        sampled = watch.read().wall
         rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
         valid_PG = torch.ones_like(rewards_PG, dtype=torch.bool)
         advantages_PG = group_advantages(rewards_PG, valid_PG, scale=GRPO.advantage_scale)
@@ -120,14 +124,13 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
             max_grad_norm=1.0,
             beta=0.0,
         )
-        ended = time.perf_counter()
-        parts["rollout"].append(sampled - started)
-        parts["update"].append(ended - sampled)
-        taken.append(ended - started)
+        taken.append(watch.read())
+        parts["rollout"].append(sampled)
+        parts["update"].append(taken[-1].wall - sampled)
     return taken
 
 
-def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpointing: bool) -> list[float]:
+def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpointing: bool) -> list[Taken]:
     """Seconds of each step of GRPOTrainer, from its begin to its end.
 
     The end token lies outside the model's vocabulary, so that every completion has all its tokens, as on our side.
@@ -138,15 +141,15 @@ def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpoin
     import trl
 
     warnings.simplefilter("ignore", FutureWarning)  # transformers warns of its own names
-    ends: list[float] = []
-    begins: list[float] = []
+    watches: list[Stopwatch] = []
+    steps: list[Taken] = []
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: object, **__: object) -> None:
-            begins.append(time.perf_counter())
+            watches.append(Stopwatch())
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            ends.append(time.perf_counter())
+            steps.append(watches[-1].read())
 
     words = {f"w{i}": i for i in range(CONFIG.vocab_size)} | {"<eos>": CONFIG.vocab_size}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
@@ -183,4 +186,4 @@ def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpoin
             callbacks=[Clock()],
         )
         trainer.train()
-    return [end - begin for begin, end in zip(begins, ends, strict=True)]
+    return steps

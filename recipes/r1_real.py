@@ -2,8 +2,8 @@
 
     aha run r1_real --set model=models/smollm2 --set problems=my_problems.jsonl
 
-``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem`` and
-``answer`` (and, for a better cold start, ``solution``). The defaults are a short run on two cores; on a GPU raise the
+``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem``,
+``answer`` and, for the cold start, ``solution`` (``--set own_examples=0`` does without). The defaults are a short run on two cores; on a GPU raise the
 steps, prompts and lengths with ``--set``. First come generated one-digit products and sums of one and two digits, by
 growing level; then your own problems, where a file is given. With no cold start a small model never writes the
 asked-for tags and every reward is 0.
@@ -21,18 +21,23 @@ CHATML = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def r1_real(
-    *, model: Path = Path("models/smollm2"), problems: Path | None = None, template: str = CHATML, seed: int = 0
+    *, model: Path = Path("models/smollm2"), problems: Path | None = None, template: str = CHATML, own_examples: int = 60, seed: int = 0
 ) -> Pipeline:
     """``template`` is what the model was tuned on, with one ``{question}``; the default is ChatML without a system
-    message."""
+    message. ``own_examples`` of your problems, which then need a ``solution``, go into the cold start; 0 takes none.
+    """
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
-    arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", test=100))
+    arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", test=80))
     worked = Stage("worked", examples.run, examples.Settings(clean=240), {"problems": arithmetic})
     sources = {"data": worked}
+    stages = [untrained, arithmetic, worked]
     if problems is not None:
-        own = Stage("own", problem_sets.run, problem_sets.Settings(source=problems, test=100))
-        own_worked = Stage("own_worked", examples.run, examples.Settings(clean=60), {"problems": own})
-        sources["data_own"] = own_worked
+        own = Stage("own", problem_sets.run, problem_sets.Settings(source=problems, test=60))
+        stages.append(own)
+        if own_examples:
+            own_worked = Stage("own_worked", examples.run, examples.Settings(clean=own_examples), {"problems": own})
+            stages.append(own_worked)
+            sources["data_own"] = own_worked
     cold_start = Stage(
         "cold_start",
         sft.run,
@@ -45,27 +50,28 @@ def r1_real(
         prompts=8,
         samples=8,
         minibatches=1,
-        lr=1e-5,
+        lr=2e-5,
+        beta=0.0,
         temperature=0.8,
         max_new_tokens=64,
         curriculum=True,
         token_budget=1_024,
     )
     reasoner = Stage("arithmetic_rl", rl.run, settings, {"init": cold_start, "problems": arithmetic}, cost=1500)
-    stages = [untrained, arithmetic, worked, cold_start, reasoner]
+    stages += [cold_start, reasoner]
     judged = {"untrained": untrained, "cold_start": cold_start, "arithmetic_rl": reasoner}
     if problems is not None:
         short = settings.model_copy(update={"steps": 8, "curriculum": False, "max_new_tokens": 96})
         r1 = Stage("r1_real", rl.run, short, {"init": reasoner, "problems": own}, cost=400)
-        stages += [own, own_worked, r1]
+        stages.append(r1)
         judged["r1_real"] = r1
     protocol = evaluate.Settings(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=64)
     for name, stage in judged.items():
         inputs = {"model": stage, "problems": arithmetic}
         stages.append(Stage(f"{name}_eval", evaluate.run, protocol, inputs, seed_name="evaluation", cost=100))
         if problems is not None:
-            longer = protocol.model_copy(update={"max_new_tokens": 96})
+            longer = protocol.model_copy(update={"samples": 2, "max_new_tokens": 96})
             inputs = {"model": stage, "problems": own}
             stages.append(Stage(f"{name}_own_eval", evaluate.run, longer, inputs, seed_name="own", cost=100))
-    arguments = {"seed": seed, "model": str(model), "problems": str(problems or ""), "template": template}
+    arguments = {"seed": seed, "model": str(model), "problems": str(problems or ""), "template": template, "own_examples": own_examples}
     return Pipeline("r1_real", 1, arguments, tuple(stages), threads=2)

@@ -24,7 +24,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
 
     base = Stage("base", pretrain.run, pretrain.Settings(), {"tokenizer": words}, cost=250)
-    zero = Stage("r1_zero", rl.run, rl.Settings(steps=100, minibatches=2), {"init": base, "problems": asked}, cost=180)
+    zero = Stage("r1_zero", rl.run, rl.Settings(steps=80, minibatches=2), {"init": base, "problems": asked}, cost=180)
     coin = Weights(accuracy=0.0, format=0.0, random=1.0)
     random_reward = Stage(
         "random_reward",
@@ -73,7 +73,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     )
 
     small = pretrain.Shape(hidden_size=64, intermediate_size=168, num_hidden_layers=3)
-    student_base = Stage("student_base", pretrain.run, pretrain.Settings(shape=small), {"tokenizer": words}, cost=150)
+    student_base = Stage("student_base", pretrain.run, pretrain.Settings(shape=small, lr=4e-3), {"tokenizer": words}, cost=150)
     student_rl = Stage(
         "student_rl",
         rl.run,

@@ -528,7 +528,7 @@ def bench(
         table.add_row(row["name"], *cells, row["unit"], f"{memory:,.0f}" if memory else "")
     _print_rich(table)
     for text, ratio in found["ratios"].items():
-        print(f"{text}: {ratio:.2f}x")
+        print(f"{text}: {ratio['wall']:.2f}x ({ratio['cpu']:.2f}x in processor time)")
     for note in found["notes"]:
         print(note)
     print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))

@@ -156,9 +156,10 @@ def build_empty_decoder(
 def build_decoder(config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> Decoder:
     """A decoder with fresh weights, the same for the same seed whatever the global random state.
 
-    Matrices are normal with standard deviation ``1 / sqrt(inputs)``, those that write into the residual stream smaller by
-    ``sqrt(2 * num_hidden_layers)`` (Radford et al. 2019, section 2.3); norms are 1, biases 0. The usual fixed 0.02 suits
-    widths near 2,500; at width 128 it starts attention and logits so flat that training needs a quarter more steps.
+    Matrices are normal with standard deviation ``1 / sqrt(inputs)``, those that write into the residual stream
+    smaller by ``sqrt(2 * num_hidden_layers)`` (Radford et al. 2019, section 2.3); norms are 1, biases 0. The usual
+    fixed 0.02 suits widths near 2,500; at width 128 it starts attention and logits so flat that training needs a
+    quarter more steps.
     """
     decoder = build_empty_decoder(config, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)

@@ -33,8 +33,10 @@ class RewardModel(nn.Module):
 
     def forward(self, ids_BT: Tensor, last_B: Tensor) -> Tensor:
         """Scores ``[B]``; ``last_B`` is the index of each row's last real token, what stands after it has no effect."""
+        device = self.score.device
+        ids_BT, last_B = ids_BT.to(device), last_B.to(device)
         hidden_BTD = self.decoder(ids_BT)
-        rows = torch.arange(ids_BT.shape[0], device=ids_BT.device)
+        rows = torch.arange(ids_BT.shape[0], device=device)
         return cast(Tensor, (hidden_BTD[rows, last_B] @ self.score.T).squeeze(-1))
 
 

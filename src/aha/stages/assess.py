@@ -9,11 +9,9 @@ from typing import Any
 from aha.errors import UsageError
 from aha.evaluate.runner import Judged, reasoning_metrics
 from aha.records import Problem
-from aha.rollout.native.engine import NativeEngine
-from aha.rollout.sync import sync_weights
 from aha.stages.evaluate import Settings, sample_judged
 from aha.stages.generate import room_for_new_tokens
-from aha.stages.models import Policy
+from aha.stages.models import Policy, build_loaded_engine
 
 
 def assess(
@@ -34,8 +32,7 @@ def assess(
     for name, problems in benches.items():
         if any(problem.task == "general" for problem in problems):
             raise UsageError(f"bench {name} has general prompts, which have no answer to check: leave them out")
-    engine = NativeEngine(policy.config)
-    sync_weights(engine, policy.decoder, version=0)
+    engine = build_loaded_engine(policy)
     votes = [1 << power for power in range(samples.bit_length())]
     done, results = 0, {}
     for name, problems in benches.items():

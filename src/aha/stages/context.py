@@ -81,7 +81,8 @@ class Context:
         return self._stop.is_set()
 
     def save_due(self) -> bool:
-        """True every ``state_every`` seconds (less often where saving takes long), and when a stop was requested: save everything needed to continue."""
+        """True every ``state_every`` seconds (less often where saving takes long), and when a stop was requested: save
+        everything needed to continue."""
         self._save_asked = True
         now = time.monotonic()
         if self.stop_requested():

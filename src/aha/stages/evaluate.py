@@ -17,9 +17,8 @@ from aha.reward import rules
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine
-from aha.rollout.sync import sync_weights
 from aha.stages.context import Context
-from aha.stages.models import Policy, load_policy
+from aha.stages.models import Policy, build_loaded_engine, load_policy
 from aha.stages.rewarding import load_preferences
 from aha.stages.samples import write_samples
 
@@ -47,8 +46,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     problems = load_problems(inputs["problems"] / "test.jsonl")
     general_path = inputs["problems"] / "general_test.jsonl"
     general = load_problems(general_path) if general_path.exists() else []
-    engine = NativeEngine(policy.config)
-    sync_weights(engine, policy.decoder, version=0)
+    engine = build_loaded_engine(policy)
     total = len(problems) + len(general)
     judged: list[Judged] = []
     for asked, samples in ((problems, settings.samples), (general, settings.general_samples)):

@@ -22,10 +22,8 @@ from aha.reward import rules
 from aha.reward.response import read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
-from aha.rollout.native.engine import NativeEngine
-from aha.rollout.sync import sync_weights
 from aha.stages.context import Context
-from aha.stages.models import load_policy
+from aha.stages.models import build_loaded_engine, load_policy
 from aha.util.seeds import python_rng
 
 
@@ -87,8 +85,7 @@ def _from_policy(
     settings: Settings, inputs: Mapping[str, Path], context: Context, asked: Sequence[Problem], counts: Counter[str]
 ) -> list[WorkedExample]:
     policy = load_policy(inputs["policy"] / "model")
-    engine = NativeEngine(policy.config)
-    sync_weights(engine, policy.decoder, version=0)
+    engine = build_loaded_engine(policy)
     params = SamplingParams(
         settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )

@@ -13,9 +13,7 @@ from aha.evaluate.estimators import majority
 from aha.records import FinishReason
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.engine import NativeEngine
-from aha.rollout.sync import sync_weights
-from aha.stages.models import TEMPLATE_FILE, Policy, load_policy
+from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
 from aha.tasks import countdown, number
 from aha.tokens.render import R1_ZERO_TEMPLATE
 from aha.util.seeds import stream
@@ -101,8 +99,7 @@ def generate(
         top_p=top_p,
         end_token_ids=policy.tokenizer.end_token_ids,
     )
-    engine = NativeEngine(policy.config)
-    sync_weights(engine, policy.decoder, version=0)
+    engine = build_loaded_engine(policy)
     seeds = [stream(seed, "generate", index) for index in range(num)]
     started = time.perf_counter()
     (completions,) = engine.generate([prompt], [seeds], params)

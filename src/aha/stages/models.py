@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from aha.errors import CheckpointError
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder
 from aha.model.folder import load_model, save_model
+from aha.rollout.native.engine import NativeEngine
+from aha.rollout.sync import sync_weights
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import Tokenizer, load_tokenizer
 from aha.util.files import read_json, write_json_atomic
@@ -29,6 +33,24 @@ class Policy:
         return self.renderer.tokenizer
 
 
+def best_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_engine(policy: Policy) -> NativeEngine:
+    """A sampler with the policy's device and number type; it has no weights yet."""
+    head = policy.decoder.head_weight
+    return NativeEngine(policy.config, dtype=head.dtype, device=head.device)
+
+
+def build_loaded_engine(policy: Policy) -> NativeEngine:
+    """A sampler that holds the policy's weights as version 0, proven."""
+    engine = build_engine(policy)
+    sync_weights(engine, policy.decoder, version=0)
+    return engine
+
+
 def save_policy(policy: Policy, folder: Path) -> None:
     """A Hugging Face folder with the template beside it."""
     save_model(policy.decoder, policy.config, folder)
@@ -37,7 +59,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 
 def load_policy(folder: Path, *, template: str | None = None) -> Policy:
-    """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given.
+    """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given, onto the best device.
 
     ``CheckpointError`` when the tokenizer knows ids that the model has no embedding for, or there is no template.
     """
@@ -56,4 +78,4 @@ def load_policy(folder: Path, *, template: str | None = None) -> Policy:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do "
             "not belong together"
         )
-    return Policy(decoder, config, renderer)
+    return Policy(decoder.to(best_device()), config, renderer)

@@ -12,7 +12,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.records import StageResult
 from aha.stages.context import Context
-from aha.stages.models import Policy, save_policy
+from aha.stages.models import Policy, best_device, save_policy
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.train.batch import collate_packed
@@ -41,7 +41,7 @@ class Settings(Frozen):
     steps: int = 1_800
     rows: int = 8
     row_length: int = 192
-    lr: float = 4e-3
+    lr: float = 2e-3
     warmup: int = 30
     final_ratio: float = 0.1
     weight_decay: float = 0.1
@@ -59,7 +59,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         eos_token_id=tokenizer.eos_id,
         **settings.shape.model_dump(),
     )
-    decoder = build_decoder(config, seed=context.seed)
+    decoder = build_decoder(config, seed=context.seed).to(best_device())
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})
     if (context.out / "state").exists():

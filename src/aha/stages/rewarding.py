@@ -14,6 +14,7 @@ from aha.reward import rules
 from aha.reward.learned import Reads, learned_judge
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Judge, Reward, each, score
+from aha.stages.models import best_device
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.util.files import read_json
@@ -85,7 +86,7 @@ def load_preferences(inputs: Mapping[str, Path], renderer: Renderer) -> dict[str
                 raise CheckpointError(f"the vocabulary of {inputs[name] / 'model'} is not that of the policy it judges")
             model, _ = load_reward_model(inputs[name] / "model")
             offset = float(read_json(inputs[name] / "result.json")["metrics"]["offset"])
-            judges[name] = learned_judge(name, model.eval(), renderer, what, offset=offset)
+            judges[name] = learned_judge(name, model.to(best_device()).eval(), renderer, what, offset=offset)
     return judges
 
 

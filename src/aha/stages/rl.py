@@ -32,10 +32,9 @@ from aha.reward.rubric import Reward, Scored, score
 from aha.reward.rules import language_share
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
-from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
 from aha.stages.context import Context
-from aha.stages.models import Policy, load_policy, save_policy
+from aha.stages.models import Policy, build_engine, load_policy, save_policy
 from aha.stages.reflection import count_reflections
 from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_reasoning, load_preferences
 from aha.stages.samples import write_samples
@@ -93,7 +92,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if (context.out / "state").exists():
         state.load(context.out / "state")
     context.rewind_metrics(state.step)
-    engine = NativeEngine(policy.config)
+    engine = build_engine(policy)
     params = SamplingParams(
         settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )

@@ -205,4 +205,5 @@ def _check_limits(
     for index, own in enumerate(limits):
         for limit in own:
             if not 1 <= limit <= params.max_new_tokens:
-                raise DataError(f"prompt {index} has the limit {limit}, not 1 .. max_new_tokens {params.max_new_tokens}")
+                allowed = f"1 .. max_new_tokens {params.max_new_tokens}"
+                raise DataError(f"prompt {index} has the limit {limit}, not {allowed}")
