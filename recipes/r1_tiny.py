@@ -24,7 +24,13 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
 
     base = Stage("base", pretrain.run, pretrain.Settings(), {"tokenizer": words}, cost=250)
-    zero = Stage("r1_zero", rl.run, rl.Settings(steps=80, minibatches=2), {"init": base, "problems": asked}, cost=180)
+    zero = Stage(
+        "r1_zero",
+        rl.run,
+        rl.Settings(steps=110, minibatches=2, lr=1.5e-4, final_ratio=0.1),
+        {"init": base, "problems": asked},
+        cost=180,
+    )
     coin = Weights(accuracy=0.0, format=0.0, random=1.0)
     random_reward = Stage(
         "random_reward",
@@ -45,7 +51,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     dev2 = Stage(
         "dev2",
         rl.run,
-        rl.Settings(steps=50, minibatches=2, lr=2e-4, weights=Weights(language=0.3)),
+        rl.Settings(steps=60, minibatches=2, lr=1.5e-4, final_ratio=0.1, weights=Weights(language=0.3)),
         {"init": dev1, "problems": asked},
         cost=110,
     )
@@ -67,13 +73,15 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=40, minibatches=2, lr=1e-4, general_share=0.375, weights=everything),
+        rl.Settings(steps=40, minibatches=2, lr=8e-5, final_ratio=0.3, general_share=0.5, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
 
     small = pretrain.Shape(hidden_size=64, intermediate_size=168, num_hidden_layers=3)
-    student_base = Stage("student_base", pretrain.run, pretrain.Settings(shape=small, lr=4e-3), {"tokenizer": words}, cost=150)
+    student_base = Stage(
+        "student_base", pretrain.run, pretrain.Settings(shape=small, lr=4e-3), {"tokenizer": words}, cost=150
+    )
     student_rl = Stage(
         "student_rl",
         rl.run,

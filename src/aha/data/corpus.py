@@ -121,9 +121,9 @@ class _Voice:
 
 
 def _chain_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
-    """Thought and answer of a reasoner who errs in 1, 8 or 20 % of the steps, and may check, repair or skip."""
-    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.08, 0.2])
-    repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.2, rng.random() < 0.2
+    """Thought and answer of a reasoner who errs in 1, 4 or 12 % of the steps, and may check, repair or skip."""
+    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.04, 0.12])
+    repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.2, rng.random() < 0.15
     todo = chain.steps(problem.meta["expression"])
     sentences: list[str] = []
     total, i = todo[0][0], 0
@@ -152,7 +152,7 @@ def _countdown_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str
     voice = _Voice(rng, problem.language)
     numbers, target = problem.meta["numbers"], problem.meta["target"]
     patience = len(countdown.sign_choices(len(numbers))) if rng.random() < 0.4 else rng.choice([1, 1, 2])
-    careless = rng.random() < 0.15
+    careless = rng.random() < 0.1
     sentences, answer = [], problem.answer
     for i, signs in enumerate(countdown.sign_choices(len(numbers)), 1):
         answer = countdown.expression(numbers, signs)

@@ -59,7 +59,7 @@ class Settings(Frozen):
     steps: int = 80
     prompts: int = 16
     samples: int = 16
-    lr: float = 3e-4
+    lr: float = 1e-4
     warmup: int = 5
     final_ratio: float = 1.0
     beta: float | None = None
