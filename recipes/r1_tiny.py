@@ -85,7 +85,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_rl = Stage(
         "student_rl",
         rl.run,
-        rl.Settings(steps=80, minibatches=2, lr=2e-4),
+        rl.Settings(steps=60, minibatches=2, lr=2e-4, final_ratio=0.1),
         {"init": student_base, "problems": asked},
         cost=100,
     )
