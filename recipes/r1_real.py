@@ -3,10 +3,10 @@
     aha run r1_real --set model=models/smollm2 --set problems=my_problems.jsonl
 
 ``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem``,
-``answer`` and, for the cold start, ``solution`` (``--set own_examples=0`` does without). The defaults are a short run on two cores; on a GPU raise the
-steps, prompts and lengths with ``--set``. First come generated one-digit products and sums of one and two digits, by
-growing level; then your own problems, where a file is given. With no cold start a small model never writes the
-asked-for tags and every reward is 0.
+``answer`` and, for the cold start, ``solution`` (``--set own_examples=0`` does without). The defaults are a short run
+on two cores; where torch sees a GPU the same stages run there: raise steps, prompts and lengths with ``--set``. First
+come generated one-digit products and sums of one and two digits, by growing level; then your own problems, where a file
+is given. With no cold start a small model never writes the asked-for tags and every reward is 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ CHATML = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def r1_real(
-    *, model: Path = Path("models/smollm2"), problems: Path | None = None, template: str = CHATML, own_examples: int = 60, seed: int = 0
+    *,
+    model: Path = Path("models/smollm2"),
+    problems: Path | None = None,
+    template: str = CHATML,
+    own_examples: int = 60,
+    seed: int = 0,
 ) -> Pipeline:
     """``template`` is what the model was tuned on, with one ``{question}``; the default is ChatML without a system
     message. ``own_examples`` of your problems, which then need a ``solution``, go into the cold start; 0 takes none.
@@ -73,5 +78,11 @@ def r1_real(
             longer = protocol.model_copy(update={"samples": 2, "max_new_tokens": 96})
             inputs = {"model": stage, "problems": own}
             stages.append(Stage(f"{name}_own_eval", evaluate.run, longer, inputs, seed_name="own", cost=100))
-    arguments = {"seed": seed, "model": str(model), "problems": str(problems or ""), "template": template, "own_examples": own_examples}
+    arguments = {
+        "seed": seed,
+        "model": str(model),
+        "problems": str(problems or ""),
+        "template": template,
+        "own_examples": own_examples,
+    }
     return Pipeline("r1_real", 1, arguments, tuple(stages), threads=2)

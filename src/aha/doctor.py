@@ -23,7 +23,6 @@ NEEDED = (
     "rich",
     "pyarrow",
     "matplotlib",
-    "math-verify",
     "numpy",
     "gguf",
 )

@@ -32,7 +32,7 @@ def test_seeds_table_holds_means_bars_and_verdicts() -> None:
 
     rows = rows_of(seeds_table([summary(0, 0.05, 0.8, 2.0), summary(1, 0.07, 0.5, 1.0)]))
     assert rows["figure"] == ["seed 0", "seed 1", "mean", "bar", "met"]
-    assert rows["base pass@1"] == ["0.050", "0.070", "0.060", "0.03 to 0.15", "yes (2/2)"]
-    assert rows["R1-Zero pass@1"] == ["0.800", "0.500", "0.650", "≥ 0.6", "yes (1/2)"]
+    assert rows["base pass@1"] == ["0.050", "0.070", "0.060", "≤ 0.15", "yes (2/2)"]
+    assert rows["R1-Zero pass@1"] == ["0.800", "0.500", "0.650", "≥ 0.8", "no (1/2)"]
     assert rows["R1-Zero length, end / lowest"][2:] == ["1.500", "≥ 1.3", "yes (1/2)"]
-    assert rows["R1 pass@1"] == ["–", "–", "–", "≥ 0.7", "–"]
+    assert rows["R1 pass@1"] == ["–", "–", "–", "≥ 0.9", "–"]
