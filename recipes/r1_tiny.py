@@ -51,18 +51,18 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     dev2 = Stage(
         "dev2",
         rl.run,
-        rl.Settings(steps=60, minibatches=2, lr=1.5e-4, final_ratio=0.1, weights=Weights(language=0.3)),
+        rl.Settings(steps=80, minibatches=2, lr=1.5e-4, final_ratio=0.1, weights=Weights(language=0.3)),
         {"init": dev1, "problems": asked},
         cost=110,
     )
     rejection = Stage(
         "rejection",
         examples.run,
-        examples.Settings(problems=600, samples=4, general=1_000),
+        examples.Settings(problems=1_600, samples=4, general=1_000),
         {"policy": dev2, "problems": asked},
         cost=8,
     )
-    dev3 = Stage("dev3", sft.run, sft.Settings(), {"init": base, "data": rejection}, cost=20)
+    dev3 = Stage("dev3", sft.run, sft.Settings(epochs=3), {"init": base, "data": rejection}, cost=20)
     helpful = Stage(
         "helpful", reward_model.run, reward_model.Settings(reads="answer"), {"init": dev3, "problems": asked}, cost=8
     )
@@ -73,7 +73,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=40, minibatches=2, lr=8e-5, final_ratio=0.3, general_share=0.5, weights=everything),
+        rl.Settings(steps=60, minibatches=2, lr=1.2e-4, final_ratio=0.4, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
@@ -85,14 +85,14 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_rl = Stage(
         "student_rl",
         rl.run,
-        rl.Settings(steps=60, minibatches=2, lr=2e-4, final_ratio=0.1),
+        rl.Settings(steps=50, minibatches=2, lr=2e-4, final_ratio=0.1),
         {"init": student_base, "problems": asked},
         cost=100,
     )
     student_distilled = Stage(
         "student_distilled",
         sft.run,
-        sft.Settings(epochs=4, lr=2e-3),
+        sft.Settings(epochs=5, lr=2e-3),
         {"init": student_base, "data": rejection},
         cost=15,
     )

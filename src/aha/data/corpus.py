@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 
 from aha.data.examples import tagged
-from aha.data.problems import toy_general, toy_problem
+from aha.data.problems import is_held_out, toy_general, toy_problem
 from aha.records import Problem
 from aha.tasks import chain, countdown, general
 from aha.tasks.words import ACTIONS, ADJECTIVES, LANGUAGES, NOUNS, other, say
@@ -42,8 +42,8 @@ def _drill(rng: random.Random) -> str:
     if rng.random() < 0.4:
         return _pointing(rng)
     lines = []
-    for _ in range(rng.randint(4, 10)):
-        if rng.random() < 0.3:
+    for _ in range(rng.randint(3, 8)):
+        if rng.random() < 0.4:
             lines.append(_comparison(rng))
             continue
         a, b = rng.randint(0, 99), rng.randint(1, 9)
@@ -62,13 +62,17 @@ def _pointing(rng: random.Random) -> str:
 
 
 def _comparison(rng: random.Random) -> str:
-    """``make 24 : 21 + 3 = 24 yes .``: is this total the wanted one?"""
-    a, b = rng.randint(10, 50), rng.randint(1, 9)
-    wanted = a + b if rng.random() < 0.5 else a - b
-    total = a + b if rng.random() < 0.5 else a - b
-    language = rng.choice(LANGUAGES)
-    sign = "+" if total > a else "-"
-    return say(f"make {wanted} : {a} {sign} {b} = {total} {'yes' if total == wanted else 'no'} .", language)
+    """``make 24 : 21 + 5 = 26 - 2 = 24 yes .``: is this total the wanted one?"""
+    while True:
+        rest = [rng.randint(1, 9), rng.randint(1, 9)]
+        numbers = [rng.randint(sum(rest) + 1, 40), *rest]
+        signs, other_signs = (rng.choice(countdown.sign_choices(3)) for _ in range(2))
+        total = countdown.evaluate_signs(numbers[0], rest, signs)
+        wanted = total if rng.random() < 0.5 else countdown.evaluate_signs(numbers[0], rest, other_signs)
+        if not is_held_out(countdown.problem_id(numbers, wanted)):
+            break
+    verdict = "yes" if total == wanted else "no"
+    return say(f"make {wanted} : {countdown.attempt(numbers, signs)} {verdict} .", rng.choice(LANGUAGES))
 
 
 def _sentences(rng: random.Random) -> str:

@@ -38,7 +38,7 @@ class Settings(Frozen):
     its peak."""
 
     shape: Shape = Shape()
-    steps: int = 1_800
+    steps: int = 2_100
     rows: int = 8
     row_length: int = 192
     lr: float = 2e-3

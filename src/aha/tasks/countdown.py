@@ -33,13 +33,18 @@ def generate(rng: random.Random, *, language: str, count: int = 3) -> Problem:
     numbers = " ".join(str(n) for n in [first, *rest])
     signs = next(s for s in sign_choices(count) if evaluate_signs(first, rest, s) == target)
     return Problem(
-        id=f"countdown/{numbers}/{target}",
+        id=problem_id([first, *rest], target),
         prompt=say(f"make {target} from {numbers}", language),
         answer=expression([first, *rest], signs),
         task="countdown",
         language=language,
         meta={"numbers": [first, *rest], "target": target},
     )
+
+
+def problem_id(numbers: list[int], target: int) -> str:
+    """``countdown/20 7 2/25``, the same in both languages."""
+    return f"countdown/{' '.join(map(str, numbers))}/{target}"
 
 
 def sign_choices(count: int) -> list[tuple[str, ...]]:
