@@ -80,12 +80,16 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
 
     small = pretrain.Shape(hidden_size=64, intermediate_size=168, num_hidden_layers=3)
     student_base = Stage(
-        "student_base", pretrain.run, pretrain.Settings(shape=small, lr=4e-3), {"tokenizer": words}, cost=150
+        "student_base",
+        pretrain.run,
+        pretrain.Settings(shape=small, steps=1_300, lr=4e-3),
+        {"tokenizer": words},
+        cost=150,
     )
     student_rl = Stage(
         "student_rl",
         rl.run,
-        rl.Settings(steps=50, minibatches=2, lr=2e-4, final_ratio=0.1),
+        rl.Settings(steps=50, minibatches=2, lr=5e-5),
         {"init": student_base, "problems": asked},
         cost=100,
     )

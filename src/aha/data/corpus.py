@@ -19,7 +19,7 @@ from aha.tasks.words import ACTIONS, ADJECTIVES, LANGUAGES, NOUNS, other, say
 
 TEMPLATE = "User : {question} ? Assistant :"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-SHARES = {"drill": 13, "sentences": 4, "general": 23, "forum": 14, "chat": 46}
+SHARES = {"drill": 20, "sentences": 3, "general": 22, "forum": 9, "chat": 46}
 
 
 def documents(rng: random.Random) -> Iterator[str]:
@@ -39,11 +39,11 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 
 def _drill(rng: random.Random) -> str:
-    if rng.random() < 0.4:
+    if rng.random() < 0.3:
         return _pointing(rng)
     lines = []
-    for _ in range(rng.randint(3, 8)):
-        if rng.random() < 0.4:
+    for _ in range(rng.randint(4, 9)):
+        if rng.random() < 0.3:
             lines.append(_comparison(rng))
             continue
         a, b = rng.randint(0, 99), rng.randint(1, 9)

@@ -41,7 +41,7 @@ class Settings(Frozen):
     steps: int = 2_100
     rows: int = 8
     row_length: int = 192
-    lr: float = 2e-3
+    lr: float = 2.5e-3
     warmup: int = 30
     final_ratio: float = 0.1
     weight_decay: float = 0.1
