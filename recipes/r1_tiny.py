@@ -82,14 +82,14 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_base = Stage(
         "student_base",
         pretrain.run,
-        pretrain.Settings(shape=small, steps=1_300, lr=4e-3),
+        pretrain.Settings(shape=small, lr=4e-3),
         {"tokenizer": words},
         cost=150,
     )
     student_rl = Stage(
         "student_rl",
         rl.run,
-        rl.Settings(steps=50, minibatches=2, lr=5e-5),
+        rl.Settings(steps=50, minibatches=2, lr=1.5e-4, final_ratio=0.3),
         {"init": student_base, "problems": asked},
         cost=100,
     )
