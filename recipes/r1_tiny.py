@@ -73,7 +73,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=60, minibatches=2, lr=1.2e-4, final_ratio=0.4, general_share=0.375, weights=everything),
+        rl.Settings(steps=100, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
