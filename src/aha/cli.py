@@ -509,7 +509,7 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Measure speed side by side with the peers; every figure of the README comes from here."""
+    """Measure speed side by side with the peers, in one run."""
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
     from aha.util.benchmarks import load_benchmark

@@ -25,7 +25,7 @@ class Message:
 class Problem:
     """A question with what is needed to judge an answer.
 
-    ``Problem(id="chain/12+5-3", prompt="what is 12 + 5 - 3 ?", answer="14", task="chain", language="en")``.
+    ``Problem(id="sum/7+45", prompt="What is 7 + 45?", answer="52", task="number", language="en")``.
     ``task`` names the checker; ``answer`` is the gold (empty where only a rule score or a preference model can judge);
     ``meta`` holds whatever else the checker needs.
     """
