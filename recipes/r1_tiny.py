@@ -2,7 +2,7 @@
 
     aha run r1_tiny                          # all of it, into runs/r1_tiny
     aha run r1_tiny --set seed=1 --out runs/seed1
-    aha run r1_tiny --only r1_zero_eval      # one stage and what it needs
+    aha run r1_tiny --only r1_zero_eval      # this stage alone, once what it reads is there
 
 A base model is trained from scratch on a small bilingual corpus of mixed quality. From it come R1-Zero (pure
 reinforcement learning), then R1 through its four stages (cold start, reasoning RL, rejection sampling and SFT of the

@@ -204,6 +204,7 @@ def _rl_row(name: str, step: int, rng: random.Random) -> dict[str, Any]:
         "entropy": 0.04 + 0.36 * (1 - reached),
         "kl": 0.9 * reached,
         "mismatch_kl": abs(rng.gauss(0, 2e-7)),
+        "logprob_gap": abs(rng.gauss(2e-7, 2e-8)),
         "max_logprob_gap": abs(rng.gauss(4e-6, 2e-6)),
         "ess": 1 - abs(rng.gauss(0, 1e-6)),
         "grad_norm": 0.4,

@@ -200,6 +200,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["tokens"] == 16
     assert metrics["kl"] == pytest.approx(((ref - logp).exp() - (ref - logp) - 1).mean().item())
     assert metrics["mismatch_kl"] == pytest.approx((ratio - 1 - ratio.log()).mean().item())
+    assert metrics["logprob_gap"] == pytest.approx((logp - old).abs().mean().item())
     assert metrics["max_logprob_gap"] == pytest.approx((logp - old).abs().max().item())
     assert metrics["ess"] == pytest.approx((ratio.sum() ** 2 / (16 * ratio.square().sum())).item())
     assert metrics["ratio_mean"] == pytest.approx(ratio.mean().item())

@@ -443,11 +443,12 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
         ]
     worst = max(gaps, key=lambda name: abs(gaps[name]))
     outcome = APPEARED if abs(gaps[worst]) <= _AGREEMENT else ABSENT
+    mean = max(summary["curves"][name].get("logprob_gap") or 0.0 for name in gaps)
     sentence = (
         f"The largest gap of one token's log-probability over "
         f"{sum(summary['curves'][name]['steps'] for name in gaps)} steps of "
         f"{len(gaps)} RL {'stage' if len(gaps) == 1 else 'stages'} is {number(abs(gaps[worst]))} nats, in "
-        f"{model_label(worst)}."
+        f"{model_label(worst)}; the mean over a step's tokens is at most {number(mean)}."
     )
     return [Finding("agreement", title, outcome, sentence, paper, source)]
 

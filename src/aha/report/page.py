@@ -334,15 +334,15 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
     for stage in run.of_kind("rl"):
         curve = summary["curves"].get(stage.name)
         if curve is None:
-            cells = f'<td class="none" colspan="4">{NOT_RUN}</td>'
+            cells = f'<td class="none" colspan="5">{NOT_RUN}</td>'
         else:
-            figures = [curve.get(key) for key in ("max_logprob_gap", "mismatch_kl", "ess_lowest")]
+            figures = [curve.get(key) for key in ("logprob_gap", "max_logprob_gap", "mismatch_kl", "ess_lowest")]
             cells = f"<td>{curve['steps']}</td>" + "".join(
                 f"<td>{'–' if value is None else number(value)}</td>" for value in figures
             )
         rows.append(f'<tr><th scope="row">{escape(model_label(stage.name))}</th>{cells}</tr>')
     table = (
-        '<div class="scroll" tabindex="0"><table><thead><tr><th>stage</th><th>steps</th><th>largest gap, nats</th>'
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>stage</th><th>steps</th><th>mean gap of the worst step, nats</th><th>largest gap</th>'
         "<th>largest mismatch KL</th><th>lowest effective sample size</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )

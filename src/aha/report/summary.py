@@ -91,7 +91,7 @@ def curve_numbers(stage: Stage) -> dict[str, Any]:
         tenth = max(1, len(reflection) // TENTH)
         numbers["reflection_first_tenth"] = _mean(reflection[:tenth])
         numbers["reflection_last_tenth"] = _mean(reflection[-tenth:])
-    for key in ("max_logprob_gap", "mismatch_kl"):
+    for key in ("logprob_gap", "max_logprob_gap", "mismatch_kl"):
         _, gaps = series(stage.rows, key)
         if gaps:
             numbers[key] = max(gaps, key=abs)

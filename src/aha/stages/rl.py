@@ -314,7 +314,7 @@ def _metrics(
     for name, values in rollout.scored.parts.items():
         row[f"reward/{name}"] = _mean([v for v in values if v is not None])
     first, last = updates[0], updates[-1]
-    row |= {key: first[key] for key in ("mismatch_kl", "max_logprob_gap", "entropy")}
+    row |= {key: first[key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
     row |= {key: last[key] for key in ("kl", "ess", "clip_fraction", "lr")}
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
     return row

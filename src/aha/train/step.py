@@ -46,7 +46,8 @@ def policy_step(
     cannot matter; without any batch the step is taken with gradients of 0. ``beta`` replaces the algorithm's.
     ``temperature`` is the sampler's. Metrics, means over the completion tokens unless said otherwise:
     loss = policy_loss + beta * weighted KL (weighted as the aggregation says), kl (to the reference), mismatch_kl
-    (sampler to trainer, k3), max_logprob_gap, ess (effective sample size of the ratios as a share of the tokens),
+    (sampler to trainer, k3), logprob_gap and max_logprob_gap (mean and largest difference of a token's log-prob from
+    the sampler's), ess (effective sample size of the ratios as a share of the tokens),
     clip_fraction, entropy, ratio_mean, grad_norm (before clipping), lr, tokens.
 
     A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
@@ -84,7 +85,9 @@ def policy_step(
     }
 
 
-_POLICY_SUMS = ("policy_loss", "kl", "mismatch_kl", "entropy", "clip_fraction", "ratio_mean", "ratio_square", "tokens")
+_POLICY_SUMS = (
+    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_fraction", "ratio_mean", "ratio_square", "tokens"
+)  # fmt: skip
 
 
 def compute_policy_loss(
@@ -113,9 +116,9 @@ def compute_policy_loss(
         ratio_N = (logp_N - batch.old_logp_N).exp()
         clipped_N = clipped_tokens(logp_N, batch.old_logp_N, batch.advantages_N, **clip).to(logp_N.dtype)
         mismatch_N = k3(batch.old_logp_N, logp_N)
-        sums = torch.stack((kl_N, mismatch_N, entropy_N, clipped_N, ratio_N, ratio_N.square())).detach().sum(1)
-        gap = (logp_N - batch.old_logp_N).abs().max()
-        figures = torch.cat((policy_loss.detach()[None], sums, sums.new_tensor([logp_N.numel()]), gap[None]))
+        gap_N = (logp_N - batch.old_logp_N).abs()
+        sums = torch.stack((kl_N, mismatch_N, gap_N, entropy_N, clipped_N, ratio_N, ratio_N.square())).detach().sum(1)
+        figures = torch.cat((policy_loss.detach()[None], sums, sums.new_tensor([logp_N.numel()]), gap_N.max()[None]))
     return loss, figures
 
 
