@@ -58,7 +58,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     rejection = Stage(
         "rejection",
         examples.run,
-        examples.Settings(problems=1_600, samples=4, general=1_000),
+        examples.Settings(problems=8_000, samples=2, general=1_000),
         {"policy": dev2, "problems": asked},
         cost=8,
     )
@@ -73,7 +73,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=100, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
+        rl.Settings(steps=70, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
@@ -96,7 +96,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_distilled = Stage(
         "student_distilled",
         sft.run,
-        sft.Settings(epochs=5, lr=2e-3),
+        sft.Settings(epochs=3, lr=2e-3),
         {"init": student_base, "data": rejection},
         cost=15,
     )

@@ -13,6 +13,7 @@ from pydantic import PositiveInt, model_validator
 
 from aha.config import Frozen, canonical, fingerprint, override, parse_value
 from aha.errors import SettingError
+from aha.stages import rl
 
 
 class Inner(Frozen):
@@ -123,3 +124,13 @@ def test_canonical_form_is_plain_json() -> None:
 
 def test_parse_value_prefers_text_for_text() -> None:
     assert parse_value(str, "none", "x") == "none" and parse_value(str | None, "none", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("steps", "0"), ("samples", "1"), ("lr", "-1"), ("lr", "nan"), ("max_grad_norm", "-1"), ("minibatches", "0"),
+     ("temperature", "0"), ("general_share", "1.5"), ("token_budget", "-3"), ("prompts", "0")],
+)  # fmt: skip
+def test_a_number_that_would_train_on_nonsense_is_refused(key: str, text: str) -> None:
+    with pytest.raises(SettingError, match=f"{key}.*(greater|less|finite)"):
+        override(rl.Settings(), key, text, owner="r1_zero")

@@ -10,6 +10,7 @@ from aha.data.corpus import TAGS, TEMPLATE, documents, reasoning
 from aha.data.problems import is_held_out, toy_problem
 from aha.stages.pretrain import Settings
 from aha.tasks import general
+from aha.tasks.countdown import problem_id
 from aha.tasks.words import say, translate
 from aha.testing import word_tokenizer
 
@@ -31,7 +32,7 @@ def test_every_word_is_known_and_every_document_fits_a_row() -> None:
 def test_every_number_is_in_the_vocabularys_range() -> None:
     numbers = {int(word) for document in MANY for word in document.split() if word.lstrip("-").isdigit()}
     assert min(numbers) == 0
-    assert max(numbers) == 99
+    assert 60 < max(numbers) <= 99  # the tokenizer has words for 0 to 99
 
 
 def prompts(document: str) -> list[str]:
@@ -63,7 +64,7 @@ def test_no_held_out_problem_is_in_the_corpus() -> None:
     for prompt in asked:
         words = prompt.split()
         if words[0] == "make" and "from" in words:
-            assert not is_held_out(f"countdown/{' '.join(words[3:])}/{words[1]}")
+            assert not is_held_out(problem_id([int(word) for word in words[3:]], int(words[1])))
 
 
 def test_quality_is_mixed() -> None:

@@ -14,7 +14,7 @@ PROBLEMS = [Problem(f"p/{i}", "x", "1", "number", meta={"level": 1 + i % 3}) for
 
 
 def levels(progress: float) -> set[int]:
-    chosen = choose_problems(PROBLEMS, 60, random.Random(0), progress=progress, curriculum=True)
+    chosen = choose_problems(PROBLEMS, 20, random.Random(0), progress=progress, curriculum=True)
     return {p.meta["level"] for p in chosen}
 
 
@@ -41,7 +41,9 @@ def test_without_a_curriculum_everything_is_asked_from_the_start() -> None:
 
 def test_problems_without_a_level_are_all_asked() -> None:
     plain = [Problem(str(i), "x", "1", "number") for i in range(5)]
-    assert len(choose_problems(plain, 9, random.Random(0), progress=0.0, curriculum=True)) == 5
+    assert len(choose_problems(plain, 5, random.Random(0), progress=0.0, curriculum=True)) == 5
+    with pytest.raises(DataError, match="asks 9 different problems, there are only 5"):
+        choose_problems(plain, 9, random.Random(0), progress=0.0, curriculum=True)
 
 
 def test_a_level_that_is_no_number_is_named() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from aha.data.problems import (
     load_problems,
     save_problems,
     split_by_hash,
+    spread,
     toy_general,
     toy_problem,
     toy_sets,
@@ -137,6 +139,30 @@ def test_single_draws_keep_their_side() -> None:
         for held_out in (False, True):
             assert is_held_out(toy_problem(rng, held_out=held_out).id) == held_out
             assert is_held_out(toy_general(rng, held_out=held_out).id) == held_out
+
+
+def test_problems_with_the_same_key_are_on_one_side() -> None:
+    train, test = split_by_hash(arithmetic_problems())
+    for side in (train, test):
+        asked = {(p.meta["family"], *p.meta["operands"]) for p in side}
+        assert all((family, b, a) in asked for family, a, b in asked)
+    numbers = {tuple(sorted(p.meta["numbers"])) + (p.meta["target"],) for p in countdowns(held_out=False)}
+    assert numbers and not numbers & {
+        tuple(sorted(p.meta["numbers"])) + (p.meta["target"],) for p in countdowns(held_out=True)
+    }
+
+
+def countdowns(*, held_out: bool) -> list[Problem]:
+    rng = random.Random(held_out)
+    return [p for _ in range(2_000) if (p := toy_problem(rng, held_out=held_out)).task == "countdown"]
+
+
+def test_the_first_of_spread_problems_are_of_every_kind() -> None:
+    problems = arithmetic_problems()
+    chosen = spread(problems, random.Random(0))
+    assert sorted(p.id for p in chosen) == sorted(p.id for p in problems)
+    kinds = Counter((p.meta["family"], p.meta["level"]) for p in chosen[:40])
+    assert kinds == {("product", 1): 10, ("sum", 1): 10, ("sum", 2): 10, ("sum", 3): 10}
 
 
 def test_arithmetic_covers_its_levels_once() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aha.data.problems import is_held_out, save_problems
+from aha.data.problems import is_held_out, save_problems, split_key
 from aha.errors import UsageError
 from aha.evaluate.benches import BENCHES, load_bench
 from aha.tasks import number
@@ -15,7 +15,7 @@ from aha.tasks.checkers import checker_of
 def test_built_in_benches_are_held_out_distinct_and_solvable(name: str) -> None:
     problems = load_bench(name, limit=60)
     assert len(problems) == 60 == len({(p.id, p.language) for p in problems})
-    assert all(is_held_out(p.id) and checker_of(p).is_correct(p, p.answer) for p in problems)
+    assert all(is_held_out(split_key(p)) and checker_of(p).is_correct(p, p.answer) for p in problems)
     assert load_bench(name, limit=10) == problems[:10]
 
 

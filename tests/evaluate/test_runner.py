@@ -56,7 +56,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["pass@4"]["value"] == 1.0
     assert metrics["cons@4"]["value"] == 1.0  # a tie of two and two goes to the first seen, which is right
     assert metrics["format"]["value"] == pytest.approx(7 / 8)
-    assert metrics["language"]["value"] == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert metrics["language"]["value"] == pytest.approx((3 / 4 + 1) / 2)  # "5" has no word to judge
     assert [row["k"] for row in metrics["votes"]] == [1, 2, 4]
     assert metrics["votes"][1]["value"] == pytest.approx((1 / 2 + 1.0) / 2)
     lengths = [[len(POLICY.tokenizer.encode(text)) + 1 for text in texts] for texts in said]

@@ -72,14 +72,21 @@ def test_no_answer_of_a_model_makes_a_checker_fail() -> None:
         ("第一 2 + 3 = 5 . 然后", 0.0, 1.0),
         ("first 2 + 3 = 5 . 然后 check 检查", 0.5, 0.5),
         ("one two three 四", 0.75, 0.25),
-        ("a 大猫 b", 2 / 3, 1 / 3),  # a run of Han characters is one word
-        ("", 0.0, 0.0),
-        ("2 + 3 = 5 .", 0.0, 0.0),  # silence is not consistency
+        ("a 大猫 b", 2 / 3, 1 / 3),  # two Han characters are one word
+        ("ok 先算三乘四等于十二", 1 / 6, 5 / 6),  # a sentence without spaces is not one word
+        ("ok сначала сложим", 1 / 3, 0.0),  # a third language is neither
+        ("déjà vu 42", 1.0, 0.0),
     ],
 )
 def test_language_share_by_hand(text: str, english: float, chinese: float) -> None:
     assert rules.language_share(text, "en") == pytest.approx(english)
     assert rules.language_share(text, "zh") == pytest.approx(chinese)
+
+
+@pytest.mark.parametrize("text", ["", "2 + 3 = 5 ."])
+def test_silence_is_no_language_and_earns_nothing(text: str) -> None:
+    assert rules.language_share(text, "en") is None
+    assert rules.language(CHAIN, Response(text, "5", True)).score == 0.0
 
 
 def test_language_is_judged_in_the_thinking_alone() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from aha.errors import InvariantError
 from aha.rollout.native.engine import NativeEngine
-from aha.rollout.sync import sync_weights
+from aha.rollout.sync import check_agreement, sync_weights
 from aha.testing import tiny_policy
 
 
@@ -42,3 +42,10 @@ def test_a_sampler_that_computes_another_model_is_found(monkeypatch: pytest.Monk
     monkeypatch.setattr(engine, "score", lambda sequences: [(float("nan"),) * 15])
     with pytest.raises(InvariantError, match="nan"):
         sync_weights(engine, policy.decoder, version=0)
+
+
+@pytest.mark.parametrize("gap", [1e-3, float("nan")])
+def test_a_step_whose_tokens_disagree_is_stopped(gap: float) -> None:
+    check_agreement(2e-7, dtype=torch.float32, step=4)
+    with pytest.raises(InvariantError, match="step 4: sampler and trainer differ"):
+        check_agreement(gap, dtype=torch.float32, step=4)

@@ -103,12 +103,18 @@ def test_a_crash_while_saving_leaves_a_whole_state(
     with pytest.raises(KeyboardInterrupt):
         state.save(tmp_path / "state")
     survivor = fresh(seed=2)
-    survivor.load(tmp_path / "state")
+    survivor.resume(tmp_path / "state")  # what a stage calls
     assert_same(survivor, before)
     monkeypatch.undo()
     state.save(tmp_path / "state")
     survivor.load(tmp_path / "state")
     assert_same(survivor, state)
+
+
+def test_a_stage_without_a_state_starts_as_it_was_built(tmp_path: Path) -> None:
+    state = fresh()
+    state.resume(tmp_path / "state")
+    assert_same(state, fresh())
 
 
 def test_missing_state(tmp_path: Path) -> None:

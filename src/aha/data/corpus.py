@@ -46,8 +46,8 @@ def _drill(rng: random.Random) -> str:
         if rng.random() < 0.3:
             lines.append(_comparison(rng))
             continue
-        a, b = rng.randint(0, 99), rng.randint(1, 9)
-        minus = a + b > 99 or (a - b >= 0 and rng.random() < 0.5)
+        a, b = rng.randint(0, 60), rng.randint(1, 9)  # totals as the chains have them
+        minus = a - b >= 0 and rng.random() < 0.5
         lines.append(f"{a} - {b} = {a - b} ." if minus else f"{a} + {b} = {a + b} .")
     return " ".join(lines)
 
@@ -125,8 +125,8 @@ class _Voice:
 
 
 def _chain_reasoning(rng: random.Random, problem: Problem) -> tuple[str, str]:
-    """Thought and answer of a reasoner who errs in 1, 4 or 12 % of the steps, and may check, repair or skip."""
-    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.04, 0.12])
+    """Thought and answer of a reasoner who errs in 1, 3 or 9 % of the steps, and may check, repair or skip."""
+    voice, slip = _Voice(rng, problem.language), rng.choice([0.01, 0.03, 0.09])
     repairs, checks, skips = rng.random() < 1 / 3, rng.random() < 0.2, rng.random() < 0.15
     todo = chain.steps(problem.meta["expression"])
     sentences: list[str] = []

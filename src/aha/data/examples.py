@@ -61,8 +61,8 @@ def _arithmetic_thought(problem: Problem) -> str:
         return f"{a} times {b}: count by {b}: {partial}. So {a} * {b} = {a * b}."
     tens, ones = b // 10 * 10, b % 10
     if tens and ones:
-        return f"{a} + {tens} = {a + tens}. {a + tens} + {ones} = {a + b}."
-    return f"{a} + {b} = {a + b}."
+        return f"{a} + {tens} = {a + tens}. {a + tens} + {ones} = {a + b}. So {a} + {b} = {a + b}."
+    return f"So {a} + {b} = {a + b}."
 
 
 def readable(thought: str) -> bool:

@@ -1,7 +1,8 @@
-"""Problems to train and to test on, split by a hash of the problem's id, and problem files of your own."""
+"""Problems to train and to test on, split by a hash of what is asked, and problem files of your own."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +20,15 @@ CHAIN_SHARE = 0.7
 MAX_REPEATS = 5_000  # draws in a row that were there already: no other is left
 
 
-def is_held_out(problem_id: str) -> bool:
-    """One problem in ten, by a hash of its id: never in the corpus, in SFT or among RL prompts."""
-    return hash_fraction(problem_id) < HELD_OUT
+def is_held_out(key: str) -> bool:
+    """One problem in ten, by a hash of its key: never in the corpus, in SFT or among RL prompts."""
+    return hash_fraction(key) < HELD_OUT
+
+
+def split_key(problem: Problem) -> str:
+    """What decides the side of the split: the ``split_key`` of the problem's fields, which problems with one answer for
+    one reason share (``5 + 7`` and ``7 + 5``), else its id."""
+    return str(problem.meta.get("split_key", problem.id))
 
 
 def toy_problem(rng: random.Random, *, held_out: bool, language: str | None = None) -> Problem:
@@ -30,7 +37,7 @@ def toy_problem(rng: random.Random, *, held_out: bool, language: str | None = No
     generate = chain.generate if rng.random() < CHAIN_SHARE else countdown.generate
     while True:
         problem = generate(rng, language=language)
-        if is_held_out(problem.id) == held_out:
+        if is_held_out(split_key(problem)) == held_out:
             return problem
 
 
@@ -39,7 +46,7 @@ def toy_general(rng: random.Random, *, held_out: bool, language: str | None = No
     language = language or rng.choice(LANGUAGES)
     while True:
         problem = general.generate(rng, language=language)
-        if is_held_out(problem.id) == held_out:
+        if is_held_out(split_key(problem)) == held_out:
             return problem
 
 
@@ -67,10 +74,21 @@ def arithmetic_problems() -> list[Problem]:
 
 
 def split_by_hash(problems: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems, by a hash of the id alone; a question that is on both sides is held out."""
-    test = [problem for problem in problems if is_held_out(problem.id)]
+    """Training and held-out problems, by a hash of ``split_key``; a question that is on both sides is held out."""
+    test = [problem for problem in problems if is_held_out(split_key(problem))]
     asked = {problem.prompt for problem in test}
-    return [p for p in problems if not is_held_out(p.id) and p.prompt not in asked], test
+    return [p for p in problems if not is_held_out(split_key(p)) and p.prompt not in asked], test
+
+
+def spread(problems: Sequence[Problem], rng: random.Random) -> list[Problem]:
+    """All problems in random order, families and levels in turn, so that the first of them are not all of the largest
+    kind: there are 64 one-digit products and 8,100 sums of two-digit numbers."""
+    kinds: dict[tuple[str, str], list[Problem]] = {}
+    for problem in rng.sample(problems, len(problems)):
+        kind = str(problem.meta.get("family", "")), str(problem.meta.get("level", ""))
+        kinds.setdefault(kind, []).append(problem)
+    turns = itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds)))
+    return [problem for turn in turns for problem in turn if problem is not None]
 
 
 def _distinct(count: int, draw: Callable[[int], Problem]) -> list[Problem]:
@@ -98,8 +116,9 @@ def load_problems(path: Path) -> list[Problem]:
     """Problems of a JSON-lines file (``.jsonl`` or ``.jsonl.gz``).
 
     A row needs ``problem`` (or ``question``) and ``answer``; ``id``, ``task`` (default ``number``) and ``language`` are
-    optional and every other field goes to ``meta``. ``DataError`` names file and row of what cannot be used, and of a
-    gold answer that its own checker does not accept: it would be scored wrong for ever.
+    optional and every other field goes to ``meta``, where a ``split_key`` keeps rows on one side of the split.
+    ``DataError`` names file and row of what cannot be used, and of a gold answer that its own checker does not accept:
+    it would be scored wrong for ever.
     """
     rows = read_jsonl(path)
     if not rows:

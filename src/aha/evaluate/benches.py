@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from aha.data.problems import arithmetic_problems, is_held_out, load_problems, split_by_hash
+from aha.data.problems import arithmetic_problems, is_held_out, load_problems, split_by_hash, split_key, spread
 from aha.errors import UsageError, nearest
 from aha.records import Problem
 from aha.tasks import chain, countdown
@@ -26,8 +26,7 @@ def _countdown(count: int) -> list[Problem]:
 
 def _arithmetic(count: int) -> list[Problem]:
     _, held_out = split_by_hash(arithmetic_problems())
-    python_rng(0, "bench", "arithmetic").shuffle(held_out)
-    return held_out[:count]
+    return spread(held_out, python_rng(0, "bench", "arithmetic"))[:count]
 
 
 BENCHES: dict[str, Callable[[int], list[Problem]]] = {
@@ -56,6 +55,6 @@ def _generated(count: int, draw: Callable[[random.Random, str], Problem], name: 
     found: dict[tuple[str, str], Problem] = {}
     while len(found) < count:
         problem = draw(rng, LANGUAGES[len(found) % len(LANGUAGES)])
-        if is_held_out(problem.id):
+        if is_held_out(split_key(problem)):
             found.setdefault((problem.id, problem.language), problem)
     return list(found.values())

@@ -41,8 +41,8 @@ def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
 
 
 def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
-    """pass@1, cons@k and pass@k for the largest of ``votes``, format, language, length, the vote curve, and each task's
-    own."""
+    """pass@1, cons@k and pass@k for the largest of ``votes``, format, length, the vote curve, each task's own, and
+    language where any thinking has words."""
     verdicts = [[rules.accuracy(j.problem, r) for r in j.responses] for j in judged]
     num_errors = count_errors([verdict for row in verdicts for verdict in row])
     correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
@@ -54,11 +54,12 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
         f"cons@{k}": cons_at_k(keys, correct, k).as_dict(),
         f"pass@{k}": pass_at_k(correct, k).as_dict(),
         "format": _share(judged, rules.format_tags).as_dict(),
-        "language": _share(judged, rules.language).as_dict(),
         "length": mean_interval(lengths, minimum=0.0).as_dict(),
         "votes": [{"k": vote, **cons_at_k(keys, correct, vote).as_dict()} for vote in votes],
         "verifier_errors": num_errors,
     }
+    if spoken := _language(judged):
+        metrics["language"] = score_interval(spoken).as_dict()
     by_task: dict[str, Any] = {}
     for task in sorted({j.problem.task for j in judged}):
         rows = [i for i, j in enumerate(judged) if j.problem.task == task]
@@ -85,6 +86,12 @@ def count_errors(verdicts: Sequence[Verdict]) -> int:
 
 def _vote_key(problem: Problem, response: Response) -> str | None:
     return None if response.answer is None else checker_of(problem).vote_key(response.answer)
+
+
+def _language(judged: Sequence[Judged]) -> list[float]:
+    """Each problem's mean share of words in its language, over the completions that think in words."""
+    shares = [[rules.language_share(r.think, j.problem.language) for r in j.responses] for j in judged]
+    return [_mean(worded) for row in shares if (worded := [share for share in row if share is not None])]
 
 
 def _share(judged: Sequence[Judged], judge: Callable[[Problem, Response], Verdict]) -> Estimate:

@@ -12,8 +12,8 @@ class Response:
     """``Response(think="2 + 3 = 5 .", answer="5", well_formed=True)``.
 
     ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
-    are no answer, or a model could list its guesses. ``think`` is everything before the answer when the tags are
-    broken.
+    are no answer, or a model could list its guesses. ``think`` is everything before the answer when the
+    format is broken: what is said outside the tags is read too.
     """
 
     think: str
@@ -38,8 +38,8 @@ def read_response(completion: str, *, prompt_tail: str = "") -> Response:
     if once and places == sorted(places):
         think = text[places[0] + len(TAGS[0]) : places[1]].strip()
         between = text[places[1] + len(TAGS[1]) : places[2]].strip()
-        well_formed = places[0] == 0 and bool(think) and answer is not None and not between and text.endswith(TAGS[3])
-        return Response(think, answer, well_formed)
+        if places[0] == 0 and think and answer is not None and not between and text.endswith(TAGS[3]):
+            return Response(think, answer, True)
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:
         think = think.replace(tag, " ")

@@ -12,8 +12,9 @@ from aha.reward.response import Response
 from aha.tasks import general
 from aha.tasks.checkers import checker_of
 
-_ENGLISH = re.compile(r"[A-Za-z]+")
-_CHINESE = re.compile(r"[\u4e00-\u9fff]+")
+_ENGLISH = "A-Za-z\u00c0-\u024f"
+_CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_WORDS = re.compile(rf"(?P<zh>[{_CHINESE}]+)|(?P<en>[{_ENGLISH}]+)|(?:(?![{_CHINESE}{_ENGLISH}])[^\W\d_])+")
 
 
 def accuracy(problem: Problem, response: Response) -> Verdict:
@@ -34,21 +35,24 @@ def format_tags(problem: Problem, response: Response) -> Verdict:
     return Verdict("format", Status.RIGHT if good else Status.WRONG, float(good))
 
 
-def language_share(text: str, language: str) -> float:
-    """Words of ``language`` over all words of English or Chinese in ``text`` (R1v1 2.3.2: Num(target) / Num(words)).
+def language_share(text: str, language: str) -> float | None:
+    """Words of ``language`` over all words in ``text`` (R1v1 2.3.2: Num(target) / Num(words)); ``None`` without words.
 
-    An English word is a run of Latin letters, a Chinese one a run of Han characters; numerals and symbols belong to
-    nobody. A text without words scores 0: silence must not be the way to a consistent language.
+    An English word is a run of Latin letters. Chinese has no spaces: two Han characters are a word, as most of its
+    words have, and one that is left over is another. A run of letters of any other script is a word of a third
+    language. Numerals and symbols belong to nobody.
     """
-    english, chinese = len(_ENGLISH.findall(text)), len(_CHINESE.findall(text))
-    if english + chinese == 0:
-        return 0.0
-    return (chinese if language == "zh" else english) / (english + chinese)
+    counts = {"en": 0, "zh": 0, None: 0}
+    for match in _WORDS.finditer(text):
+        counts[match.lastgroup] += (len(match[0]) + 1) // 2 if match.lastgroup == "zh" else 1
+    total = sum(counts.values())
+    return counts[language] / total if total else None
 
 
 def language(problem: Problem, response: Response) -> Verdict:
-    """Share of the thinking's words that are in the problem's language."""
-    share = language_share(response.think, problem.language)
+    """Share of the thinking's words that are in the problem's language. Thinking without words earns nothing: silence
+    must not be the way to a consistent language."""
+    share = language_share(response.think, problem.language) or 0.0
     return Verdict("language", Status.RIGHT if share == 1.0 else Status.WRONG, share)
 
 

@@ -14,7 +14,8 @@ from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.weights import decoder_digest
 
 PROBE_TOKENS = 16
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5}
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5}  # of one token
+MEAN_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # of the mean over the tokens of a step
 
 
 def sync_weights(engine: NativeEngine, decoder: Decoder, *, version: int) -> float:
@@ -41,3 +42,16 @@ def sync_weights(engine: NativeEngine, decoder: Decoder, *, version: int) -> flo
             f"trainer's (allowed {TOLERANCE[dtype]:.0e}): the two compute different models"
         )
     return gap
+
+
+def check_agreement(mean_gap: float, *, dtype: torch.dtype, step: int) -> None:
+    """``InvariantError`` when a step's mean log-prob gap between sampler and trainer is more than rounding.
+
+    The probe of ``sync_weights`` is 16 tokens; this is every token that a step trains on. On policy the ratio is 1, or
+    the gradient is of another objective than the one that was meant.
+    """
+    if not mean_gap <= MEAN_TOLERANCE[dtype]:
+        raise InvariantError(
+            f"step {step}: sampler and trainer differ by {mean_gap:.2e} nats a token on the same weights (allowed "
+            f"{MEAN_TOLERANCE[dtype]:.0e}): the two compute different models"
+        )

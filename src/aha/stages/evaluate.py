@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, NotNegative, Share
 from aha.data.preferences import is_harmful
 from aha.data.problems import load_problems
 from aha.evaluate.estimators import score_interval
@@ -27,13 +27,13 @@ class Settings(Frozen):
     """``samples`` a problem, ``general_samples`` a general prompt; the vote curve has every power of two up to
     ``samples``."""
 
-    samples: int = 16
-    general_samples: int = 4
-    max_new_tokens: int = 80
-    temperature: float = 1.0
-    top_p: float = 1.0
-    chunk: int = 25
-    kept_samples: int = 24
+    samples: Count = 16
+    general_samples: Count = 4
+    max_new_tokens: Count = 80
+    temperature: NotNegative = 1.0
+    top_p: Share = 1.0
+    chunk: Count = 25
+    kept_samples: Amount = 24
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, Rate
 from aha.data.examples import WorkedExample, clean_example, readable, rewrite, save_examples, tagged
 from aha.data.problems import load_problems
 from aha.errors import DataError
@@ -31,15 +31,15 @@ class Settings(Frozen):
     """``problems`` x ``samples`` completions of the policy are filtered, at most ``per_problem`` kept of each problem;
     ``rewritten`` translates them into the prompt's language; ``clean`` and ``general`` examples are written by rule."""
 
-    problems: int = 0
-    samples: int = 4
-    per_problem: int = 2
+    problems: Amount = 0
+    samples: Count = 4
+    per_problem: Count = 2
     rewritten: bool = False
-    clean: int = 0
-    general: int = 0
-    max_new_tokens: int = 80
-    temperature: float = 1.0
-    chunk: int = 50
+    clean: Amount = 0
+    general: Amount = 0
+    max_new_tokens: Count = 80
+    temperature: Rate = 1.0
+    chunk: Count = 50
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -112,7 +112,7 @@ def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: s
             counts["bad format"] += 1
         elif not readable(response.think):
             counts["unreadable"] += 1
-        elif not settings.rewritten and rules.language_share(response.think, problem.language) < 1.0:
+        elif not settings.rewritten and rules.language_share(response.think, problem.language) not in (1.0, None):
             counts["mixed language"] += 1
         elif len(kept) == settings.per_problem:
             counts["enough"] += 1

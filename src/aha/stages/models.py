@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,9 +40,21 @@ def best_device() -> torch.device:
 
 
 def build_engine(policy: Policy) -> NativeEngine:
-    """A sampler with the policy's device and number type; it has no weights yet."""
+    """A sampler with the policy's device and number type; it has no weights yet.
+
+    Its cache may take a quarter of the device's memory: of all, not of what is free, so that the number of rows, and
+    with it the last bit of a log-prob, does not depend on what else runs.
+    """
     head = policy.decoder.head_weight
-    return NativeEngine(policy.config, dtype=head.dtype, device=head.device)
+    return NativeEngine(
+        policy.config, cache_bytes=_total_memory(head.device) // 4, dtype=head.dtype, device=head.device
+    )
+
+
+def _total_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def build_loaded_engine(policy: Policy) -> NativeEngine:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
@@ -26,11 +26,11 @@ from aha.util.seeds import python_rng
 class Shape(Frozen):
     """The decoder's dimensions; the vocabulary comes from the tokenizer."""
 
-    hidden_size: int = 128
-    intermediate_size: int = 336
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int = 1
+    hidden_size: Count = 128
+    intermediate_size: Count = 336
+    num_hidden_layers: Count = 4
+    num_attention_heads: Count = 4
+    num_key_value_heads: Count = 1
 
 
 class Settings(Frozen):
@@ -38,14 +38,14 @@ class Settings(Frozen):
     its peak."""
 
     shape: Shape = Shape()
-    steps: int = 2_100
-    rows: int = 8
-    row_length: int = 192
-    lr: float = 2.5e-3
-    warmup: int = 30
-    final_ratio: float = 0.1
-    weight_decay: float = 0.1
-    max_grad_norm: float = 1.0
+    steps: Count = 2_100
+    rows: Count = 8
+    row_length: Count = 192
+    lr: Rate = 2.5e-3
+    warmup: Amount = 30
+    final_ratio: Share = 0.1
+    weight_decay: NotNegative = 0.1
+    max_grad_norm: Rate = 1.0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -62,8 +62,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     decoder = build_decoder(config, seed=context.seed).to(best_device())
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})
-    if (context.out / "state").exists():
-        state.load(context.out / "state")
+    state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     while state.step < settings.steps:
         started = time.perf_counter()

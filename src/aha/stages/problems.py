@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from aha.config import Frozen
-from aha.data.problems import arithmetic_problems, load_problems, save_problems, split_by_hash, toy_sets
+from aha.config import Amount, Count, Frozen
+from aha.data.problems import arithmetic_problems, load_problems, save_problems, split_by_hash, spread, toy_sets
 from aha.errors import DataError
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -21,14 +21,14 @@ class Settings(Frozen):
     """``source``: the toy's chain sums and countdowns, generated sums and products, or a JSON-lines file of yours."""
 
     source: Literal["toy", "arithmetic"] | Path
-    train: int = 20_000
-    test: int = 200
-    general_train: int = 1_200
-    general_test: int = 100
+    train: Count = 20_000
+    test: Count = 200
+    general_train: Amount = 1_200
+    general_test: Amount = 100
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """Draw or load, split by a hash of the id, write."""
+    """Draw or load, split by a hash, write; of a long list the first ``train`` and ``test``, all kinds in turn."""
     rng = python_rng(context.seed, "problems")
     sets = {}
     if settings.source == "toy":
@@ -46,9 +46,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             raise DataError(
                 f"{settings.source}: {len(train)} training and {len(test)} test problems after the split; add more rows"
             )
-        rng.shuffle(train)
-        rng.shuffle(test)
-        sets = {"train": train[: settings.train], "test": test[: settings.test]}
+        sets = {"train": spread(train, rng)[: settings.train], "test": spread(test, rng)[: settings.test]}
     for name, problems in sets.items():
         save_problems(context.out / f"{name}.jsonl", problems)
     return StageResult({name: len(problems) for name, problems in sets.items()})

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, Rate
 from aha.data.preferences import Pair, is_harmful, make_pair
 from aha.data.problems import load_problems
 from aha.errors import DataError
@@ -32,12 +32,12 @@ class Settings(Frozen):
     rest."""
 
     reads: Literal["answer", "everything"]
-    pairs: int = 1_200
-    held_out_pairs: int = 200
-    batch: int = 32
-    lr: float = 3e-4
-    warmup: int = 3
-    max_grad_norm: float = 1.0
+    pairs: Count = 1_200
+    held_out_pairs: Count = 200
+    batch: Count = 32
+    lr: Rate = 3e-4
+    warmup: Amount = 3
+    max_grad_norm: Rate = 1.0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -50,8 +50,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     model = RewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     state = TrainState(0, model, optimizer, {})
-    if (context.out / "state").exists():
-        state.load(context.out / "state")
+    state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     total = len(ids) // settings.batch
     if not total:

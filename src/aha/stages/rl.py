@@ -14,10 +14,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.curriculum import choose_problems
 from aha.data.problems import load_problems
 from aha.errors import DataError, InvariantError, SettingError, nearest
@@ -32,7 +34,7 @@ from aha.reward.rubric import Reward, Scored, score
 from aha.reward.rules import language_share
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
-from aha.rollout.sync import sync_weights
+from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.models import Policy, build_engine, load_policy, save_policy
 from aha.stages.reflection import count_reflections
@@ -56,23 +58,23 @@ class Settings(Frozen):
     """
 
     algorithm: str = "grpo_r1"
-    steps: int = 80
-    prompts: int = 16
-    samples: int = 16
-    lr: float = 1e-4
-    warmup: int = 5
-    final_ratio: float = 1.0
-    beta: float | None = None
-    minibatches: int | None = None
-    max_grad_norm: float = 1.0
-    max_new_tokens: int = 80
-    temperature: float = 1.0
+    steps: Count = 80
+    prompts: Count = 16
+    samples: Annotated[int, Field(ge=2)] = 16
+    lr: Rate = 1e-4
+    warmup: Amount = 5
+    final_ratio: Share = 1.0
+    beta: NotNegative | None = None
+    minibatches: Count | None = None
+    max_grad_norm: Rate = 1.0
+    max_new_tokens: Count = 80
+    temperature: Rate = 1.0
     weights: Weights = Weights()
-    preference_start: float = 0.75
-    general_share: float = 0.0
+    preference_start: Share = 0.75
+    general_share: Share = 0.0
     curriculum: bool = False
-    token_budget: int = 4_096
-    samples_every: int = 10
+    token_budget: Count = 4_096
+    samples_every: Count = 10
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -89,8 +91,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     reference = copy.deepcopy(policy.decoder).requires_grad_(False) if beta else None
     frozen = {"reference": reference} if reference else {}
     state = TrainState(0, policy.decoder, optimizer, {"updates": 0, "last": {}}, frozen)
-    if (context.out / "state").exists():
-        state.load(context.out / "state")
+    state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     engine = build_engine(policy)
     params = SamplingParams(
@@ -143,6 +144,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 reference.load_state_dict(policy.decoder.state_dict())
         state.step += 1
         row = _metrics(state.step, rollout, advantages_PG, updates)
+        check_agreement(row.get("logprob_gap", 0.0), dtype=policy.decoder.head_weight.dtype, step=state.step)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
@@ -287,18 +289,17 @@ def _metrics(
     step: int, rollout: Rollout, advantages_PG: torch.Tensor, updates: Sequence[Mapping[str, float]]
 ) -> dict[str, float]:
     """One row of ``metrics.jsonl``. The agreement of sampler and trainer is read off the first update, which is on
-    policy."""
+    policy; a step without any gradient has measured nothing and says nothing of it."""
     lengths = [len(tokens) for _, tokens, _ in rollout.rows]
     reasoning = [i for i, problem in enumerate(rollout.problems) if is_reasoning(problem)]
     right = {i: score for i in reasoning if (score := rollout.right[i]) is not None}
+    spoken = [language_share(rollout.responses[i].think, rollout.problems[i].language) for i in reasoning]
     row: dict[str, float] = {
         "step": step,
         "accuracy": _mean(list(right.values())),
         "reward": _mean(rollout.scored.total),
         "format": _mean([float(r.well_formed) for r in rollout.responses]),
-        "language": _mean(
-            [language_share(rollout.responses[i].think, rollout.problems[i].language) for i in reasoning]
-        ),
+        "language": _mean([share for share in spoken if share is not None]),
         "length": _mean([lengths[i] for i in reasoning]),
         "length_max": max(lengths),
         "truncated": _mean([float(f is FinishReason.LENGTH) for f in rollout.finish]),
@@ -312,10 +313,12 @@ def _metrics(
         row[f"accuracy/{task}"] = _mean([right[i] for i in rows if i in right])
         row[f"length/{task}"] = _mean([lengths[i] for i in rows])
     for name, values in rollout.scored.parts.items():
-        row[f"reward/{name}"] = _mean([v for v in values if v is not None])
-    first, last = updates[0], updates[-1]
-    row |= {key: first[key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
-    row |= {key: last[key] for key in ("kl", "ess", "clip_fraction", "lr")}
+        if given := [v for v in values if v is not None]:  # a preference says nothing before its quarter
+            row[f"reward/{name}"] = _mean(given)
+    if measured := [update for update in updates if update["tokens"]]:
+        row |= {key: measured[0][key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
+        row |= {key: measured[-1][key] for key in ("kl", "ess", "clip_fraction")}
+    row["lr"] = updates[-1]["lr"]
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
     return row
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from aha.config import Frozen
+from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.examples import load_examples
 from aha.errors import DataError
 from aha.records import StageResult
@@ -24,15 +24,15 @@ from aha.util.seeds import python_rng
 class Settings(Frozen):
     """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch."""
 
-    epochs: int = 2
-    batch_tokens: int = 1_024
-    row_length: int = 192
-    rows: int = 8
-    lr: float = 1e-3
-    warmup: int = 5
-    final_ratio: float = 0.1
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
+    epochs: Count = 2
+    batch_tokens: Count = 1_024
+    row_length: Count = 192
+    rows: Count = 8
+    lr: Rate = 1e-3
+    warmup: Amount = 5
+    final_ratio: Share = 0.1
+    weight_decay: NotNegative = 0.0
+    max_grad_norm: Rate = 1.0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -54,8 +54,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
     )
     state = TrainState(0, policy.decoder, optimizer, {"loss": None})
-    if (context.out / "state").exists():
-        state.load(context.out / "state")
+    state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     while state.step < len(updates):
         started = time.perf_counter()

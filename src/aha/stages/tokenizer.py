@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Mapping
 from pathlib import Path
 
-from aha.config import Frozen
+from aha.config import Count, Frozen
 from aha.data.corpus import TAGS, documents
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -18,7 +18,7 @@ from aha.util.seeds import python_rng
 class Settings(Frozen):
     """How many documents of the corpus are read."""
 
-    documents: int = 5_000
+    documents: Count = 5_000
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:

@@ -43,8 +43,8 @@ def generate(rng: random.Random, *, language: str, count: int = 3) -> Problem:
 
 
 def problem_id(numbers: list[int], target: int) -> str:
-    """``countdown/20 7 2/25``, the same in both languages."""
-    return f"countdown/{' '.join(map(str, numbers))}/{target}"
+    """``countdown/2 7 20/25``: the same in both languages and for every order of the numbers."""
+    return f"countdown/{' '.join(map(str, sorted(numbers)))}/{target}"
 
 
 def sign_choices(count: int) -> list[tuple[str, ...]]:

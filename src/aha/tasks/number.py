@@ -58,11 +58,13 @@ def vote_key(answer: str) -> str | None:
 
 def addition(a: int, b: int) -> Problem:
     """``What is 7 + 45?``, with a level that grows with the digits: 1 for 1 + 1, 2 for 1 + 2, 3 for 2 + 2."""
-    meta = {"family": "sum", "operands": [a, b], "level": len(str(a)) + len(str(b)) - 1}
+    mirrored = f"sum/{min(a, b)}+{max(a, b)}"
+    meta = {"family": "sum", "operands": [a, b], "level": len(str(a)) + len(str(b)) - 1, "split_key": mirrored}
     return Problem(f"sum/{a}+{b}", f"What is {a} + {b}?", str(a + b), "number", "en", meta)
 
 
 def product(a: int, b: int) -> Problem:
     """``What is 7 * 8?``: two one-digit factors."""
-    meta = {"family": "product", "operands": [a, b], "level": 1}
+    mirrored = f"product/{min(a, b)}*{max(a, b)}"
+    meta = {"family": "product", "operands": [a, b], "level": 1, "split_key": mirrored}
     return Problem(f"product/{a}*{b}", f"What is {a} * {b}?", str(a * b), "number", "en", meta)

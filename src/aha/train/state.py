@@ -41,7 +41,7 @@ class TrainState:
     def save(self, path: str | Path) -> None:
         """Writes the folder ``path``. Whatever happens, either the old or the new state is there and whole."""
         path = Path(path)
-        new, old = path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
+        new, old = path.with_name(f".{path.name}.new"), _previous(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)  # left over; while path itself is missing, old is the state
@@ -59,6 +59,12 @@ class TrainState:
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
 
+    def resume(self, path: str | Path) -> None:
+        """:meth:`load` where :meth:`save` has begun to write there, else nothing: a stage goes on or starts."""
+        path = Path(path)
+        if path.exists() or _previous(path).exists():
+            self.load(path)
+
     def load(self, path: str | Path) -> None:
         """Fills step, extra, weights and moments from a folder that :meth:`save` wrote, bit for bit.
 
@@ -66,9 +72,8 @@ class TrainState:
         off or does not fit; weights are only touched once everything fits.
         """
         path = Path(path)
-        old = path.with_name(f".{path.name}.old")
-        if not path.exists() and old.exists():  # stopped between the two renames
-            path = old
+        if not path.exists() and _previous(path).exists():  # stopped between the two renames
+            path = _previous(path)
         record, stored = _read(path)
         modules = self._module_tensors()
         names = self._parameter_names()
@@ -117,6 +122,11 @@ class TrainState:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 (tensors if isinstance(value, Tensor) else scalars)[f"optimizer/{name}/{key}"] = value
         return tensors, scalars
+
+
+def _previous(path: Path) -> Path:
+    """Where the state of before is while a new one takes its place."""
+    return path.with_name(f".{path.name}.old")
 
 
 def _like(value: Any, parameter: Tensor) -> Any:

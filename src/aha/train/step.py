@@ -86,7 +86,8 @@ def policy_step(
 
 
 _POLICY_SUMS = (
-    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_fraction", "ratio_mean", "ratio_square", "tokens"
+    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_fraction", "ratio_mean", "ratio_square",
+    "tokens",
 )  # fmt: skip
 
 
