@@ -10,9 +10,9 @@ import pytest
 import toy_stages
 from toy_recipe import toy_recipe
 
-from aha.config import fingerprint
+from aha.config import Frozen, fingerprint
 from aha.errors import SettingError, UsageError
-from aha.pipeline.fingerprint import compute_origins, differences, hash_sources
+from aha.pipeline.fingerprint import PACKAGE, compute_origins, differences, hash_code, imported_files
 from aha.pipeline.graph import Pipeline, Stage, override, topological
 
 SETTINGS = toy_stages.Settings()
@@ -74,7 +74,7 @@ def test_override_changes_one_stage_and_keeps_the_edges() -> None:
 
 def test_fingerprints_follow_settings_inputs_seed_threads_and_code() -> None:
     def marks(recipe: Pipeline, sources: str = "s") -> dict[str, str]:
-        return {name: fingerprint(origin) for name, origin in compute_origins(recipe, sources).items()}
+        return {name: fingerprint(origin) for name, origin in compute_origins(recipe, lambda run: sources).items()}
 
     def moved(other: dict[str, str]) -> str:
         return "".join(name for name in "abcd" if other[name] != base[name])
@@ -89,8 +89,8 @@ def test_fingerprints_follow_settings_inputs_seed_threads_and_code() -> None:
 
 
 def test_differences_are_said_in_words() -> None:
-    old = compute_origins(toy_recipe(), "s")["d"]
-    new = compute_origins(override(toy_recipe(seed=3), ["d.steps=7", "b.steps=6"]), "t")["d"]
+    old = compute_origins(toy_recipe(), lambda run: "s")["d"]
+    new = compute_origins(override(toy_recipe(seed=3), ["d.steps=7", "b.steps=6"]), lambda run: "t")["d"]
     words = ["steps 5 -> 7", "input left changed", "input right changed", "seed 0 -> 3", "source code of aha changed"]
     assert differences(old, new) == words and differences(old, old) == []
 
@@ -101,15 +101,63 @@ def test_a_seed_name_shares_the_randomness_of_two_stages() -> None:
     assert a == b != c
 
 
-def test_the_hash_of_sources_sees_what_a_stage_imports_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("model/decoder.py", "report/page.py", "pipeline/runner.py", "cli.py", "model/notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("1")
-    before = hash_sources(tmp_path)
-    for name in ("report/page.py", "pipeline/runner.py", "cli.py", "model/notes.txt"):
-        (tmp_path / name).write_text("2")
-    assert hash_sources(tmp_path) == before
-    (tmp_path / "model/decoder.py").write_text("2")
-    changed = hash_sources(tmp_path)
-    (tmp_path / "model/decoder.py").rename(tmp_path / "model/coder.py")
-    assert len({before, changed, hash_sources(tmp_path)}) == 3
+def test_the_hash_of_code_sees_what_a_stage_imports_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "aha"
+    files = {
+        "__init__.py": "",
+        "stages/__init__.py": "",
+        "stages/rl.py": "from aha.model import decoder\nfrom aha.objective.kl import (\n    k3,\n)\n",
+        "model/__init__.py": "",
+        "model/decoder.py": "def build():\n    import aha.model.rope\n",
+        "model/rope.py": "1",
+        "objective/kl.py": "k3 = 1",
+        "report/page.py": "1",
+        "cli.py": "import aha.stages.rl",
+    }
+    for name, text in files.items():
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text(text)
+    monkeypatch.setattr("aha.pipeline.fingerprint.PACKAGE", package)
+    monkeypatch.setattr("aha.pipeline.fingerprint.inspect.getfile", lambda run: str(package / "stages/rl.py"))
+
+    def changed(name: str) -> bool:
+        before = hash_code(toy_stages.run)
+        (package / name).write_text(files[name] + "\n")
+        return hash_code(toy_stages.run) != before
+
+    assert [name for name in files if changed(name)] == [
+        "stages/rl.py", "model/__init__.py", "model/decoder.py", "model/rope.py", "objective/kl.py",
+    ]  # fmt: skip
+
+
+def test_a_stage_of_aha_depends_on_what_it_computes_with() -> None:
+    names = {str(path.relative_to(PACKAGE)) for path in imported_files(PACKAGE / "stages" / "rl.py")}
+    assert {"stages/rl.py", "objective/policy.py", "model/decoder.py", "reward/rules.py", "tasks/chain.py"} <= names
+    assert not {"cli.py", "doctor.py", "report/page.py", "stages/sft.py", "evaluate/benches.py"} & names
+
+
+class FromFile(Frozen):
+    source: Path
+
+
+def test_what_a_file_holds_is_the_input_and_not_its_name(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text("1")
+    second.write_text("1")
+
+    def origin(path: Path) -> dict[str, Any]:
+        return compute_origins(pipeline(Stage("a", toy_stages.run, FromFile(source=path))), lambda run: "s")["a"]
+
+    before = origin(first)
+    assert {**origin(second), "files": 0} == {**before, "files": 0}
+    first.write_text("2")
+    assert differences(before, origin(first)) == ["content of source changed"]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "w").write_text("1")
+    before = origin(folder)
+    (folder / "w").write_text("2")
+    assert differences(before, origin(folder)) == ["content of source changed"]
+

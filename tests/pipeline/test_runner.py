@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import io
 import os
 import random
@@ -20,6 +21,7 @@ from toy_recipe import toy_recipe
 import aha
 from aha.errors import AhaError, StageFailed, UsageError
 from aha.pipeline.display import PlainDisplay
+from aha.pipeline.fingerprint import compute_origins
 from aha.pipeline.graph import Pipeline, Stage, override
 from aha.pipeline.runner import plan_run, run_pipeline
 from aha.util.files import read_json, read_jsonl
@@ -45,7 +47,7 @@ def statuses(folder: Path) -> dict[str, str]:
 def _same_sources() -> Iterator[None]:
     """An edit of the sources while tests run is no part of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aha.pipeline.runner.hash_sources", lambda package: "code")
+        patch.setattr("aha.pipeline.plan.compute_origins", functools.partial(compute_origins, code=lambda run: "code"))
         yield
 
 

@@ -2,42 +2,105 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aha.config import canonical, fingerprint
+import aha
+from aha.config import Frozen, canonical, fingerprint
 from aha.pipeline.graph import Pipeline, topological
 
-SCHEMA = 1
+SCHEMA = 2
 """Of the run folder's files; a new one makes every finished stage stale."""
 
-NOT_PART_OF_A_STAGE = {"cli.py", "__main__.py", "testing.py", "report", "pipeline", "serve"}
+PACKAGE = Path(aha.__file__).resolve().parent
 
 
-def hash_sources(package: Path) -> str:
-    """A hash of every source file a stage can import: the package but for what only starts, shows or serves runs."""
+def hash_code(run: Callable[..., Any]) -> str:
+    """A hash of the file ``run`` is written in and of every file of aha that it imports, directly or not.
+
+    What only starts, draws or serves runs is thereby no part of a stage: a better plot makes no model stale.
+    """
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        relative = path.relative_to(package)
-        if relative.parts[0] not in NOT_PART_OF_A_STAGE:
-            digest.update(f"{relative.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    for path in sorted(imported_files(Path(inspect.getfile(run)))):
+        digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
-def compute_origins(pipeline: Pipeline, sources: str) -> dict[str, dict[str, Any]]:
-    """For each stage everything its result depends on, as plain values; inputs are named by their fingerprints."""
+def imported_files(file: Path) -> set[Path]:
+    """``file`` and all of aha's that it imports, directly or not."""
+    found: set[Path] = set()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _imports(path)
+    return found
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """The files of aha whose modules, or packages' ``__init__``, ``path`` imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    places = [PACKAGE.parent.joinpath(*name.split(".")) for name in names if name.split(".")[0] == PACKAGE.name]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return tuple(file for file in files if file.is_file())
+
+
+def hash_files(settings: Frozen) -> dict[str, str]:
+    """For each setting that is a path, what the file or folder holds: that, and not its name, is the input. Of a file
+    over 64 MiB the size and both ends are read."""
+    paths = {name: value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Path)}
+    return {name: _hash_content(path) for name, path in paths.items()}
+
+
+def _hash_content(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name}\0{size}\0".encode())
+            with file.open("rb") as stream:
+                if size > _WHOLE:
+                    digest.update(stream.read(_END))
+                    stream.seek(-_END, os.SEEK_END)
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+_WHOLE, _END = 64 << 20, 1 << 20
+
+
+def compute_origins(
+    pipeline: Pipeline, code: Callable[[Callable[..., Any]], str] = hash_code
+) -> dict[str, dict[str, Any]]:
+    """For each stage everything its result depends on, as plain values; inputs are named by their fingerprints.
+
+    ``code`` gives the hash of a stage's code.
+    """
     origins: dict[str, dict[str, Any]] = {}
     for stage in topological(pipeline.stages):
+        files = hash_files(stage.settings)
         origins[stage.name] = {
-            "settings": canonical(stage.settings),
+            "settings": {key: value for key, value in canonical(stage.settings).items() if key not in files},
             "inputs": {edge: fingerprint(origins[source.name]) for edge, source in stage.inputs.items()},
             "seed": pipeline.seed_of(stage),
             "run_seed": pipeline.arguments["seed"],
             "function": f"{stage.run.__module__}.{stage.run.__qualname__}",
             "threads": pipeline.threads,
-            "code": sources,
+            "code": code(stage.run),
+            "files": files,
             "schema": SCHEMA,
         }
     return origins
@@ -45,6 +108,8 @@ def compute_origins(pipeline: Pipeline, sources: str) -> dict[str, dict[str, Any
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """What changed from one origin to another: ``["steps 900 -> 40", "input model changed"]``."""
+    if old.get("schema") != new["schema"]:
+        return [f"format of run folders {old.get('schema')} -> {new['schema']}"]
     words = settings_changed(old["settings"], new["settings"])
     for edge in sorted({*old["inputs"], *new["inputs"]}):
         if old["inputs"].get(edge) != new["inputs"].get(edge):
@@ -53,9 +118,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         words.append(f"seed {old['run_seed']} -> {new['run_seed']}")
     elif old["seed"] != new["seed"]:
         words.append("name of the seed stream changed")
-    for key in ("function", "threads", "schema"):
+    for key in ("function", "threads"):
         if old[key] != new[key]:
             words.append(f"{key} {old[key]} -> {new[key]}")
+    for name in sorted({*old["files"], *new["files"]}):
+        if old["files"].get(name) != new["files"].get(name):
+            words.append(f"content of {name} changed")
     if old["code"] != new["code"]:
         words.append("source code of aha changed")
     return words

@@ -52,7 +52,6 @@ def make_plan(
     run: Path,
     ledger: Ledger,
     *,
-    sources: str,
     only: Collection[str] = (),
     redo_from: Collection[str] = (),
 ) -> list[Planned]:
@@ -61,7 +60,7 @@ def make_plan(
     ``only`` limits what runs; ``redo_from`` redoes these stages and all that use them even if they are done.
     Raises ``UsageError`` if an ``only`` stage would run without the inputs it needs.
     """
-    origins = compute_origins(pipeline, sources)
+    origins = compute_origins(pipeline)
     chosen = {pipeline.stage(name).name for name in only} or {stage.name for stage in pipeline.stages}
     redone = pipeline.downstream(redo_from)
     plan = []

@@ -22,10 +22,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
 
-import aha
 from aha.errors import AhaError, StageFailed
 from aha.pipeline.display import Display, Running, format_seconds
-from aha.pipeline.fingerprint import hash_sources
 from aha.pipeline.forkserver import stage_modules, start_forkserver
 from aha.pipeline.graph import Pipeline, describe
 from aha.pipeline.ledger import Entry, Ledger, StageStatus
@@ -60,8 +58,7 @@ def plan_run(
 ) -> list[Planned]:
     """What ``run_pipeline`` would do; writes nothing."""
     check_folder(pipeline, run)
-    sources = hash_sources(Path(aha.__file__).parent)
-    return make_plan(pipeline, run, Ledger(run), sources=sources, only=only, redo_from=redo_from)
+    return make_plan(pipeline, run, Ledger(run), only=only, redo_from=redo_from)
 
 
 def run_pipeline(

@@ -342,7 +342,8 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
             )
         rows.append(f'<tr><th scope="row">{escape(model_label(stage.name))}</th>{cells}</tr>')
     table = (
-        '<div class="scroll" tabindex="0"><table><thead><tr><th>stage</th><th>steps</th><th>mean gap of the worst step, nats</th>'
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>stage</th><th>steps</th>'
+        "<th>mean gap of the worst step, nats</th>"
         "<th>largest gap</th>"
         "<th>largest mismatch KL</th><th>lowest effective sample size</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
