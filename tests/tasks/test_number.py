@@ -32,6 +32,14 @@ def ask(gold: str) -> Problem:
         ("007", Fraction(7)),
         ("25 m²", Fraction(25)),
         ("50%", Fraction(50)),
+        ("\u20115", Fraction(-5)),
+        ("⁻5", Fraction(-5)),
+        ("**5**", Fraction(5)),
+        ("x = -5", Fraction(-5)),
+        ("US$5", Fraction(5)),
+        ("\\boxed{5}", Fraction(5)),
+        ("a 5-mile walk", Fraction(5)),
+        ("5^\\circ", Fraction(5)),
     ],
 )
 def test_one_number_is_read(text: str, value: Fraction) -> None:
@@ -41,6 +49,8 @@ def test_one_number_is_read(text: str, value: Fraction) -> None:
 HOSTILE = [
     "", " ", "five", "5 or 6", "5, 6", "1e5", "9**9**9", "5!=6", "1/0", "5/0", "10^6", "1 1/2", "0.5.5", "1,2",
     "٥", "４", "4２", "5²", "5½", "½", "- 5", "[5, 6]", "\\frac{1}{2}", "5" * 201, "5\n6", "5 " * 90, "0x5f", "1_000",
+    "minus 5", "Negative 5", "not 5", "5 or six", "负5", "5!", "√25", "\\sqrt{25}", "±5", "≠5", "x-5", "--5", "-(5)",
+    "-**5**", "-\\$5", "x*5", "(x)*5", "5*x", "5-x", "5**x", "5^x", "5^{x}", "x^5",
 ]  # fmt: skip
 
 
@@ -48,12 +58,12 @@ HOSTILE = [
 def test_anything_else_is_no_number(text: str) -> None:
     assert number.parse_number(text) is None
     assert number.vote_key(text) is None
-    for gold in ("5", "6", "1000", "2", "-5"):
+    for gold in ("5", "6", "25", "1000", "2", "-5"):
         assert not number.is_correct(ask(gold), text)
 
 
 def test_the_sign_counts() -> None:
-    for wrong in ("-5", "−5", "$-5", "-$5"):
+    for wrong in ("-5", "−5", "\u20105", "\u20115", "⁻5", "$-5", "-$5"):
         assert not number.is_correct(ask("5"), wrong)
         assert number.is_correct(ask("-5"), wrong)
 

@@ -11,8 +11,14 @@ from aha.records import Problem
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
 _CURRENCY = re.compile(r"[$€£¥](?=[-0-9.])")
-_LOOSE_MINUS = re.compile(r"-\s+[0-9.]")
-_MINUS_SIGNS = str.maketrans("−–－", "---")
+_MINUS_SIGNS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u207b\ufe63\uff0d", "-"))
+_CHANGED = re.compile(  # what makes the value another than the digits say
+    r"\b(?:minus|negative|not|or|sqrt)\b|[√±≠负負]"
+    r"|-[^\w.]+\.?[0-9]"  # a minus apart: - 5, -(5), -\$5
+    r"|(?:[^\W\d]|[-)\]}])[-+*/%^]+[.0-9]"  # x-5, --5, (x)*5
+    r"|[0-9](?:\s*!|[-+*%^]+[^\W\d]\b|\*\*\w|\^[({])",  # 5!, 5*x, 5^(x), but 5-mile and 5^\circ
+    re.IGNORECASE,
+)
 
 MAX_LENGTH = 200
 
@@ -22,13 +28,14 @@ def parse_number(text: str) -> Fraction | None:
 
     Thousands separators, a leading currency sign, a trailing unit or full stop are allowed; a second number is not, so
     that an answer cannot list several guesses. A minus apart from its number could be a dash, and digits of another
-    script or a power would be overlooked: they are no number here.
+    script or a power would be overlooked: they are no number here. Nor is ``minus 5``, ``not 5``, ``5!``, ``√25`` or
+    ``x-5``, whose value is not what the digits say.
     """
     if len(text) > MAX_LENGTH or _has_other_digits(text):
         return None
     plain = _CURRENCY.sub("", _THOUSANDS.sub("", text.translate(_MINUS_SIGNS)))
     found = _NUMBER.findall(plain)
-    if len(found) != 1 or _LOOSE_MINUS.search(plain):
+    if len(found) != 1 or _CHANGED.search(plain):
         return None
     try:
         return Fraction(found[0])
