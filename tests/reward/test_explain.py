@@ -24,6 +24,13 @@ def test_a_completion_is_read_by_its_tags() -> None:
     assert found.format is not None and found.format.status is Status.RIGHT
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "0" * 30 + "14", "+14", "14.0"])
+def test_a_chain_answer_that_the_checker_cannot_read_is_shown_as_unreadable(text: str) -> None:
+    found = explain(find_problem("14", task="chain"), text)
+    assert found.compared == (Compared("whole number", "(unreadable)", "14"),)
+    assert found.accuracy.status is Status.WRONG and "one whole number of at most 20 digits" in found.remark
+
+
 def test_countdown_shows_value_and_numbers() -> None:
     problem = find_problem("20 + 7 - 2", task="countdown")
     found = explain(problem, "20 + 5")

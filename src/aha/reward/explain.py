@@ -13,7 +13,7 @@ from aha.errors import UsageError, nearest
 from aha.records import Problem, Verdict
 from aha.reward import rules
 from aha.reward.response import TAGS, Response, read_response
-from aha.tasks import countdown, number
+from aha.tasks import chain, countdown, number
 
 _ROW = re.compile(r"(?P<file>.+\.jsonl(?:\.gz)?):(?P<row>\d+)")
 
@@ -97,8 +97,8 @@ def find_problem(reference: str, *, task: str) -> Problem:
 
 _UNREADABLE = "(unreadable)"
 _UNREAD_REMARKS = {
-    "number": "the answer must hold exactly one number",
-    "chain": "the answer must be one whole number and nothing else",
+    "number": "the answer must hold exactly one number, in digits and not in a formula",
+    "chain": f"the answer must be one whole number of at most {chain.MAX_DIGITS} digits and nothing else",
     "countdown": "the answer must be a plain expression of whole numbers, + - * / and brackets",
 }
 
@@ -108,9 +108,7 @@ def _compare_number(problem: Problem, answer: str) -> tuple[Compared, ...]:
 
 
 def _compare_chain(problem: Problem, answer: str) -> tuple[Compared, ...]:
-    text = answer.strip()
-    readable = text.isascii() and text.isdigit()
-    return (Compared("whole number", str(int(text)) if readable else _UNREADABLE, str(int(problem.answer))),)
+    return (Compared("whole number", _shown(chain.vote_key(answer)), _shown(chain.vote_key(problem.answer))),)
 
 
 def _compare_countdown(problem: Problem, answer: str) -> tuple[Compared, ...]:
