@@ -282,6 +282,33 @@ def test_what_cannot_be_is_refused() -> None:
         _ = engine.policy_version
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])  # tied: every row has a NaN; untied: those that read token 5
+def test_weights_that_are_not_finite_are_named_and_leave_nothing_behind(name: str, temperature: float) -> None:
+    config, params = CONFIGS[name], SamplingParams(max_new_tokens=12, temperature=temperature)
+    good, bad = _decoder(config), _decoder(config)
+    with torch.no_grad():
+        bad.model.embed_tokens.weight[5] = torch.nan
+    engine = _engine(config, bad, max_slots=6)
+    where = "prompt 0, sample 0" if config.tie_word_embeddings else "prompt 2, sample 0"
+    with pytest.raises(InvariantError, match=f"{where}: weights or logits are not finite.* version 3 "):
+        engine.generate(PROMPTS, _seeds(2), params)
+    engine.load_weights(good, 3)
+    prompts = [[1] * 8, [2], [4]]  # the last goes where the broken one was, and has masked columns beside the first
+    again = engine.generate(prompts, _seeds(2, 3), params)
+    assert again == _engine(config, good, max_slots=6).generate(prompts, _seeds(2, 3), params)
+
+
+def test_weights_that_break_while_sampling_are_found() -> None:
+    config = CONFIGS["qwen3"]
+    decoder, params = _decoder(config, scale=4.0), SamplingParams(max_new_tokens=30)
+    before = _engine(config, decoder).generate([[1, 2]], [[7]], params)[0][0].token_ids
+    with torch.no_grad():
+        decoder.model.embed_tokens.weight[before[9]] = torch.nan
+    with pytest.raises(InvariantError, match="prompt 0, sample 0: weights or logits are not finite"):
+        _engine(config, decoder).generate([[1, 2]], [[7]], params)
+
+
 def test_a_small_cache_only_limits_how_many_run_at_once() -> None:
     config = CONFIGS["qwen2"]
     decoder = _decoder(config, scale=5.0)

@@ -90,6 +90,21 @@ def test_greedy_is_the_largest_logit_with_certainty() -> None:
     assert torch.equal(tokens, logits.argmax(-1)) and logprobs.tolist() == [0.0] * 5
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (1.0, 0, 1.0), (0.5, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.7)]
+)
+def test_a_logit_that_is_no_number_shows_in_its_rows_log_prob_alone(
+    temperature: float, top_k: int, top_p: float, bad: float
+) -> None:
+    logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
+    logits[1, 4] = bad
+    index = torch.arange(3)
+    tokens, logprobs = sample(logits, index, index, temperature=temperature, top_k=top_k, top_p=top_p)
+    assert logprobs.isfinite().tolist() == [True, False, True]
+    assert all(0 <= token < 11 for token in tokens.tolist())
+
+
 def test_tokens_without_probability_are_never_drawn() -> None:
     logits = torch.full((1000, 6), float("-inf"))
     logits[:, 2] = 0.0

@@ -11,7 +11,7 @@ from aha.errors import DataError, InvariantError, SettingError
 from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.runner import ENDED, FULL, SUSPECT, Prefix, Runner
+from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.stops import StopStrings
 
@@ -87,7 +87,8 @@ class NativeEngine:
         distribution sampled from, after temperature, top-k and top-p. ``limits``, shaped like ``seeds``, gives each
         sequence a maximum of new tokens of its own, at most ``max_new_tokens``. Raises ``DataError`` for such a limit
         that cannot be, and for a prompt that is empty, has an unknown id or does not fit into
-        ``max_position_embeddings`` together with ``max_new_tokens``.
+        ``max_position_embeddings`` together with ``max_new_tokens``. Raises ``InvariantError`` for logits that are NaN
+        or infinite.
         """
         version = self.policy_version
         if len(seeds) != len(prompts):
@@ -148,6 +149,15 @@ class NativeEngine:
                     return
                 reported = runner.step(scheduler.num_live, scheduler.longest(step))
                 step += 1
+            for slot, bits in reported:
+                if bits & BROKEN:
+                    runner.forget()
+                    row = scheduler.row(slot)
+                    raise InvariantError(
+                        f"prompt {row.group}, sample {row.member}: weights or logits are not finite in the sampler's "
+                        f"version {version} of the weights, as {self._dtype}: go back to the last good checkpoint; "
+                        "lower the learning rate if training made them so"
+                    )
             finished = self._judge(reported, params)
             if finished:
                 for slot, (tokens, logprobs) in zip(finished, runner.collect(list(finished)), strict=True):

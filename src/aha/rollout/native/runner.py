@@ -24,6 +24,7 @@ from aha.rollout.native.weights import LayerWeights, Weights
 ENDED = 1
 SUSPECT = 2  # the token may complete a stop string
 FULL = 4
+BROKEN = 8  # the logits are not finite, so the token means nothing
 
 _PREFILL_TOKENS = 4096
 _SCORE_ROWS = 1024
@@ -130,7 +131,7 @@ class Runner:
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
         """Feeds the last token of rows ``0 .. num_live - 1`` and samples the next; ``num_columns`` fit the longest.
 
-        Returns (slot, bits of ENDED, SUSPECT, FULL) of the rows that somebody must look at.
+        Returns (slot, bits of ENDED, SUSPECT, FULL, BROKEN) of the rows that somebody must look at.
         """
         logits_BV = self._decode(num_live, num_columns)
         return self._record(logits_BV, self._slots[:num_live])
@@ -165,6 +166,11 @@ class Runner:
         tokens, logprobs = self._out_tokens[at].tolist(), self._out_logprobs[at].tolist()
         return [(t[:count], p[:count]) for t, p, count in zip(tokens, logprobs, counts, strict=True)]
 
+    @torch.inference_mode()
+    def forget(self) -> None:
+        """Clears the arena: a NaN in it would reach later rows through columns that are masked."""
+        self._memory.zero_()
+
     def load(self, decoder: nn.Module) -> None:
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
@@ -187,6 +193,7 @@ class Runner:
         counts_B += 1
         self._counts[at] = counts_B
         bits_B = self._flags_V[tokens_B] | (counts_B >= self._limits[at]).to(torch.uint8).mul_(FULL)
+        bits_B |= logprobs_B.isfinite().logical_not_().to(torch.uint8).mul_(BROKEN)
         reported = bits_B.nonzero().squeeze(-1)
         if not len(reported):
             return []

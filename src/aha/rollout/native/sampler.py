@@ -32,11 +32,13 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """Draws one token a row: ids [B] int64 and their float32 log-probabilities [B] under the distribution drawn from.
 
-    Temperature 0 takes the largest logit, with log-probability 0: it is the only outcome.
+    Temperature 0 takes the largest logit, with log-probability 0: it is the only outcome. A row with a logit that is
+    NaN or +infinity has some token, with the log-probability NaN.
     """
     if temperature == 0.0:
         tokens_B = logits_BV.argmax(-1)
-        return tokens_B, torch.zeros(len(tokens_B), device=logits_BV.device)
+        largest_B = logits_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
+        return tokens_B, (largest_B - largest_B).to(torch.float32)
     probs_BV = torch.softmax(logits_BV if temperature == 1.0 else logits_BV / temperature, -1, dtype=torch.float32)
     if 0 < top_k < probs_BV.shape[-1]:
         probs_BV = keep_top_k(probs_BV, top_k)
@@ -47,7 +49,7 @@ def sample(
     target_B1 = uniforms(seeds_B, index_B).unsqueeze(-1) * total_B1
     # Strictly under the total, so that the search ends on a token whose probability is not 0.
     target_B1 = torch.minimum(target_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    tokens_B1 = torch.searchsorted(cdf_BV, target_B1, right=True)
+    tokens_B1 = torch.searchsorted(cdf_BV, target_B1, right=True).clamp_max_(cdf_BV.shape[-1] - 1)
     logprobs_B1 = torch.log(probs_BV.gather(-1, tokens_B1)) - torch.log(total_B1)
     return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1).to(torch.float32)
 
