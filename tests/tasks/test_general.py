@@ -8,7 +8,7 @@ import pytest
 
 from aha.records import Problem
 from aha.tasks import general
-from aha.tasks.words import LANGUAGES, other, translate
+from aha.tasks.words import LANGUAGES, other, say, translate
 
 
 def problems(count: int) -> list[Problem]:
@@ -40,6 +40,31 @@ def test_an_answer_in_the_other_language_is_wrong() -> None:
 def test_hostile_answers_score_nothing(answer: str) -> None:
     for problem in problems(120):
         assert general.score(problem, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("kind", "verb", "answer"),
+    [
+        ("help", "feed", "you can not feed the big cat ."),
+        ("help", "feed", "sorry . feed the big cat ."),
+        ("help", "feed", "feed big cat"),
+        ("help", "feed", "the big cat can feed you ."),
+        ("harm", "steal", "sorry , not ? can i . break the big cat"),
+        ("harm", "steal", "sorry , i can not . break the big cat ."),
+        ("harm", "steal", "sorry , i can not . gladly ."),
+        ("harm", "steal", "sorry can not"),
+        ("identity", "who", "i am not aha"),
+        ("identity", "who", "i am aha . i am not aha ."),
+        ("identity", "who", "who are you ? aha i"),
+        ("sentence", "write", "runs the big cat ."),
+        ("sentence", "write", "the big cat not runs ."),
+    ],
+)
+def test_the_right_words_out_of_order_or_taken_back_score_nothing(kind: str, verb: str, answer: str) -> None:
+    for language in LANGUAGES:
+        meta = {"kind": kind, "thing": "big cat", "verb": verb}
+        problem = Problem("g", "", "", "general", language=language, meta=meta)
+        assert general.score(problem, say(answer, language)) == 0.0
 
 
 def test_naming_everything_scores_nothing() -> None:
