@@ -90,6 +90,16 @@ def test_rewriting_gives_one_language_without_fillers(language: str) -> None:
     assert rewrite(clean, language) == clean
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_rewriting_keeps_text_that_is_not_in_the_toys_form(language: str) -> None:
+    for text in ("40 + 7 = 47.\nSo 47.", "A list:\n\n  - 2  +  3 = 5.\n  - hmm."):
+        assert rewrite(text, language) == text
+
+
+def test_rewriting_drops_fillers_at_both_ends_and_in_a_row() -> None:
+    assert rewrite("hmm . 嗯 . 1 + 1 = 2 . hmm . hmm . 2 + 1 = 3 .\n hmm .", "en") == "1 + 1 = 2 . 2 + 1 = 3 ."
+
+
 def test_examples_survive_the_file(tmp_path: Path) -> None:
     examples = [WorkedExample("q 大", "<think> a . </think>", "clean"), WorkedExample("r", "b", "r1_zero")]
     save_examples(tmp_path / "e.jsonl", examples)

@@ -27,6 +27,11 @@ def test_translation_there_and_back_is_the_text() -> None:
     assert not re.search("[a-z]", re.sub("<[^>]*>", "", say(TEXT, "zh")))
 
 
+def test_numerals_and_white_space_are_shared() -> None:
+    assert say("first 2 + 3 = 5 .", "zh") == "首先 2 + 3 = 5 ."
+    assert translate("first  2\n+ 3\t首先 ", "zh") == "首先  2\n+ 3\t首先 "
+
+
 def test_translation_into_its_own_language_changes_nothing() -> None:
     for language in LANGUAGES:
         assert translate(say(TEXT, language), language) == say(TEXT, language)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def _arithmetic_thought(problem: Problem) -> str:
     return f"So {a} + {b} = {a + b}."
 
 
+_FILLERS = re.compile(rf"((?:^|\s\.)\s*)(?:(?:{say('hmm', 'en')}|{say('hmm', 'zh')})\s+\.(?:\s+|$))+")
+
+
 def readable(thought: str) -> bool:
     """Full sentences, no sentence said twice in a row, something computed."""
     sentences = [sentence.strip() for sentence in thought.split(" .") if sentence.strip()]
@@ -73,10 +77,11 @@ def readable(thought: str) -> bool:
 
 
 def rewrite(thought: str, language: str) -> str:
-    """One language, fillers gone: ``rewrite("嗯 . first 2 + 3 = 5 .", "en") == "first 2 + 3 = 5 ."``."""
-    fillers = {say("hmm", "en"), say("hmm", "zh")}
-    sentences = [s.strip() for s in thought.split(" .") if s.strip() and s.strip() not in fillers]
-    return " ".join(f"{translate(sentence, language)} ." for sentence in sentences)
+    """One language, fillers gone: ``rewrite("嗯 . first 2 + 3 = 5 .", "en") == "first 2 + 3 = 5 ."``.
+
+    Words and sentences are those of the toy, with spaces around; all other text and white space stays as it is.
+    """
+    return translate(_FILLERS.sub(r"\1", thought).strip(), language)
 
 
 def save_examples(path: Path, examples: list[WorkedExample]) -> None:

@@ -6,6 +6,8 @@ rewriting model of DeepSeek-R1's cold start (R1v2 B.3.2: translate the thinking 
 
 from __future__ import annotations
 
+import re
+
 LANGUAGES = ("en", "zh")
 
 REASONING = {
@@ -36,14 +38,15 @@ assert len(CHINESE_TO_ENGLISH) == len(ENGLISH_TO_CHINESE), "two English words sh
 
 
 def say(text: str, language: str) -> str:
-    """``text``, written in English words, in ``language``: ``say("first 2 + 3 = 5 .", "zh") == "第一 2 + 3 = 5 ."``."""
+    """``text``, written in English words, in ``language``: ``say("first 2 + 3 = 5 .", "zh") == "首先 2 + 3 = 5 ."``."""
     return text if language == "en" else " ".join(ENGLISH_TO_CHINESE.get(word, word) for word in text.split())
 
 
 def translate(text: str, language: str) -> str:
-    """Every word of ``text`` that belongs to the other language is replaced by its counterpart in ``language``."""
+    """Every word of ``text`` that belongs to the other language is replaced by its counterpart in ``language``; white
+    space stays as it is."""
     table = ENGLISH_TO_CHINESE if language == "zh" else CHINESE_TO_ENGLISH
-    return " ".join(table.get(word, word) for word in text.split())
+    return re.sub(r"\S+", lambda word: table.get(word[0], word[0]), text)
 
 
 def other(language: str) -> str:
