@@ -96,7 +96,8 @@ def test_the_split_depends_on_the_id_alone_and_holds_a_tenth_out() -> None:
     ids = [f"p/{i}" for i in range(5_000)]
     share = sum(map(is_held_out, ids)) / len(ids)
     assert 0.08 < share < 0.12
-    assert [is_held_out(i) for i in ids] == [is_held_out(i) for i in ids]
+    # Frozen: another split would put problems that published models were trained on among those they are tested with.
+    assert [i for i in ids[:60] if is_held_out(i)] == [f"p/{i}" for i in (10, 17, 22, 28, 42, 55, 56)]
 
 
 def test_a_question_on_both_sides_is_held_out() -> None:

@@ -11,7 +11,7 @@ from aha.errors import CheckpointError, InvariantError, SettingError
 from aha.model.heads import RewardModel, save_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
-from aha.reward.rubric import Judge, each
+from aha.reward.rubric import Judge, each, score
 from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_reasoning, load_preferences
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.tokens.render import R1_ZERO_TEMPLATE, Renderer
@@ -35,6 +35,16 @@ def test_a_weight_of_zero_leaves_a_reward_out() -> None:
     assert [r.name for r in build(Weights(accuracy=0.0, format=0.0, random=1.0))] == ["random"]
     everything = build(Weights(language=0.3, general=1.0, helpful=1.0, safe=1.0), helpful=each(half), safe=each(half))
     assert {r.name: r.start for r in everything if r.start} == {"helpful": 0.75, "safe": 0.75}
+
+
+def test_a_completion_earns_the_sum_of_its_weighted_rewards() -> None:
+    problem = few_problems()[0]
+    right, wrong = Response("first", problem.answer, True), Response("首先 so", "0 0", True)
+    rewards = build(Weights(accuracy=1.0, format=0.1, language=0.3))
+    scored = score(rewards, [problem] * 3, [right, wrong, Response("", None, False)], progress=0.0)
+    # 1 + 0.1 + 0.3; 0 + 0.1 + 0.3 / 2, as one of two words is English; nothing
+    assert scored.total == pytest.approx([1.4, 0.25, 0.0])
+    assert scored.parts["format"] == [1.0, 1.0, 0.0]
 
 
 def test_every_problem_has_its_judges() -> None:

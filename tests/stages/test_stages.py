@@ -150,8 +150,7 @@ def test_rl_keeps_samples_that_people_can_read(micro: Any) -> None:
         assert set(table.column_names) == set(Sample.__dataclass_fields__)
         for row in table.to_pylist():
             rewards = json.loads(row["rewards"])
-            total = rewards["accuracy"] + 0.2 * rewards["format"] + rewards["language"]
-            assert row["reward"] == pytest.approx(total)
+            assert row["reward"] == pytest.approx(sum(getattr(RL.weights, k) * v for k, v in rewards.items()))
             assert len(row["tokens"]) == len(row["advantages"]) > 0
             assert row["step"] == int(name[5:11])
     evaluated = parquet.read_table(micro.dev1_eval / "samples" / "evaluation.parquet")
