@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 import aha
+from aha import doctor
 from aha.cli import main
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
@@ -66,6 +69,20 @@ def test_help_of_every_command_needs_no_torch() -> None:
     result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert all(f" {name} " in result.stdout for name in COMMANDS)
+
+
+def test_numbers_that_json_cannot_hold_are_printed_as_null(
+    aha_main: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interval = {"value": 7.0, "low": -math.inf, "high": math.inf, "mean": math.nan}  # as of one problem
+    monkeypatch.setattr(doctor, "check_machine", lambda: [SimpleNamespace(ok=True, found=interval)])
+    code, out, _ = aha_main("doctor", "--json")
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    (check,) = json.loads(out, parse_constant=refuse)["checks"]
+    assert code == 0 and check["found"] == {"value": 7.0, "low": None, "high": None, "mean": None}
 
 
 def test_a_run_prints_one_json_object(tmp_path: Path) -> None:

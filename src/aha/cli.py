@@ -677,4 +677,6 @@ def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
 
 
 def _print_json(obj: dict[str, Any]) -> None:
-    print(json.dumps(obj, ensure_ascii=False))
+    from aha.util.files import json_text
+
+    print(json_text(obj))

@@ -29,9 +29,14 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def json_text(obj: Any, *, indent: int | None = None) -> str:
+    """``obj`` as JSON that any reader takes: one line without ``indent``."""
+    return json.dumps(_plain(obj), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
 def write_json_atomic(path: str | Path, obj: Any) -> None:
     """``write_text_atomic`` of ``obj`` as indented JSON."""
-    write_text_atomic(path, json.dumps(_plain(obj), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text_atomic(path, json_text(obj, indent=1) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -46,7 +51,7 @@ def read_json(path: str | Path) -> Any:
 
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
     """Appends one line. It is one write system call, so that a killed process leaves whole lines."""
-    line = (json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n").encode()
+    line = (json_text(row) + "\n").encode()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         while line:  # a second round only on a disk that is filling up, where it raises ENOSPC
