@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from aha.errors import CheckpointError, DataError
 from aha.testing import byte_tokenizer, word_tokenizer
@@ -106,6 +106,42 @@ def test_published_special_tokens_may_be_objects_and_padding_may_be_missing(tmp_
     write_json_atomic(tmp_path / "tokenizer_config.json", {"eos_token": {"content": "ok", "special": True}})
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.eos_token == tokenizer.pad_token == "ok"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_published_folder_keeps_its_chat_template_and_settings(inside: bool, tmp_path: Path) -> None:
+    source, again = tmp_path / "published", tmp_path / "again"
+    backend = byte_tokenizer().backend
+    backend.add_special_tokens(["<s>", "</s>", "<|im_start|>", "<|im_end|>"])
+    published = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token=AddedToken("<|im_end|>", special=True, normalized=False),
+        additional_special_tokens=["<|im_start|>"],
+        add_bos_token=True,
+        model_max_length=8192,
+        padding_side="left",
+        chat_template="{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}",
+    )
+    published.save_pretrained(source)
+    if inside:  # where older versions of transformers write it
+        template = source / "chat_template.jinja"
+        config = {**read_json(source / "tokenizer_config.json"), "chat_template": template.read_text("utf-8")}
+        write_json_atomic(source / "tokenizer_config.json", config)
+        template.unlink()
+        write_json_atomic(source / "special_tokens_map.json", {"bos_token": "<s>", "eos_token": "<|im_end|>"})
+    load_tokenizer(source).save(tmp_path / "between")
+    load_tokenizer(tmp_path / "between").save(again)
+    before, after = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(again)
+    asked = [{"role": "user", "content": "naïve 大猫"}]
+    assert before.chat_template == after.chat_template is not None
+    assert before.apply_chat_template(asked, tokenize=False) == after.apply_chat_template(asked, tokenize=False)
+    for text in UNRULY:
+        assert before(text)["input_ids"] == after(text)["input_ids"]
+    assert before.special_tokens_map == after.special_tokens_map and before.pad_token is after.pad_token is None
+    assert before.all_special_ids == after.all_special_ids
+    assert (after.model_max_length, after.padding_side) == (8192, "left")
+    assert read_json(again / "tokenizer_config.json") == read_json(source / "tokenizer_config.json")
 
 
 def test_the_name_of_the_unknown_word_is_kept(tmp_path: Path) -> None:

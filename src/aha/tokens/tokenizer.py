@@ -15,6 +15,7 @@ from aha.errors import CheckpointError, DataError
 from aha.util.files import read_json, write_json_atomic, write_text_atomic
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+_KEPT = ("chat_template.jinja", "chat_template.json", "special_tokens_map.json")
 
 
 class Tokenizer:
@@ -32,6 +33,9 @@ class Tokenizer:
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
         self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
         self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
+        # Of the folder it was loaded from, for save(): tokenizer_config.json, and other files as text.
+        self.published_config: dict[str, object] = {}
+        self.published_files: dict[str, str] = {}
 
     def _id(self, token: str) -> int:
         token_id = self.backend.token_to_id(token)
@@ -71,18 +75,26 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` so that transformers loads the folder, and
-        ``generation_config.json`` with every end token: ``tokenizer_config.json`` has room for one only."""
+        ``generation_config.json`` with every end token: ``tokenizer_config.json`` has room for one only.
+
+        The rest of a published folder's ``tokenizer_config.json``, and its chat template, are written as they were.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_text_atomic(folder / "tokenizer.json", self.backend.to_str(pretty=False))
-        config = {
+        config = self.published_config or {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": self.eos_token,
-            "pad_token": self.pad_token,
-            "unk_token": self._unknown if self._unknown_id is not None else None,
             "clean_up_tokenization_spaces": False,
             "model_max_length": 1 << 30,
         }
-        write_json_atomic(folder / "tokenizer_config.json", config)
+        own = {
+            "eos_token": self.eos_token,
+            "pad_token": None if self.pad_id == self.eos_id else self.pad_token,  # none was published
+            "unk_token": None if self._unknown_id is None else self._unknown,
+        }
+        changed = {name: token for name, token in own.items() if token and _token_text(config.get(name)) != token}
+        write_json_atomic(folder / "tokenizer_config.json", {**config, **changed})
+        for name, text in self.published_files.items():
+            write_text_atomic(folder / name, text)
         ends = {"eos_token_id": list(self.end_token_ids), "pad_token_id": self.pad_id}
         write_json_atomic(folder / "generation_config.json", ends)
 
@@ -124,8 +136,8 @@ def _token_text(value: object) -> str | None:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """Read a model folder's tokenizer: ``tokenizer.json``, its config, and the end tokens of ``config.json`` and
-    ``generation_config.json`` (there may be several)."""
+    """Read a model folder's tokenizer: ``tokenizer.json``, its config and chat template, and the end tokens of
+    ``config.json`` and ``generation_config.json`` (there may be several)."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is not a model folder: it has no tokenizer.json")
@@ -148,6 +160,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     eos = _token_text(config.get("eos_token")) or (ends[0] if ends else None)
     if eos is None:
         raise CheckpointError(f"{folder}: no end token in tokenizer_config.json or config.json; set eos_token")
-    return Tokenizer(backend, eos_token=eos, pad_token=_token_text(config.get("pad_token")) or eos, end_tokens=ends)
+    pad = _token_text(config.get("pad_token")) or eos
+    tokenizer = Tokenizer(backend, eos_token=eos, pad_token=pad, end_tokens=ends)
+    tokenizer.published_config = config
+    kept = [folder / name for name in _KEPT if (folder / name).is_file()]
+    tokenizer.published_files = {path.name: path.read_text("utf-8") for path in kept}
+    return tokenizer
 
 
