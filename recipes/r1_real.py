@@ -25,15 +25,15 @@ def r1_real(
     model: Path = Path("models/smollm2"),
     problems: Path | None = None,
     template: str = CHATML,
-    own_examples: int = 60,
+    own_examples: int = 40,
     seed: int = 0,
 ) -> Pipeline:
     """``template`` is what the model was tuned on, with one ``{question}``; the default is ChatML without a system
     message. ``own_examples`` of your problems, which then need a ``solution``, go into the cold start; 0 takes none.
     """
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
-    arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", test=80))
-    worked = Stage("worked", examples.run, examples.Settings(clean=240), {"problems": arithmetic})
+    arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", train=800, test=120))
+    worked = Stage("worked", examples.run, examples.Settings(clean=120), {"problems": arithmetic})
     sources = {"data": worked}
     stages = [untrained, arithmetic, worked]
     if problems is not None:
@@ -58,7 +58,7 @@ def r1_real(
         lr=2e-5,
         beta=0.0,
         temperature=0.8,
-        max_new_tokens=64,
+        max_new_tokens=96,
         curriculum=True,
         token_budget=1_024,
     )
@@ -66,16 +66,16 @@ def r1_real(
     stages += [cold_start, reasoner]
     judged = {"untrained": untrained, "cold_start": cold_start, "arithmetic_rl": reasoner}
     if problems is not None:
-        short = settings.model_copy(update={"steps": 8, "curriculum": False, "max_new_tokens": 96})
+        short = settings.model_copy(update={"steps": 8, "curriculum": False})
         r1 = Stage("r1_real", rl.run, short, {"init": reasoner, "problems": own}, cost=400)
         stages.append(r1)
         judged["r1_real"] = r1
-    protocol = evaluate.Settings(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=64)
+    protocol = evaluate.Settings(samples=4, temperature=0.6, top_p=0.95, max_new_tokens=96)
     for name, stage in judged.items():
         inputs = {"model": stage, "problems": arithmetic}
         stages.append(Stage(f"{name}_eval", evaluate.run, protocol, inputs, seed_name="evaluation", cost=100))
         if problems is not None:
-            longer = protocol.model_copy(update={"samples": 2, "max_new_tokens": 96})
+            longer = protocol.model_copy(update={"samples": 2})
             inputs = {"model": stage, "problems": own}
             stages.append(Stage(f"{name}_own_eval", evaluate.run, longer, inputs, seed_name="own", cost=100))
     arguments = {

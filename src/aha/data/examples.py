@@ -50,7 +50,8 @@ def clean_example(problem: Problem, rng: random.Random) -> WorkedExample:
         text = tagged(problem.meta["solution"].strip(), problem.answer)
     else:
         raise DataError(
-            f"problem {problem.id!r} has no 'solution', and no rule writes a worked example for task {problem.task!r}"
+            f"problem {problem.id!r} has no 'solution', and no rule writes a worked example for task {problem.task!r}: "
+            "add solutions, or train without worked examples of these problems (r1_real: --set own_examples=0)"
         )
     return WorkedExample(problem.prompt, text, "clean")
 

@@ -51,7 +51,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     counts: Counter[str] = Counter()
     for name in ("problems", "clean"):
         if getattr(settings, name) > len(train):
-            raise DataError(f"{name} is {getattr(settings, name)}, but there are only {len(train)} training problems")
+            raise DataError(
+                f"{name} is {getattr(settings, name)}, but there are only {len(train)} training problems: "
+                f"--set {context.name}.{name}={len(train)}, or add problems"
+            )
     if settings.problems:
         examples = _from_policy(settings, inputs, context, rng.sample(train, settings.problems), counts)
     examples += [_checked(clean_example(problem, rng), problem) for problem in rng.sample(train, settings.clean)]

@@ -27,7 +27,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     """Load once, copy, add the template: what cannot be used is named here and not an hour later."""
     if not (settings.folder / "config.json").is_file():
         raise CheckpointError(
-            f"{settings.folder} is not a model folder: it has no config.json (aha convert makes one from a GGUF file)"
+            f"{settings.folder} is not a model folder: it has no config.json (aha convert makes one from a GGUF file, "
+            "`make models/smollm2` fetches the one that r1_real names by itself)"
         )
     policy = load_policy(settings.folder, template=settings.template)
     model = context.out / "model"
