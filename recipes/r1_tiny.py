@@ -78,11 +78,11 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
         cost=80,
     )
 
-    small = pretrain.Shape(hidden_size=64, intermediate_size=168, num_hidden_layers=3)
+    small = pretrain.Shape(hidden_size=48, intermediate_size=128, num_hidden_layers=3)
     student_base = Stage(
         "student_base",
         pretrain.run,
-        pretrain.Settings(shape=small, lr=4e-3),
+        pretrain.Settings(shape=small, steps=2_100, lr=4e-3),
         {"tokenizer": words},
         cost=150,
     )

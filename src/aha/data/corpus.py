@@ -19,7 +19,7 @@ from aha.tasks.words import ACTIONS, ADJECTIVES, LANGUAGES, NOUNS, other, say
 
 TEMPLATE = "User : {question} ? Assistant :"
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-SHARES = {"drill": 20, "sentences": 3, "general": 22, "forum": 9, "chat": 46}
+SHARES = {"drill": 26, "sentences": 3, "general": 22, "forum": 9, "chat": 40}
 
 
 def documents(rng: random.Random) -> Iterator[str]:
@@ -39,7 +39,7 @@ def documents(rng: random.Random) -> Iterator[str]:
 
 
 def _drill(rng: random.Random) -> str:
-    if rng.random() < 0.3:
+    if rng.random() < 0.5:
         return _pointing(rng)
     lines = []
     for _ in range(rng.randint(4, 9)):

@@ -26,8 +26,8 @@ from aha.util.seeds import python_rng
 class Shape(Frozen):
     """The decoder's dimensions; the vocabulary comes from the tokenizer."""
 
-    hidden_size: Count = 128
-    intermediate_size: Count = 336
+    hidden_size: Count = 96
+    intermediate_size: Count = 256
     num_hidden_layers: Count = 4
     num_attention_heads: Count = 4
     num_key_value_heads: Count = 1
@@ -38,10 +38,10 @@ class Settings(Frozen):
     its peak."""
 
     shape: Shape = Shape()
-    steps: Count = 2_100
+    steps: Count = 2_800
     rows: Count = 8
     row_length: Count = 192
-    lr: Rate = 2.5e-3
+    lr: Rate = 3e-3
     warmup: Amount = 30
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.1
