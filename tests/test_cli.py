@@ -95,10 +95,36 @@ def test_a_run_prints_one_json_object(tmp_path: Path) -> None:
 
 
 def test_a_failed_stage_is_a_message_and_exit_code_one(tmp_path: Path) -> None:
-    failed = call("run", TOY, "--out", tmp_path / "run", "--set", "b.end=error")
+    command = ["run", TOY, "--out", tmp_path / "run", "--set", "b.end=error", "--only", "a", "--only", "b"]
+    failed = call(*command, "--jobs", "2")
     assert failed.returncode == 1 and failed.stdout == ""
-    assert failed.stderr.splitlines()[-1] == "aha: stage b failed: the data is no good"
+    again = " ".join(map(str, ["aha", *command, "--jobs", "2"]))
+    assert failed.stderr.splitlines()[-2:] == [
+        "aha: stage b failed: the data is no good",
+        f"     continue with: {again}",
+    ]
     assert "Traceback" not in failed.stderr
+
+
+def test_a_failed_run_is_reported_and_summarised(tmp_path: Path) -> None:
+    failed = call("run", TOY, "--out", tmp_path / "run", "--set", "b.end=error", "--jobs", "1", "--json")
+    said = json.loads(failed.stdout)
+    assert failed.returncode == 1 and "stage b failed" in failed.stderr
+    assert said["stages"]["a"]["status"] == "done" and said["stages"]["b"]["status"] == "failed"
+    assert "b" in said["summary"]["missing"] and Path(said["report"]).is_file()
+
+
+def test_a_report_that_cannot_be_made_does_not_hide_why_a_run_failed(
+    aha_main: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: Path) -> Path:
+        raise ZeroDivisionError("no page")
+
+    monkeypatch.syspath_prepend(TOY.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(aha.__file__).parents[1]), str(TOY.parent)]))
+    monkeypatch.setattr("aha.report.build.build_report", fail)
+    code, _, errors = aha_main("run", TOY, "--out", tmp_path / "run", "--set", "a.end=error")
+    assert code == 1 and "no report of" in errors and "aha: stage a failed: the data is no good" in errors
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from aha import __version__
-from aha.errors import AhaError, CheckpointError, DataError, UsageError, nearest
+from aha.errors import AhaError, CheckpointError, DataError, StageFailed, UsageError, nearest
 
 app = typer.Typer(
     name="aha",
@@ -102,7 +102,7 @@ def run(
         _show_plan(own, plan, folder, as_json=as_json)
         return
     display = build_display()
-    again = _command_to_continue(recipe, out, assignments or [])
+    again = _command_to_continue(recipe, out, assignments or [], only=only or [], jobs=jobs)
     try:
         run_pipeline(
             pipeline,
@@ -112,19 +112,29 @@ def run(
             only=only or [],
             redo_from=start_from or [],
         )
-    except Stopped as stopped:
+    except (Stopped, StageFailed) as failure:
         display.close()
-        raise AhaError(f"{stopped}\n     continue with: {again}") from None
+        try:
+            _conclude(folder, as_json=as_json)
+        except (Exception, KeyboardInterrupt) as trouble:  # it must not hide why the run ended
+            print(f"aha: no report of {folder}: {type(trouble).__name__}: {trouble}", file=sys.stderr)
+        raise type(failure)(f"{failure}\n     continue with: {again}") from None
     finally:
         display.close()
     _conclude(folder, as_json=as_json)
 
 
-def _command_to_continue(recipe: str, out: Path | None, assignments: list[str]) -> str:
+def _command_to_continue(
+    recipe: str, out: Path | None, assignments: list[str], *, only: list[str], jobs: int | None
+) -> str:
+    """The same command without --from: what was to be redone is forgotten already, and would be redone twice."""
     words = ["aha", "run", recipe]
     words += ["--out", str(out)] if out else []
     for assignment in assignments:
         words += ["--set", assignment]
+    for stage in only:
+        words += ["--only", stage]
+    words += ["--jobs", str(jobs)] if jobs else []
     return shlex.join(words)
 
 
@@ -165,13 +175,14 @@ def _show_plan(own: Any, plan: Any, folder: Path, *, as_json: bool) -> None:
 
 def _conclude(folder: Path, *, as_json: bool) -> None:
     from aha.report.build import build_report
+    from aha.report.reading import load_run
     from aha.util.files import read_json
 
     page = build_report(folder)
     summary = read_json(folder / "summary.json")
-    ledger = read_json(folder / "ledger.json")["stages"]
     if as_json:
-        stages = {name: {"status": row["status"], "seconds": row["seconds"]} for name, row in ledger.items()}
+        begun = [stage for stage in load_run(folder).stages if stage.status != "missing"]
+        stages = {stage.name: {"status": stage.status, "seconds": stage.seconds} for stage in begun}
         _print_json({"run": str(folder), "report": str(page), "stages": stages, "summary": summary})
         return
     _show_summary(summary)
