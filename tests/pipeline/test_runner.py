@@ -24,7 +24,7 @@ from aha.pipeline.display import PlainDisplay
 from aha.pipeline.fingerprint import compute_origins
 from aha.pipeline.graph import Pipeline, Stage, override
 from aha.pipeline.runner import plan_run, run_pipeline
-from aha.util.files import read_json, read_jsonl
+from aha.util.files import read_json, read_jsonl, write_json_atomic
 
 STAGES = ("a", "b", "c", "d")
 
@@ -164,6 +164,16 @@ def test_folders_that_are_not_this_recipes_run_are_refused(tmp_path: Path) -> No
     with pytest.raises(AhaError, match="is not a run folder"):
         go(toy_recipe(), tmp_path / "mine")
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_a_damaged_ledger_is_named(tmp_path: Path) -> None:
+    go(toy_recipe(), tmp_path / "run")
+    stages = read_json(tmp_path / "run" / "ledger.json")["stages"]
+    del stages["a"]["origin"]
+    for damaged in ({"stages": stages}, []):
+        write_json_atomic(tmp_path / "run" / "ledger.json", damaged)
+        with pytest.raises(AhaError, match=r"ledger\.json: not a ledger .*; remove it to redo every stage"):
+            go(toy_recipe(steps=6), tmp_path / "run")
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:

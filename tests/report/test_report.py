@@ -21,6 +21,7 @@ from aha.report.findings import ABSENT, APPEARED, NOISE, NOT_RUN, SHORT
 from aha.report.plots import save_readme_figure
 from aha.report.reading import Measure, load_run, rolling_mean
 from aha.report.summary import build_summary, curve_numbers
+from aha.report.tables import markdown_stage_table
 
 WriteRun = Callable[..., Path]
 
@@ -220,6 +221,57 @@ def test_half_finished_run_says_what_has_not_run(write_run: WriteRun) -> None:
     assert list(summary["stages"]) == ["base"] and list(summary["curves"]) == ["r1_zero"]
     assert "r1" in summary["missing"] and "base" not in summary["missing"]
     assert finding(summary, "distillation")["outcome"] == NOT_RUN
+
+
+def change_ledger(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    ledger = json.loads((run / "ledger.json").read_text())
+    change(ledger["stages"])
+    (run / "ledger.json").write_text(json.dumps(ledger))
+
+
+def test_a_result_the_ledger_does_not_know_has_not_run(write_run: WriteRun) -> None:
+    run = write_run()
+    change_ledger(run, lambda stages: [stages.pop(name) for name in ("r1", "r1_eval")])
+    build_report(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert "r1" not in summary["stages"] and {"r1", "r1_eval"} <= set(summary["missing"])
+    assert "r1" not in summary["curves"] and finding(summary, "last_stage_accuracy")["outcome"] == NOT_RUN
+    (run / "ledger.json").unlink()  # without a ledger the results are all there is
+    assert "r1" in build_summary(run)["stages"]
+
+
+def test_stale_results_are_marked_and_count_nowhere(write_run: WriteRun) -> None:
+    run = write_run()
+    change_ledger(run, lambda stages: [stages[name].update(status="stale") for name in ("r1_zero", "r1_zero_eval")])
+    before = build_summary(run)
+    change_measure(run, "r1_zero", "pass@1", 0.999, 0.0005)
+    checker, html = read_page(build_report(run))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["stale"]["r1_zero"]["pass@1"]["value"] == 0.999 and "r1_zero" not in summary["stages"]
+    assert summary["findings"] == before["findings"]
+    assert finding(summary, "pure_rl")["outcome"] == finding(summary, "length_r1_zero")["outcome"] == NOT_RUN
+    assert html.count("<small>stale</small>") == 1 and "99.9" in html and "<b>99.9</b>" not in html
+    text = " ".join(checker.text)
+    assert "no finding counts them: r1_zero, r1_zero_eval" in text and "25 stages have not finished" not in text
+    assert "R1-Zero (stale) on its training prompts: 80 steps." in text
+    assert "| R1-Zero |" not in markdown_stage_table(summary)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("ledger.json", "[]"),
+        ("ledger.json", '{"stages": {"r1": 3}}'),
+        ("recipe.json", '{"stages": [{"kind": "rl"}]}'),
+        ("r1_eval/result.json", "[1]"),
+        ("r1_eval/result.json", '{"metrics": [1]}'),
+    ],
+)
+def test_a_damaged_file_is_named(write_run: WriteRun, file: str, text: str) -> None:
+    run = write_run()
+    (run / file).write_text(text)
+    with pytest.raises(DataError, match=re.escape(str(run / file))):
+        build_report(run)
 
 
 def test_other_recipe_is_reported_by_its_own_stages(write_run: WriteRun) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ class Entry:
 
     status: StageStatus
     fingerprint: str
-    seconds: float = 0.0
-    finished: str | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float
+    finished: str | None
+    origin: Mapping[str, Any]
 
 
 class Ledger:

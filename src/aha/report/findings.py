@@ -230,9 +230,16 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
         sentences.append(
             "No emerging reflection can be claimed from this run: reflection words did not become more frequent."
         )
-    if summary["missing"]:
+    stale = [stage.name for stage in run.stages if stage.stale]
+    if stale:
         sentences.append(
-            f"{len(summary['missing'])} of {len(run.stages)} stages have not finished; what depends on them is marked."
+            "Results of other settings, inputs or code than the recipe's are marked stale, and no finding counts them: "
+            f"{', '.join(stale)}. The same aha run makes them again."
+        )
+    missing = [stage for stage in run.stages if not (stage.done or stage.stale)]
+    if missing:
+        sentences.append(
+            f"{len(missing)} of {len(run.stages)} stages have not finished; what depends on them is marked."
         )
     return sentences
 
@@ -244,7 +251,7 @@ def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
         lacking = " and ".join(
             model_label(name) for name, measure in ((change.before, before), (change.after, after)) if measure is None
         )
-        sentence = f"No {_metric_words(change.metric)} of {lacking} has been measured."
+        sentence = f"No current {_metric_words(change.metric)} of {lacking} has been measured."
         return Finding(change.key, change.title, NOT_RUN, sentence, change.paper, change.source)
     difference = after.value - before.value
     outcome = _outcome(difference * change.direction, before.overlaps(after))

@@ -23,7 +23,7 @@ from aha.report.plots import (
     task_plot,
     vote_plot,
 )
-from aha.report.reading import Measure, Run, Stage, parse_measure, series, vote_metric
+from aha.report.reading import STALE, Measure, Run, Stage, parse_measure, series, vote_metric
 from aha.report.samples import Transcript, advantage_groups, side_by_side
 from aha.report.style import STYLE
 from aha.report.tables import NOT_RUN, cell, stage_columns, stage_rows
@@ -103,15 +103,19 @@ def _curve(run: Run, summary: Mapping[str, Any]) -> str:
         return _pending("No RL stage has taken a step: not run yet.")
     levels = _levels(run, stage, summary)
     text = (
-        f"<p>{escape(model_label(stage.name))} on its training prompts: {len(stage.rows)} "
-        f"steps{'' if stage.done else ' so far'}. "
+        f"<p>{escape(_label(stage))} on its training prompts: {len(stage.rows)} "
+        f"steps{'' if stage.done or stage.stale else ' so far'}. "
         "The horizontal lines are its starting model on held-out problems.</p>"
     )
     figures = [
-        _figure(accuracy_plot(stage, levels), f"{model_label(stage.name)}: accuracy", _CURVE_NOTE),
-        _figure(length_plot(stage), f"{model_label(stage.name)}: response length", _CURVE_NOTE),
+        _figure(accuracy_plot(stage, levels), f"{_label(stage)}: accuracy", _CURVE_NOTE),
+        _figure(length_plot(stage), f"{_label(stage)}: response length", _CURVE_NOTE),
     ]
     return text + _grid(figures)
+
+
+def _label(stage: Stage) -> str:
+    return f"{model_label(stage.name)}{' (stale)' if stage.stale else ''}"
 
 
 def _levels(run: Run, stage: Stage, summary: Mapping[str, Any]) -> list[tuple[str, Measure]]:
@@ -129,7 +133,9 @@ def _stages(run: Run, summary: Mapping[str, Any]) -> str:
         return ""
     columns = stage_columns(summary)
     best = {
-        key: max((m.value for row in rows if (m := row.measures[key]) is not None), default=None)
+        key: max(
+            (m.value for row in rows if row.status != STALE and (m := row.measures[key]) is not None), default=None
+        )
         for key in columns
         if is_proportion(key)
     }
@@ -146,10 +152,12 @@ def _stages(run: Run, summary: Mapping[str, Any]) -> str:
                     cells.append("<td>–</td>")
                     continue
                 value, interval = cell(key, measure)
-                strong = f"<b>{value}</b>" if best.get(key) == measure.value else value
+                strong = f"<b>{value}</b>" if row.status != STALE and best.get(key) == measure.value else value
                 cells.append(f"<td>{strong}{f'<small>{interval}</small>' if interval else ''}</td>")
+        mark = "<small>stale</small>" if row.status == STALE else ""
         body.append(
-            f'<tr><th scope="row">{escape(row.label)}</th>{"".join(cells)}<td>{escape(duration(row.seconds))}</td></tr>'
+            f'<tr><th scope="row">{escape(row.label)}{mark}</th>{"".join(cells)}'
+            f"<td>{escape(duration(row.seconds))}</td></tr>"
         )
     return (
         "<p>One row for each evaluated model, on held-out problems. All but length (tokens a response) and time are "
@@ -234,7 +242,7 @@ def _other_rl(run: Run, summary: Mapping[str, Any]) -> str:
         return ""
     parts: list[str] = []
     for stage in others:
-        label = model_label(stage.name)
+        label = _label(stage)
         if not stage.rows:
             parts.append(_pending(f"{label}: not run yet."))
             continue
@@ -334,7 +342,7 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
     for stage in run.of_kind("rl"):
         curve = summary["curves"].get(stage.name)
         if curve is None:
-            cells = f'<td class="none" colspan="5">{NOT_RUN}</td>'
+            cells = f'<td class="none" colspan="5">{STALE if stage.stale else NOT_RUN}</td>'
         else:
             figures = [curve.get(key) for key in ("logprob_gap", "max_logprob_gap", "mismatch_kl", "ess_lowest")]
             cells = f"<td>{curve['steps']}</td>" + "".join(

@@ -13,6 +13,8 @@ from aha.errors import DataError
 from aha.util.files import read_json
 
 EVALUATION_SUFFIX = "_eval"
+STALE = "stale"
+"""Status of a stage whose settings, inputs or code have changed since: its figures are marked and count nowhere."""
 _START_EDGES = {"init", "model", "start", "policy", "base"}
 
 
@@ -53,6 +55,10 @@ class Stage:
     @property
     def done(self) -> bool:
         return self.status == "done"
+
+    @property
+    def stale(self) -> bool:
+        return self.status == STALE
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,11 @@ def load_run(folder: Path) -> Run:
     recipe = read_json(folder / "recipe.json")
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("stages"), list):
         raise DataError(f"{folder / 'recipe.json'}: expected an object with a list 'stages'; is this a run folder?")
-    ledger_path = folder / "ledger.json"
-    ledger = read_json(ledger_path).get("stages", {}) if ledger_path.is_file() else {}
-    stages = tuple(_load_stage(folder, entry, ledger.get(entry["name"], {})) for entry in recipe["stages"])
+    for entry in recipe["stages"]:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise DataError(f"{folder / 'recipe.json'}: expected stages with a 'name', found {entry!r}")
+    ledger = _read_ledger(folder / "ledger.json")
+    stages = tuple(_load_stage(folder, entry, ledger) for entry in recipe["stages"])
     return Run(
         folder=folder,
         recipe=str(recipe.get("recipe", "run")),
@@ -184,17 +192,41 @@ def rolling_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def _load_stage(folder: Path, entry: Mapping[str, Any], ledger: Mapping[str, Any]) -> Stage:
-    name = str(entry["name"])
-    place = folder / name
-    if not place.is_dir():  # a stage works in a folder of its own and is renamed when it is done
-        place = folder / f"{name}.partial"
-    result = read_json(folder / name / "result.json") if (folder / name / "result.json").is_file() else {}
-    metrics = result.get("metrics") or {}
-    seconds = finite(ledger.get("seconds"))
+def _read_ledger(path: Path) -> Mapping[str, Any] | None:
+    """Stage -> its row; None where there is no ledger."""
+    if not path.is_file():
+        return None
+    ledger = read_json(path)
+    rows = ledger.get("stages") if isinstance(ledger, Mapping) else None
+    if not isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in rows.values()):
+        raise DataError(f"{path}: not a ledger (expected an object 'stages' of objects); remove it to redo every stage")
+    return rows
+
+
+def _read_metrics(path: Path) -> Mapping[str, Any] | None:
+    """The metrics of a result file; None where there is no file."""
+    if not path.is_file():
+        return None
+    result = read_json(path)
+    metrics = (result.get("metrics") or {}) if isinstance(result, Mapping) else None
+    if not isinstance(metrics, Mapping):
+        raise DataError(f"{path}: not a stage's result (expected an object 'metrics'); remove its folder to redo it")
+    return metrics
+
+
+def _load_stage(folder: Path, entry: Mapping[str, Any], rows: Mapping[str, Any] | None) -> Stage:
+    name = entry["name"]
+    known = rows is None or name in rows  # else begun anew or taken back: its old folder is not to be trusted
+    found = _read_metrics(folder / name / "result.json") if known else None
+    ledger = (rows or {}).get(name, {})
     status = str(ledger.get("status") or "missing")
-    if result and status in {"missing", "partial"}:  # the rename comes before the ledger
+    if found is not None and status in {"missing", "partial"}:  # the rename comes before the ledger
         status = "done"
+    place = folder / name
+    if not known or not place.is_dir():  # a stage works in a folder of its own and is renamed when it is done
+        place = folder / f"{name}.partial"
+    metrics = found or {}
+    seconds = finite(ledger.get("seconds"))
     return Stage(
         name=name,
         kind=str(entry.get("kind", "stage")),

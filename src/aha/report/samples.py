@@ -39,7 +39,7 @@ def side_by_side(run: Run, models: Sequence[str], *, num_problems: int) -> list[
     answers: dict[str, dict[str, Sample]] = {}
     evaluations = run.evaluations()
     for model in models:
-        if model in evaluations:
+        if model in evaluations and not evaluations[model].stale:
             first: dict[str, Sample] = {}
             for sample in _load(_files(evaluations[model])):
                 first.setdefault(sample.problem_id, sample)

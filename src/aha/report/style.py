@@ -53,7 +53,7 @@ thead th{font-weight:600;color:var(--quiet);font-size:.78rem;line-height:1.25;ve
 th:first-child,td:first-child{text-align:left}
 tbody th{font-weight:600;background:var(--ground);position:sticky;left:0}
 thead th:first-child{background:var(--ground);position:sticky;left:0}
-td small{display:block;color:var(--quiet);font-size:.74rem;line-height:1.2}
+td small,tbody th small{display:block;color:var(--quiet);font-size:.74rem;line-height:1.2}
 td.none{color:var(--quiet);font-style:italic;text-align:left}
 tr.best td.key{font-weight:700}
 .findings{list-style:none;padding:0;margin:1rem 0}

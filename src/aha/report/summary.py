@@ -24,6 +24,7 @@ def build_summary(run: Path) -> dict[str, Any]:
 
     ``stages`` maps each evaluated model to its evaluation's measures, with ``seconds`` of the stage that made the
     model;
+    ``stale`` has the same of evaluations whose settings, inputs or code have changed since, which no finding counts;
     ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to; ``seconds`` is the sum
     over all stages.
     """
@@ -36,13 +37,14 @@ def build_summary(run: Path) -> dict[str, Any]:
 def compute_summary(run: Run) -> dict[str, Any]:
     """``build_summary`` without writing."""
     stages: dict[str, Any] = {}
+    stale: dict[str, Any] = {}
     for model, evaluation in run.evaluations().items():
         if not evaluation.metrics:
             continue
         producer = run.producer(model)
         measures = {key: value for key, value in evaluation.metrics.items() if key not in {"model", "seconds"}}
         seconds = producer.seconds if producer is not None else None
-        stages[model] = {
+        (stale if evaluation.stale else stages)[model] = {
             **_without_seconds(measures),
             "kind": producer.kind if producer is not None else None,
             "seconds": seconds,
@@ -52,7 +54,8 @@ def compute_summary(run: Run) -> dict[str, Any]:
         "version": run.version,
         "seed": run.arguments.get("seed"),
         "stages": stages,
-        "curves": {stage.name: curve_numbers(stage) for stage in run.of_kind("rl") if stage.rows},
+        "stale": stale,
+        "curves": {stage.name: curve_numbers(stage) for stage in run.of_kind("rl") if stage.rows and not stage.stale},
         "missing": [stage.name for stage in run.stages if not stage.done],
         "seconds": sum(stage.seconds or 0.0 for stage in run.stages),
     }

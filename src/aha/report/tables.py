@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aha.report.names import duration, is_proportion, model_label, number
-from aha.report.reading import Measure, Run, finite, parse_measure
+from aha.report.reading import STALE, Measure, Run, finite, parse_measure
 
 NOT_RUN = "not run yet"
 
@@ -37,7 +37,7 @@ class StageRow:
 def stage_columns(summary: Mapping[str, Any]) -> dict[str, str]:
     """Metric -> heading: the recipe's own measures first, then whatever else an evaluation recorded with a value."""
     seen: dict[str, None] = {}
-    for entry in summary["stages"].values():
+    for entry in (*summary["stages"].values(), *summary.get("stale", {}).values()):
         for key, value in entry.items():
             if isinstance(value, Mapping) and parse_measure(value) is not None:
                 seen[key] = None
@@ -60,19 +60,20 @@ def _column_rank(key: str) -> tuple[int, int]:
 
 
 def stage_rows(run: Run, summary: Mapping[str, Any]) -> list[StageRow]:
-    """One row for each evaluation of the recipe, finished or not, in recipe order."""
+    """One row for each evaluation of the recipe, finished, stale or not, in recipe order."""
     columns = stage_columns(summary)
     rows: list[StageRow] = []
     for model in run.evaluations():
-        entry = summary["stages"].get(model)
+        current, old = summary["stages"].get(model), summary.get("stale", {}).get(model)
+        entry = current or old
         producer = run.producer(model)
         rows.append(
             StageRow(
                 model=model,
                 label=model_label(model),
-                status=NOT_RUN if entry is None else "done",
+                status="done" if current else STALE if old else NOT_RUN,
                 measures={key: parse_measure((entry or {}).get(key)) for key in columns},
-                seconds=producer.seconds if producer is not None and producer.done else None,
+                seconds=producer.seconds if producer is not None and (producer.done or producer.stale) else None,
             )
         )
     return rows
