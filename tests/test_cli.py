@@ -199,6 +199,14 @@ def test_inspect_shows_samples_rewards_and_advantages(aha_main: Program, tmp_pat
         assert code == 2 and message in errors
 
 
+def test_inspect_names_a_damaged_file(aha_main: Program, tmp_path: Path) -> None:
+    write_samples(tmp_path / "r1")
+    file = tmp_path / "r1" / "samples" / "000002.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    code, _, errors = aha_main("inspect", tmp_path / "r1")
+    assert code == 1 and f"{file}: cannot be read as samples" in errors
+
+
 CONFIG = ModelConfig(
     vocab_size=16,
     hidden_size=8,

@@ -191,7 +191,8 @@ def _conclude(folder: Path, *, as_json: bool) -> None:
 
 def _show_summary(summary: dict[str, Any]) -> None:
     measures = ("pass@1", "cons@16", "pass@16", "general", "length", "format", "language")
-    stages = {name: row for name, row in summary["stages"].items() if any(key in row for key in measures)}
+    rows = summary["stages"] | {f"{name} (stale)": row for name, row in summary.get("stale", {}).items()}
+    stages = {name: row for name, row in rows.items() if any(key in row for key in measures)}
     if not stages:
         return
     table = _table("stage", *measures, "seconds")
@@ -286,8 +287,11 @@ def _read_samples(target: Path) -> list[dict[str, Any]]:
             raise UsageError(f"{target} has samples of several stages: give one, {target}/NAME: {', '.join(stages)}")
     samples: list[dict[str, Any]] = []
     for file in files:
-        for row in pyarrow.parquet.read_table(file).to_pylist():
-            samples.append({**row, "rewards": json.loads(row["rewards"])})
+        try:
+            for row in pyarrow.parquet.read_table(file).to_pylist():
+                samples.append({**row, "rewards": json.loads(row["rewards"])})
+        except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as samples ({error}); remove it, or redo its stage") from None
     if not samples:
         raise DataError(f"{target}: its samples/*.parquet hold no rows")
     return samples

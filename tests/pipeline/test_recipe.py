@@ -44,6 +44,30 @@ def test_names_are_looked_up_in_the_current_directory_first(tmp_path: Path, monk
         find_recipe("nowhere/x.py")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def odd(:", r"odd\.py, line 1: SyntaxError: "),
+        ("\nimport nowhere_at_all", r"odd\.py, line 2: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("def odd(*, seed: int = 0):\n    return 1 / 0", r"odd\.py, line 2: ZeroDivisionError"),
+        ("def odd(*, seed: int): ...", r"odd\.py: TypeError: .*seed"),
+        ("def odd(*, seed: int = 0): return {}", r"odd\.py: odd\(\) returned dict: a recipe returns a Pipeline"),
+    ],
+)
+def test_an_error_in_a_recipe_file_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(str(path), [])
+
+
+def test_an_argument_without_a_type_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text("def odd(*, seed=0): ...")
+    with pytest.raises(UsageError, match=r"argument 'seed' of .*odd\.py has no type to read '3' as: annotate it"):
+        load_pipeline(str(path), ["seed=3"])
+
+
 def test_a_recipe_file_must_hold_its_function_and_no_stage_functions(tmp_path: Path) -> None:
     path = tmp_path / "odd.py"
     path.write_text("def even(): ...")

@@ -7,17 +7,19 @@ A recipe is a file ``recipes/NAME.py`` with a function of the same name whose ar
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
+import traceback
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import aha
 from aha.config import parse_value
-from aha.errors import SettingError, UsageError, nearest
+from aha.errors import AhaError, SettingError, UsageError, nearest
 from aha.pipeline.graph import Pipeline, override
 
 
@@ -47,13 +49,17 @@ def load_pipeline(name: str, assignments: Iterable[str]) -> tuple[Pipeline, Pipe
     """The recipe called with the assigned arguments: first as it is, then with the assigned settings too.
 
     ``seed=3`` sets an argument of the recipe's function, ``r1_zero.steps=40`` a setting of a stage. ``UsageError``
-    offers the nearest name of an unknown recipe, argument, stage or setting.
+    offers the nearest name of an unknown recipe, argument, stage or setting, and names file and line of an error in the
+    recipe itself.
     """
     assignments = list(assignments)
-    build = _load_function(find_recipe(name))
+    path = find_recipe(name)
+    build = _load_function(path)
     arguments = dict(_parse_argument(build, text) for text in assignments if "." not in text.partition("=")[0])
-    own = build(**arguments)
-    assert isinstance(own, Pipeline), f"recipe {name} returned {type(own).__name__}, not Pipeline"
+    with _errors_named(path):
+        own = build(**arguments)
+    if not isinstance(own, Pipeline):
+        raise UsageError(f"{path}: {build.__name__}() returned {type(own).__name__}: a recipe returns a Pipeline")
     for stage in own.stages:
         if stage.run.__module__ == build.__module__:
             raise UsageError(
@@ -69,11 +75,26 @@ def _load_function(path: Path) -> Callable[..., Any]:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    with _errors_named(path):
+        spec.loader.exec_module(module)
     build = getattr(module, path.stem, None)
     if not inspect.isfunction(build):
         raise UsageError(f"{path} has no function {path.stem!r}: a recipe's function has the name of its file")
     return build
+
+
+@contextlib.contextmanager
+def _errors_named(path: Path) -> Iterator[None]:
+    """A ``UsageError`` with file and line for whatever the recipe raises."""
+    try:
+        yield
+    except (AhaError, AssertionError):
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        what = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+        raise UsageError(f"{path}{f', line {line}' if line else ''}: {what}") from error
 
 
 def _parse_argument(build: Callable[..., Any], assignment: str) -> tuple[str, Any]:
@@ -86,4 +107,10 @@ def _parse_argument(build: Callable[..., Any], assignment: str) -> tuple[str, An
             f"--set {assignment}: recipe {build.__name__!r} has no argument {key!r}: {nearest(key, parameters)} "
             "(a setting of a stage is written stage.key=value)"
         )
-    return key, parse_value(typing.get_type_hints(build)[key], text, key)
+    hints = typing.get_type_hints(build)
+    if key not in hints:
+        raise UsageError(
+            f"--set {assignment}: argument {key!r} of {inspect.getfile(build)} has no type to read {text!r} as: "
+            f"annotate it, for example {key}: int = 0"
+        )
+    return key, parse_value(hints[key], text, key)
