@@ -149,6 +149,23 @@ def test_wrong_usage_is_exit_code_two_and_offers_the_nearest_name(
     assert not (tmp_path / "run").exists()
 
 
+def test_an_error_of_the_system_is_one_line_with_the_path(
+    aha_main: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, errors = aha_main("run", TOY, "--out", tmp_path / "file" / "sub")
+    assert code == 1 and f"aha: {tmp_path / 'file' / 'sub'}: Not a directory: check that path" in errors
+
+    def fill(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    write_json_atomic(tmp_path / "run" / "recipe.json", {"recipe": "toy", "stages": []})
+    monkeypatch.setattr(os, "fsync", fill)
+    code, _, errors = aha_main("report", tmp_path / "run")
+    summary = tmp_path / "run" / "summary.json"
+    assert code == 1 and f"aha: {summary}: No space left on device: free some space" in errors
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(aha_main: Program, tmp_path: Path) -> None:
     wanted = ("run", TOY, "--out", tmp_path / "run", "--dry-run", "--set", "b.steps=8", "--only", "a")
     code, output, _ = aha_main(*wanted, "--json")

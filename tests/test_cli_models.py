@@ -71,6 +71,9 @@ def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, 
     assert found["benches"][str(path)]["pass@2"].keys() == {"value", "low", "high"}
     code, output, _ = aha_main("evaluate", model, "--bench", path, *options)
     assert code == 0 and "cons@2" in output and "mine.jsonl" in output
+    for bad, message in ((path / "x.json", "cannot write into"), (tmp_path, "is a folder: give the file to write")):
+        code, output, errors = aha_main("evaluate", tmp_path / "nowhere", "--bench", path, "--out", bad)
+        assert code == 2 and f"--out {bad}" in errors and message in errors
     code, _, errors = aha_main("evaluate", model, "--bench", "chan", *options)
     assert code == 2 and "did you mean 'chain'" in errors
 

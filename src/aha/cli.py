@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -48,8 +49,18 @@ def main() -> None:
     except AhaError as error:
         print(f"aha: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        print(f"aha: {_describe_os_error(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(1)
+
+
+def _describe_os_error(error: OSError) -> str:
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}: free some space and run the same command again"
+    return f"{what}: check that path and its permissions, or give another"
 
 
 def _show_version(asked: bool) -> None:
@@ -433,6 +444,8 @@ def evaluate(
     """Evaluate a model on held-out problems: pass@1, cons@k, pass@k with 95 % intervals, format, language, length."""
     from aha.evaluate.benches import load_bench
 
+    if out:
+        _check_writable(out)  # before hours of work
     benches = {name: load_bench(name, limit=limit) for name in bench}
     from aha.stages.assess import assess
     from aha.stages.generate import open_model
@@ -453,11 +466,28 @@ def evaluate(
         )
     sampling = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
     found = {"model": str(model), **sampling, "template": policy.renderer.template, "benches": results}
-    if out:
-        write_json_atomic(out, found)
     if as_json:
         _print_json(found)
-        return
+    else:
+        _show_benches(results, samples)
+    if out:
+        write_json_atomic(out, found)
+
+
+def _check_writable(out: Path) -> None:
+    import tempfile
+
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder: give the file to write")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot write into {out.parent} ({error.strerror}): choose another") from None
+
+
+def _show_benches(results: dict[str, dict[str, Any]], samples: int) -> None:
     largest = 1 << (samples.bit_length() - 1)
     measures = list(dict.fromkeys(("pass@1", f"cons@{largest}", f"pass@{largest}", "format", "language", "length")))
     table = _table("bench", "problems", *measures, "seconds")

@@ -60,7 +60,9 @@ def test_what_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None:
     for path in (tmp_path / "x.jsonl.gz", tmp_path / "none.jsonl"):
         with pytest.raises(DataError, match=path.name):
             read_jsonl(path)
-    for path in (bad, tmp_path / "none.json"):
+    with pytest.raises(DataError, match="cannot be read .Is a directory"):
+        read_jsonl(tmp_path)
+    for path in (bad, tmp_path / "none.json", tmp_path):
         with pytest.raises(DataError, match=path.name):
             read_json(path)
 
