@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -177,7 +177,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(aha_main: Program, tmp_path: 
     assert code == 0 and "steps 5 -> 8" in output and "missing" in output
 
 
-def write_samples(stage: Path) -> None:
+def write_samples(stage: Path, advantages: Sequence[float] = (-0.5, 1.5)) -> None:
     (stage / "samples").mkdir(parents=True)
     for step, reward in ((1, 0.0), (2, 1.0)):
         row = {
@@ -192,7 +192,7 @@ def write_samples(stage: Path) -> None:
             "reward": reward,
             "rewards": json.dumps({"accuracy": reward}),
             "tokens": ["it is ", "[2]"],
-            "advantages": [-0.5, 1.5],
+            "advantages": list(advantages),
         }
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), stage / "samples" / f"{step:06d}.parquet")
 
@@ -206,6 +206,10 @@ def test_inspect_shows_samples_rewards_and_advantages(aha_main: Program, tmp_pat
     assert said["samples"][0]["rewards"] == {"accuracy": 1.0} and said["samples"][0]["advantages"] == [-0.5, 1.5]
     code, output, _ = aha_main("inspect", tmp_path / "run", "--step", "1")
     assert code == 0 and "it is [2]" in output and "advantage of its tokens -0.50 to +1.50" in output
+    assert "reward 0.00; unweighted parts: accuracy 0.00" in output
+    write_samples(tmp_path / "run" / "r1_zero_eval", advantages=[])
+    code, output, _ = aha_main("inspect", tmp_path / "run" / "r1_zero_eval")
+    assert code == 0 and "answer 2   accuracy 1.00" in output and "reward" not in output
     for arguments, message in [
         ((stage, "--step", "3"), "no samples of step 3: steps 1, 2"),
         ((stage, "--task", "chian"), "did you mean 'chain'"),
@@ -242,15 +246,20 @@ def test_count_reads_a_config_alone(aha_main: Program, tmp_path: Path) -> None:
     assert code == 0 and figures["parameters"] == count_parameters(CONFIG)
     assert figures["cache_bytes"] == 10 * figures["cache_bytes_per_token"]
     assert aha_main("count", tmp_path)[0] == 0
+    save_model(build_decoder(CONFIG, seed=0), CONFIG, tmp_path / "r1" / "model")
+    assert json.loads(aha_main("count", tmp_path / "r1", "--context", "10", "--json")[1])["parameters"] > 0
     code, _, errors = aha_main("count", tmp_path / "nowhere")
     assert code == 1 and "does not exist" in errors
 
 
 def test_convert_writes_a_folder_of_another_type_with_its_tokenizer(aha_main: Program, tmp_path: Path) -> None:
-    save_model(build_decoder(CONFIG, seed=0), CONFIG, tmp_path / "src")
-    write_json_atomic(tmp_path / "src" / "tokenizer.json", {})
+    source = tmp_path / "src" / "model"
+    save_model(build_decoder(CONFIG, seed=0), CONFIG, source)
+    write_json_atomic(source / "tokenizer.json", {})
+    write_json_atomic(source / "aha.json", {"template": "Q {question}"})
     assert aha_main("convert", tmp_path / "src", tmp_path / "dst", "--dtype", "bfloat16")[0] == 0
-    before, after = load_model(tmp_path / "src")[0], load_model(tmp_path / "dst", dtype=torch.bfloat16)[0]
+    assert read_json(tmp_path / "dst" / "aha.json") == {"template": "Q {question}"}
+    before, after = load_model(source)[0], load_model(tmp_path / "dst", dtype=torch.bfloat16)[0]
     for name, tensor in before.state_dict().items():
         assert torch.equal(tensor.to(torch.bfloat16), after.state_dict()[name])
     assert (tmp_path / "dst" / "tokenizer.json").is_file()
@@ -264,3 +273,12 @@ def test_doctor_finds_what_the_tests_need(aha_main: Program) -> None:
     code, output, _ = aha_main("doctor", "--json")
     said = json.loads(output)
     assert code == 0 and said["ok"] and {"torch", "memory", "disk"} <= {check["name"] for check in said["checks"]}
+
+
+def test_doctor_without_torch_says_so(aha_main: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "aha.doctor", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, output, _ = aha_main("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(output)["checks"]}
+    assert code == 1 and "torch cannot be imported" in checks["matrix product"]["found"]
+    assert checks["disk"]["ok"] and checks["accelerator"]["found"] == "unknown without torch"

@@ -265,14 +265,16 @@ def inspect(
     if detail >= len(rows):
         raise UsageError(f"--detail {detail}: the table has rows 0 to {len(rows) - 1}")
     names = sorted({name for row in rows for name in row["rewards"]})
-    table = _table("#", "step", "task", "answer", "reward", *names, "tokens", "end", "completion")
+    trained = any(row.get("advantages") for row in rows)  # an evaluation gives no reward, it judges
+    reward = ["reward"] if trained else []
+    table = _table("#", "step", "task", "answer", *reward, *names, "tokens", "end", "completion")
     for number, row in enumerate(rows):
         table.add_row(
             str(number),
             str(row["step"]),
             row["task"],
             row["answer"],
-            f"{row['reward']:.2f}",
+            *([f"{row['reward']:.2f}"] if trained else []),
             *(f"{row['rewards'][name]:.2f}" if name in row["rewards"] else "" for name in names),
             str(len(row["tokens"])),
             row["finish_reason"],
@@ -321,8 +323,9 @@ def _show_transcript(row: dict[str, Any]) -> None:
             body.append(token, style=_advantage_style(advantage / largest))
     else:
         body.append(row["completion"])
-    rewards = "  ".join(f"{name} {value:.2f}" for name, value in row["rewards"].items())
-    facts = Text(f"answer {row['answer'] or '(none)'}   reward {row['reward']:.2f} = {rewards}", style="dim")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in row["rewards"].items())
+    scores = f"reward {row['reward']:.2f}; unweighted parts: {parts}" if advantages else parts
+    facts = Text(f"answer {row['answer'] or '(none)'}   {scores}", style="dim")
     if largest > 0:
         low, high = min(advantages), max(advantages)
         facts.append(f"\nadvantage of its tokens {low:+.2f} to {high:+.2f}: ")
@@ -581,7 +584,9 @@ def bench(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="A .gguf file or a Hugging Face model folder.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="A .gguf file, a stage of a run, or a Hugging Face model folder.")
+    ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The Hugging Face model folder to write.")],
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
@@ -600,7 +605,9 @@ def convert(
 
         convert_gguf(source, target, dtype=known[dtype])
     else:
-        _convert_folder(source, target, known[dtype])
+        from aha.stages.generate import model_folder
+
+        _convert_folder(model_folder(source), target, known[dtype])
     print(f"wrote {target}", file=sys.stderr)
 
 
@@ -608,28 +615,32 @@ def _convert_folder(source: Path, target: Path, dtype: Any) -> None:
     import shutil
 
     from aha.model.folder import load_model, save_model
+    from aha.stages.models import TEMPLATE_FILE
 
     decoder, config = load_model(source, dtype=dtype)
     save_model(decoder, config, target)
     beside = ("tokenizer", "special_tokens", "generation_config", "chat_template", "vocab", "merges", "added_tokens")
     for file in source.iterdir():
-        if file.is_file() and file.name.startswith(beside):
+        if file.is_file() and file.name.startswith((*beside, TEMPLATE_FILE)):
             shutil.copy2(file, target / file.name)
 
 
 @app.command()
 def count(
-    model: Annotated[Path, typer.Argument(metavar="MODEL|CONFIG", help="A model folder or its config.json.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL|CONFIG", help="A stage of a run, a model folder, or its config.json.")
+    ],
     context: Annotated[int, typer.Option(min=1, help="Tokens in view, for arithmetic and cache.")] = 2048,
     as_json: Json = False,
 ) -> None:
     """Count parameters, arithmetic per token and cache bytes of a model, from its config alone."""
     from aha.model.count import cache_bytes_per_token, count_parameters, flops_per_token
     from aha.model.folder import load_config
+    from aha.stages.generate import model_folder
 
     if not model.exists():
         raise CheckpointError(f"{model} does not exist")
-    config = load_config(model.parent if model.name == "config.json" else model)
+    config = load_config(model.parent if model.name == "config.json" else model_folder(model))
     figures = {
         "model_type": config.model_type,
         "parameters": count_parameters(config),

@@ -122,6 +122,7 @@ def test_finished_run_has_every_section_and_every_model(write_run: WriteRun) -> 
     assert "not run yet" not in text
     assert "<b>&lt;b&gt;" not in html and "&lt;think&gt;" in html  # samples are text, never markup
     assert html.count('title="advantage') > 0
+    assert "; unweighted parts: accuracy " in text and ">accuracy 1, format 1 · " in html  # an evaluation has no reward
     assert "mean gap of the worst step, nats" in text and not re.search(r"{\w+}", text)
 
 

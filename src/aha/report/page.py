@@ -446,7 +446,11 @@ def _transcript(transcript: Transcript) -> str:
 
 
 def _answer(title: str, sample: Sample) -> str:
-    rewards = ", ".join(f"{escape(name)} {number(score)}" for name, score in sample.rewards.items())
+    parts = ", ".join(f"{escape(name)} {number(score)}" for name, score in sample.rewards.items())
+    if sample.advantages:  # an evaluation gives no reward, it judges
+        scores = f"reward {number(sample.reward)}{f'; unweighted parts: {parts}' if parts else ''}"
+    else:
+        scores = parts
     ended = " · cut at the limit" if sample.finish_reason == "length" else ""
     length = f" · {len(sample.tokens)} tokens" if sample.tokens else ""
     advantage = (
@@ -455,8 +459,7 @@ def _answer(title: str, sample: Sample) -> str:
         else ""
     )
     return (
-        f'<div class="answer"><header><b>{escape(title)}</b><span>reward {number(sample.reward)}'
-        f"{f' ({rewards})' if rewards else ''}{advantage}{length}{ended}</span></header>"
+        f'<div class="answer"><header><b>{escape(title)}</b><span>{scores}{advantage}{length}{ended}</span></header>'
         f'<p class="text">{_shaded(sample)}</p></div>'
     )
 
