@@ -19,7 +19,7 @@ import torch
 
 import aha
 from aha import doctor
-from aha.cli import main
+from aha.cli import _show_summary, main
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.model.decoder import build_decoder
@@ -164,6 +164,16 @@ def test_an_error_of_the_system_is_one_line_with_the_path(
     code, _, errors = aha_main("report", tmp_path / "run")
     summary = tmp_path / "run" / "summary.json"
     assert code == 1 and f"aha: {summary}: No space left on device: free some space" in errors
+
+
+def test_the_summary_shows_what_was_measured_with_intervals_that_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    share = {"value": 1.0, "low": 0.981, "high": 1.0}
+    row = {"pass@1": share, "cons@4": {"value": 0.5, "low": 0.4, "high": 0.8}, "length": {"value": 35.66}, "seconds": 3.0}
+    _show_summary({"stages": {"r1_real": row}, "stale": {"dev1": {"pass@1": share, "seconds": None}}})
+    header, rule, first, second = capsys.readouterr().err.splitlines()[1:5]
+    assert header.split() == ["stage", "pass@1", "%", "cons@4", "%", "length", "seconds"] and rule.strip(" ─") == ""
+    assert first.split() == ["r1_real", "100.0", "(98.1–100.0)", "50.0", "35.7", "3"]
+    assert second.split() == ["dev1", "(stale)", "100.0", "(98.1–100.0)"]
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(aha_main: Program, tmp_path: Path) -> None:

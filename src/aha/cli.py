@@ -201,27 +201,38 @@ def _conclude(folder: Path, *, as_json: bool) -> None:
 
 
 def _show_summary(summary: dict[str, Any]) -> None:
-    measures = ("pass@1", "cons@16", "pass@16", "general", "length", "format", "language")
+    from aha.report.tables import stage_columns
+
+    measures = list(stage_columns(summary))
     rows = summary["stages"] | {f"{name} (stale)": row for name, row in summary.get("stale", {}).items()}
     stages = {name: row for name, row in rows.items() if any(key in row for key in measures)}
     if not stages:
         return
-    table = _table("stage", *measures, "seconds")
+    table = _table("stage", *map(_heading, measures), "seconds")
     for name, row in stages.items():
-        cells = [_show_interval(row.get(key)) for key in measures]
+        # The interval of pass@1 alone, so that a row fits a line; the report has them all.
+        cells = [_show_measure(key, row.get(key), interval=key == "pass@1") for key in measures]
         seconds = row.get("seconds")
         table.add_row(name, *cells, f"{seconds:.0f}" if seconds is not None else "")
     _print_rich(table, error=True)
 
 
-def _show_interval(measure: Any) -> str:
-    if not isinstance(measure, dict) or measure.get("value") is None:
+def _heading(metric: str) -> str:
+    from aha.report.names import is_proportion
+
+    return f"{metric} %" if is_proportion(metric) else metric
+
+
+def _show_measure(metric: str, entry: Any, *, interval: bool = True) -> str:
+    """``80.5 (78.1–82.9)``: as the report, in percent where it is a share, with the 95 % interval."""
+    from aha.report.reading import parse_measure
+    from aha.report.tables import cell
+
+    measure = parse_measure(entry)
+    if measure is None:
         return ""
-    value, low, high = measure["value"], measure.get("low"), measure.get("high")
-    digits = 1 if abs(value) > 2 else 3
-    if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} ±{(high - low) / 2:.{digits}f}"
+    value, bounds = cell(metric, measure)
+    return f"{value} ({bounds})" if interval and bounds else value
 
 
 @app.command()
@@ -493,13 +504,13 @@ def _check_writable(out: Path) -> None:
 def _show_benches(results: dict[str, dict[str, Any]], samples: int) -> None:
     largest = 1 << (samples.bit_length() - 1)
     measures = list(dict.fromkeys(("pass@1", f"cons@{largest}", f"pass@{largest}", "format", "language", "length")))
-    table = _table("bench", "problems", *measures, "seconds")
+    table = _table("bench", "problems", *map(_heading, measures), "seconds")
     for name, row in results.items():
-        cells = [_show_interval(row[key]) for key in measures]
+        cells = [_show_measure(key, row[key]) for key in measures]
         table.add_row(Path(name).name, str(row["problems"]), *cells, f"{row['seconds']:.1f}")
         if len(row["by_task"]) > 1:
             for task, part in row["by_task"].items():
-                table.add_row(f"  {task}", "", *(_show_interval(part.get(key)) for key in measures), "")
+                table.add_row(f"  {task}", "", *(_show_measure(key, part.get(key)) for key in measures), "")
     _print_rich(table)
 
 
@@ -690,7 +701,10 @@ def _table(*headers: str) -> Any:
     from rich import box
     from rich.table import Table
 
-    return Table(*headers, box=box.SIMPLE_HEAD, show_header=any(headers))
+    table = Table(*headers, box=box.SIMPLE_HEAD, show_header=any(headers))
+    for column in table.columns:
+        column.overflow = "fold"  # no figure is cut off where the terminal is narrow
+    return table
 
 
 def _print_rich(renderable: Any, *, error: bool = False) -> None:
