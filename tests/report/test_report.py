@@ -18,8 +18,9 @@ import pytest
 from aha.errors import DataError
 from aha.report.build import build_report
 from aha.report.findings import ABSENT, APPEARED, NOISE, NOT_RUN, SHORT
-from aha.report.plots import save_readme_figure
+from aha.report.plots import _figure, _legend, save_readme_figure
 from aha.report.reading import Measure, load_run, rolling_mean
+from aha.report.style import STYLE
 from aha.report.summary import build_summary, curve_numbers
 from aha.report.tables import markdown_stage_table
 
@@ -162,7 +163,9 @@ def test_reflection_words_are_compared_by_tenths(write_run: WriteRun) -> None:
         values = [first] * 2 + [9.0] * 16 + [last] * 2
         rows = "".join(json.dumps({"step": step, "reflection": value}) + "\n" for step, value in enumerate(values))
         (run / "r1_zero" / "metrics.jsonl").write_text(rows)
-        assert finding(build_summary(run), "reflection_r1_zero")["outcome"] == outcome
+        found = finding(build_summary(run), "reflection_r1_zero")
+        assert found["outcome"] == outcome
+    assert "stayed about as frequent: 0.5 a response in the first tenth of the steps, 0.5 in" in found["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -316,6 +319,7 @@ def test_two_benchmarks_of_one_model_are_two_rows(write_run: WriteRun) -> None:
         original = next(stage for stage in recipe["stages"] if stage["name"] == f"{model}_eval")
         recipe["stages"].append({**copy.deepcopy(original), "name": f"{model}_own_eval"})
         shutil.copytree(run / f"{model}_eval", run / f"{model}_own_eval")
+        change_ledger(run, lambda stages, model=model: stages.update({f"{model}_own_eval": stages[f"{model}_eval"]}))
     (run / "recipe.json").write_text(json.dumps(recipe))
     change_measure(run, "r1_real_own", "pass@1", 0.2, 0.05)
     read_page(build_report(run))
@@ -333,6 +337,23 @@ def test_folder_without_recipe_is_named(tmp_path: Path) -> None:
 def test_report_does_not_import_torch() -> None:
     code = "import sys, aha.report.build; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_legend_is_as_wide_as_its_figure_at_most() -> None:
+    for labels in (["Student base", "Student, direct RL", "Student, distilled"], ["a", "b", "c"]):
+        figure, axes = _figure()
+        for label in labels:
+            axes.plot([0, 1], [0, 1], label=label)
+        _legend(axes, len(labels))
+        (legend,) = figure.legends
+        assert legend.get_window_extent().width <= figure.bbox.width
+    assert legend._ncols == 3  # type: ignore[attr-defined]
+
+
+def test_paper_shows_what_is_folded_and_keeps_headings_with_their_text() -> None:
+    paper = STYLE.partition("@media print{")[2]
+    assert "details::details-content{content-visibility:visible" in paper and "html{font-size:9.5pt}" in paper
+    assert re.search(r"h2,h3,[^}]*h2\+p[^}]*{break-after:avoid}", paper)
 
 
 def test_readme_figure_is_a_png(write_run: WriteRun, tmp_path: Path) -> None:

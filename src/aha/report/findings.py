@@ -397,15 +397,14 @@ def _reflection(stage: str, summary: Mapping[str, Any]) -> Finding:
         return Finding(key, title, SHORT, _too_short(curve), paper, source)
     factor = f" (×{last / first:.2f})" if first > 0 else ""
     if last > first * _GROWTH:
-        outcome, verb = APPEARED, "rose"
+        outcome, change = APPEARED, "became more frequent"
     elif last * _GROWTH < first:
-        outcome, verb = ABSENT, "fell"
+        outcome, change = ABSENT, "became less frequent"
     else:
-        outcome, verb = ABSENT, "stayed"
+        outcome, change = ABSENT, "stayed about as frequent"
     sentence = (
-        f"Reflection words {verb} from {number(first)} to {number(last)} a response between the first and the last "
-        f"tenth of the "
-        f"steps{factor}."
+        f"Reflection words {change}: {number(first)} a response in the first tenth of the steps, {number(last)} in the "
+        f"last{factor}."
     )
     return Finding(key, title, outcome, sentence, paper, source)
 

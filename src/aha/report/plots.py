@@ -310,9 +310,12 @@ def _legend(axes: Axes, num_lines: int) -> None:
     if num_lines:
         figure = axes.get_figure()
         assert isinstance(figure, Figure)
-        figure.legend(
-            loc="outside upper left", ncols=min(3, num_lines), columnspacing=1.2, borderpad=0.1, borderaxespad=0.1
-        )
+        style = {"columnspacing": 1.2, "borderpad": 0.1, "borderaxespad": 0.1}
+        for columns in range(min(3, num_lines), 0, -1):  # as many as the figure's width holds
+            legend = figure.legend(loc="outside upper left", ncols=columns, **style)
+            if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                break
+            legend.remove()
 
 
 def _svg(figure: Figure, description: str, axes: Axes, x_label: str, y_label: str) -> str:

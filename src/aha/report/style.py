@@ -110,18 +110,19 @@ footer p{border-top:1px solid var(--line);padding-top:1rem;max-width:none}
 }
 @media print{
   @page{margin:14mm}
-  body{font-size:9.5pt}
+  html{font-size:9.5pt}
   main,header,footer{max-width:none;padding:0}
   nav{display:none}
   section{margin-top:1.4rem}
-  h2,h3,figcaption{break-after:avoid}
-  tr,.tile,.findings li,details{break-inside:avoid}
+  h2,h3,figcaption,summary,h2+p,.kinds,.scale{break-after:avoid}
+  tr,.tile,.findings li,h2+p{break-inside:avoid}
+  details::details-content{content-visibility:visible;height:auto}
   .figures{grid-template-columns:1fr 1fr}
   .scroll,.drawing{overflow:visible}
   table{font-size:7.5pt}
   th,td{padding:.25rem .35rem}
   .text{max-height:none;font-size:7.5pt}
-  svg.recipe,svg.gantt{min-width:0!important;max-height:240mm}
+  svg.recipe,svg.gantt{min-width:0!important;max-height:215mm}
   *{print-color-adjust:exact;-webkit-print-color-adjust:exact}
 }
 """
