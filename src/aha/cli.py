@@ -93,7 +93,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at once.", show_default="cores / threads of the recipe, at most 4")
+        int | None, typer.Option(min=1, help="Stages at once.", show_default="cores / threads, at most 4; 1 on a GPU")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -23,7 +23,7 @@ from aha.errors import AhaError, StageFailed, UsageError
 from aha.pipeline.display import PlainDisplay
 from aha.pipeline.fingerprint import compute_origins
 from aha.pipeline.graph import Pipeline, Stage, override
-from aha.pipeline.runner import plan_run, run_pipeline
+from aha.pipeline.runner import default_jobs, plan_run, run_pipeline
 from aha.util.files import read_json, read_jsonl, write_json_atomic
 
 STAGES = ("a", "b", "c", "d")
@@ -129,6 +129,7 @@ def test_a_failing_stage_keeps_what_others_did(tmp_path: Path, end: str, message
     with pytest.raises(StageFailed, match="stage b failed") as failure:
         go(slow_c, folder)
     assert message in str(failure.value)
+    assert "stopped with it, saved and to be continued: c" in str(failure.value)
     assert statuses(folder) == {"a": "done", "b": "failed", "c": "partial"}
     assert (folder / "b.partial" / "error.txt").exists() == (end == "crash")
     # c saved at its last step, not at the last multiple of three, and continues from there
@@ -138,6 +139,14 @@ def test_a_failing_stage_keeps_what_others_did(tmp_path: Path, end: str, message
     assert "b starts over: end" in said and values(folder)["b"]
 
 
+def test_a_gpu_is_not_shared_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aha.pipeline.runner.usable_cores", lambda: 3)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (default_jobs(1), default_jobs(2)) == (3, 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert default_jobs(1) == 1
+
+
 def test_only_and_from(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(UsageError, match="--only b needs stage 'a', which is missing"):
@@ -145,6 +154,8 @@ def test_only_and_from(tmp_path: Path) -> None:
     go(toy_recipe(), folder, only=["a", "c"])
     assert set(values(folder)) == {"a", "c"}
     go(toy_recipe(), folder)
+    said = go(toy_recipe(), folder, redo_from=["d"])
+    assert "1 stage to do" in said and "3 stages done already" in said
     said = go(toy_recipe(), folder, redo_from=["c"])
     assert [name for name in STAGES if f"{name} started" in said] == ["c", "d"]
     with pytest.raises(UsageError, match="did you mean"):

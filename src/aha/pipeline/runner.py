@@ -22,6 +22,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 from aha.errors import AhaError, StageFailed
 from aha.pipeline.display import Display, Running, format_seconds
 from aha.pipeline.forkserver import stage_modules, start_forkserver
@@ -49,7 +51,10 @@ def usable_cores() -> int:
 
 
 def default_jobs(threads: int) -> int:
-    """Stages at once when nothing is said: as many as the cores can give ``threads`` each, at most 4."""
+    """Stages at once when nothing is said: as many as the cores can give ``threads`` each, at most 4; one where there
+    is a GPU, whose memory stages side by side would have to share."""
+    if torch.cuda.is_available():
+        return 1
     return max(1, min(4, usable_cores() // threads))
 
 
@@ -110,6 +115,7 @@ class _Runner:
         self._waiting = [planned for planned in plan if planned.selected]
         self._active: dict[str, _Active] = {}
         self._failures: list[str] = []
+        self._stopped: list[str] = []  # stages at work when another failed or a person stopped the run
         self._signals = 0  # how often a person asked to stop
         self._stopping = False
         self._noted_at = time.monotonic()
@@ -122,7 +128,7 @@ class _Runner:
         if self._waiting:
             self._context = start_forkserver(stage_modules())
             self._display.say(
-                f"{len(self._waiting)} stages to do, up to {self._jobs} at once with {self._pipeline.threads} "
+                f"{_stages(len(self._waiting))} to do, up to {self._jobs} at once with {self._pipeline.threads} "
                 f"thread{'s' if self._pipeline.threads > 1 else ''} each on {usable_cores()} cores"
             )
         try:
@@ -133,6 +139,9 @@ class _Runner:
                 active.process.kill()
                 active.process.join()
         if self._failures:
+            if self._stopped:
+                names = ", ".join(self._stopped)
+                self._failures.append(f"     stopped with it, saved and to be continued: {names}")
             raise StageFailed("\n".join(self._failures))
         if self._signals:
             raise Stopped(f"stopped; everything done so far is in {self._run}")
@@ -154,7 +163,7 @@ class _Runner:
         for name in redone & set(self._ledger.entries):
             self._ledger.remove(name)
         if self._done:
-            self._display.say(f"{len(self._done)} stages are done already")
+            self._display.say(f"{_stages(len(self._done))} done already")
 
     def _loop(self) -> None:
         handled = 0
@@ -254,12 +263,14 @@ class _Runner:
             self._settle(name, entry)
         elif end[0] == "stopped" or (end[0] == "killed" and (self._stopping or self._signals)):
             self._ledger.put(name, entry)
+            self._stopped.append(name)
             self._display.say(f"{name} stopped after {format_seconds(entry.seconds)}")
         else:
             message = end[1] if end[0] == "failed" else _describe_death(active.process.exitcode, self._run, name)
             self._ledger.put(name, replace(entry, status=StageStatus.FAILED))
             self._failures.append(f"stage {name} failed: {message}")
-            self._display.say(f"{name} failed")
+            others = f"; stopping {', '.join(self._active)} too" if self._active and not self._stopping else ""
+            self._display.say(f"{name} failed{others}")
             self._ask_to_stop()
 
     def _settle(self, name: str, entry: Entry) -> None:
@@ -312,6 +323,10 @@ class _Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _stages(count: int) -> str:
+    return f"{count} stage{'' if count == 1 else 's'}"
 
 
 def _seconds(active: _Active) -> float:
