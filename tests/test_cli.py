@@ -168,7 +168,8 @@ def test_an_error_of_the_system_is_one_line_with_the_path(
 
 def test_the_summary_shows_what_was_measured_with_intervals_that_can_be(capsys: pytest.CaptureFixture[str]) -> None:
     share = {"value": 1.0, "low": 0.981, "high": 1.0}
-    row = {"pass@1": share, "cons@4": {"value": 0.5, "low": 0.4, "high": 0.8}, "length": {"value": 35.66}, "seconds": 3.0}
+    vote = {"value": 0.5, "low": 0.4, "high": 0.8}
+    row = {"pass@1": share, "cons@4": vote, "length": {"value": 35.66}, "seconds": 3.0}
     _show_summary({"stages": {"r1_real": row}, "stale": {"dev1": {"pass@1": share, "seconds": None}}})
     header, rule, first, second = capsys.readouterr().err.splitlines()[1:5]
     assert header.split() == ["stage", "pass@1", "%", "cons@4", "%", "length", "seconds"] and rule.strip(" ─") == ""

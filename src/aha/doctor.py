@@ -62,8 +62,8 @@ def _check_package(name: str) -> Check:
 def _check_arithmetic() -> Check:
     try:
         import torch  # here, so that its absence is a finding
-    except ImportError as error:
-        return Check("matrix product", False, f"torch cannot be imported: {error}")
+    except ImportError as missing:
+        return Check("matrix product", False, f"torch cannot be imported: {missing}")
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(64, 64, generator=generator)
     error = (left @ left - (left.double() @ left.double()).float()).abs().max().item()
