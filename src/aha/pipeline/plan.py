@@ -33,6 +33,8 @@ def check_folder(pipeline: Pipeline, run: Path) -> None:
     recipe = run / "recipe.json"
     if recipe.exists():
         stored = read_json(recipe)
+        if not isinstance(stored, dict):
+            raise AhaError(f"{recipe} is damaged (not an object): choose another folder with --out, or remove {run}")
         there, here = (stored.get("recipe"), stored.get("version")), (pipeline.name, pipeline.version)
         if there != here:
             raise AhaError(
