@@ -33,7 +33,7 @@ def r1_real(
     """
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
     arithmetic = Stage("arithmetic", problem_sets.run, problem_sets.Settings(source="arithmetic", train=800, test=120))
-    worked = Stage("worked", examples.run, examples.Settings(clean=120), {"problems": arithmetic})
+    worked = Stage("worked", examples.run, examples.Settings(clean=200), {"problems": arithmetic})
     sources = {"data": worked}
     stages = [untrained, arithmetic, worked]
     if problems is not None:
@@ -51,13 +51,12 @@ def r1_real(
         cost=300,
     )
     settings = rl.Settings(
-        steps=32,
-        prompts=8,
+        steps=40,
+        prompts=16,
         samples=8,
         minibatches=1,
         lr=2e-5,
         beta=0.0,
-        temperature=0.8,
         max_new_tokens=96,
         curriculum=True,
         token_budget=1_024,
@@ -66,7 +65,7 @@ def r1_real(
     stages += [cold_start, reasoner]
     judged = {"untrained": untrained, "cold_start": cold_start, "arithmetic_rl": reasoner}
     if problems is not None:
-        short = settings.model_copy(update={"steps": 8, "curriculum": False})
+        short = settings.model_copy(update={"steps": 8, "prompts": 8, "curriculum": False})
         r1 = Stage("r1_real", rl.run, short, {"init": reasoner, "problems": own}, cost=400)
         stages.append(r1)
         judged["r1_real"] = r1

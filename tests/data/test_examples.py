@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -58,12 +59,11 @@ def test_toy_examples_are_readable_and_in_the_prompts_language() -> None:
 def test_sums_and_products_are_worked_step_by_step_correctly() -> None:
     for problem in random.Random(2).sample(arithmetic_problems(), 500):
         think = read_response(clean_example(problem, random.Random(0)).completion).think
-        equations = [part for part in think.replace("So ", "").split(". ") if "=" in part]
-        assert equations
-        for equation in equations:
-            left, right = equation.rstrip(".").split(": ")[-1].split(" = ")
-            a, sign, b = left.split()
-            assert {"+": int(a) + int(b), "*": int(a) * int(b)}[sign] == int(right)
+        equations = re.findall(r"(\d+) ([+*]) (\d+) = (\d+)\.", think)
+        assert len(equations) == think.count("=") > 0
+        for a, sign, b, result in equations:
+            assert {"+": int(a) + int(b), "*": int(a) * int(b)}[sign] == int(result)
+        assert equations[-1][-1] == problem.answer
 
 
 def test_a_given_solution_is_used_and_none_is_an_error() -> None:

@@ -61,10 +61,11 @@ def _arithmetic_thought(problem: Problem) -> str:
     if problem.meta["family"] == "product":
         partial = ", ".join(str(b * i) for i in range(1, a + 1))
         return f"{a} times {b}: count by {b}: {partial}. So {a} * {b} = {a * b}."
-    tens, ones = b // 10 * 10, b % 10
-    if tens and ones:
-        return f"{a} + {tens} = {a + tens}. {a + tens} + {ones} = {a + b}. So {a} + {b} = {a + b}."
-    return f"So {a} + {b} = {a + b}."
+    ones, tens = (a % 10, b % 10), (a // 10 * 10, b // 10 * 10)
+    thought = f"Ones: {ones[0]} + {ones[1]} = {sum(ones)}."
+    if sum(tens):
+        thought += f" Tens: {tens[0]} + {tens[1]} = {sum(tens)}. {sum(tens)} + {sum(ones)} = {a + b}."
+    return thought
 
 
 _FILLERS = re.compile(rf"((?:^|\s\.)\s*)(?:(?:{say('hmm', 'en')}|{say('hmm', 'zh')})\s+\.(?:\s+|$))+")
