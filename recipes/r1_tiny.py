@@ -69,11 +69,11 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     safe = Stage(
         "safe", reward_model.run, reward_model.Settings(reads="everything"), {"init": dev3, "problems": asked}, cost=8
     )
-    everything = Weights(language=0.3, general=1.0, helpful=1.0, safe=1.0)
+    everything = Weights(language=0.3, general=1.0, helpful=2.0, safe=2.0)
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=70, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
+        rl.Settings(steps=80, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=80,
     )
@@ -82,7 +82,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_base = Stage(
         "student_base",
         pretrain.run,
-        pretrain.Settings(shape=small, steps=2_100, lr=4e-3),
+        pretrain.Settings(shape=small, steps=2_700, lr=4e-3),
         {"tokenizer": words},
         cost=150,
     )
