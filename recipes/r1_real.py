@@ -51,7 +51,7 @@ def r1_real(
         cost=300,
     )
     settings = rl.Settings(
-        steps=40,
+        steps=32,
         prompts=16,
         samples=8,
         minibatches=1,
