@@ -110,7 +110,7 @@ _CHANGES = (
     ),
     _Change(
         "last_stage_preference",
-        "The last RL stage wins preference",
+        "The last RL stage wins preference (by the models that reward it)",
         "dev3",
         "r1",
         "preference",

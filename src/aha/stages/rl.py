@@ -27,7 +27,7 @@ from aha.model.decoder import Decoder
 from aha.objective.advantages import group_advantages
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.objective.weights import token_weights
-from aha.records import FinishReason, Group, Problem, Sample, StageResult
+from aha.records import FinishReason, Group, Problem, Sample, StageResult, Status
 from aha.reward import rules
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Reward, Scored, score
@@ -213,7 +213,7 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
     scored = score(rewards, problems, responses, progress=progress)
     right = scored.parts.get("accuracy") or [
-        rules.accuracy(p, r).score if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
+        _right(p, r) if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
     ]
     shape = (len(groups), len(groups[0].completions))
     return Rollout(
@@ -228,6 +228,11 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
         rewards_PG=torch.tensor(scored.total, dtype=torch.float64).view(shape),
         valid_PG=torch.tensor(scored.valid).view(shape),
     )
+
+
+def _right(problem: Problem, response: Response) -> float | None:
+    verdict = rules.accuracy(problem, response)
+    return None if verdict.status is Status.ERROR else verdict.score
 
 
 def _split(count: int, minibatches: int, rng: random.Random) -> list[list[int]]:
