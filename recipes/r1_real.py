@@ -51,8 +51,8 @@ def r1_real(
         cost=300,
     )
     settings = rl.Settings(
-        steps=32,
-        prompts=16,
+        steps=30,
+        prompts=12,
         samples=8,
         minibatches=1,
         lr=2e-5,

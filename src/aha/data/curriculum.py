@@ -1,4 +1,4 @@
-"""Which problems a step may ask: all of them, or the easy ones first."""
+"""Which problems a step asks: any of them, or easy ones more often at first."""
 
 from __future__ import annotations
 
@@ -12,20 +12,30 @@ from aha.records import Problem
 def choose_problems(
     problems: Sequence[Problem], count: int, rng: random.Random, *, progress: float, curriculum: bool
 ) -> list[Problem]:
-    """``count`` different problems. With ``curriculum`` the allowed levels (``meta["level"]``) grow evenly over the
-    first half of training, so that the second half asks everything (k1.5 and Open-Reasoner-Zero order by difficulty
-    alike). ``DataError`` when there are fewer."""
-    pool = problems
-    if curriculum:
-        levels = sorted({_level(p) for p in problems})
-        allowed = set(levels[: 1 + int(min(1.0, 2 * progress) * (len(levels) - 1) + 1e-9)])
-        pool = [p for p in problems if _level(p) in allowed]
-    if len(pool) < count:
-        asked = f"of the levels allowed at {progress:.0%} of training" if curriculum else "of training"
+    """``count`` different problems; ``DataError`` when there are fewer.
+
+    With ``curriculum`` a step begins with easy problems (``meta["level"]``): at the start each level is asked half as
+    often as the one below it, from half time on as often as it occurs, in between by a linear blend (k1.5 and
+    Open-Reasoner-Zero order by difficulty alike). No level is ever left out: a policy that sees easy problems alone
+    learns their short answers by heart and forgets how to work out the others.
+    """
+    if len(problems) < count:
         raise DataError(
-            f"a step asks {count} different problems, there are only {len(pool)} {asked}: add some, or ask fewer"
+            f"a step asks {count} different problems, there are only {len(problems)}: add some, or ask fewer"
         )
-    return rng.sample(pool, count)
+    if not curriculum:
+        return rng.sample(problems, count)
+    of_level: dict[int, list[Problem]] = {}
+    for problem in problems:
+        of_level.setdefault(_level(problem), []).append(problem)
+    levels, blend = sorted(of_level), min(1.0, 2 * progress)
+    halving = [0.5**rank for rank in range(len(levels))]
+    easy = {level: share / sum(halving) for level, share in zip(levels, halving, strict=True)}
+    weight = {level: (1 - blend) * easy[level] / len(of_level[level]) + blend / len(problems) for level in levels}
+    # The largest of u ** (1 / weight) are a weighted sample without repetition (Efraimidis and Spirakis 2006).
+    keys = [rng.random() ** (1 / (weight[_level(problem)] * len(problems))) for problem in problems]
+    chosen = sorted(range(len(problems)), key=keys.__getitem__, reverse=True)[:count]
+    return [problems[i] for i in chosen]
 
 
 def _level(problem: Problem) -> int:

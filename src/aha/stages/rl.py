@@ -53,8 +53,8 @@ class Settings(Frozen):
     given.
 
     ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
-    count after ``preference_start`` of the steps. ``curriculum`` asks easy levels first. Micro-batches hold
-    ``token_budget`` tokens.
+    count after ``preference_start`` of the steps. ``curriculum`` asks easy levels more often at first. Micro-batches
+    hold ``token_budget`` tokens.
     """
 
     algorithm: str = "grpo_r1"
