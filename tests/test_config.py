@@ -122,6 +122,13 @@ def test_canonical_form_is_plain_json() -> None:
         canonical({"x": object()})
 
 
+def test_space_around_a_value_is_kept_in_text_alone() -> None:
+    assert parse_value(str, "user\n{question}\n", "template") == "user\n{question}\n"
+    assert parse_value(int | None, " none ", "seed") is None
+    assert parse_value(bool, " true", "rewritten") is True
+    assert parse_value(tuple[int, ...], " 1, 2 ", "sizes") == (1, 2)
+
+
 def test_parse_value_prefers_text_for_text() -> None:
     assert parse_value(str, "none", "x") == "none" and parse_value(str | None, "none", "x") is None
 

@@ -52,5 +52,5 @@ def test_the_evaluations_ask_the_same_with_the_same_seed() -> None:
 def test_the_real_recipe_adds_your_own_problems_where_given(tmp_path: Path) -> None:
     plain, own = edges("r1_real"), edges("r1_real", f"problems={tmp_path / 'p.jsonl'}")
     assert plain.keys() < own.keys()
-    assert own["r1_real"]["problems"] == "own"
+    assert own["r1_real"] == {"init": "arithmetic_rl", "problems": "arithmetic", "problems_own": "own"}
     assert own["cold_start"].keys() == {"init", "data", "data_own"}

@@ -59,15 +59,19 @@ def override(settings: SettingsT, key: str, text: str, *, owner: str | None = No
 
 
 def parse_value(annotation: Any, text: str, where: str) -> Any:
-    """The value of type ``annotation`` that command-line ``text`` spells; ``where`` names the setting in the error."""
-    if text.lower() in ("none", "null") and _allows_none(annotation):
+    """The value of type ``annotation`` that command-line ``text`` spells; ``where`` names the setting in the error.
+
+    A string is kept as it is, with the space around it: the end of a prompt template matters.
+    """
+    spelled = text.strip()
+    if spelled.lower() in ("none", "null") and _allows_none(annotation):
         return None
     adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-    candidates: list[Any] = [text]
+    candidates: list[Any] = [text, spelled]
     try:
-        candidates.append(json.loads(text))
+        candidates.append(json.loads(spelled))
     except ValueError:
-        candidates.append([part.strip() for part in text.split(",")])
+        candidates.append([part.strip() for part in spelled.split(",")])
     first_error: ValidationError | None = None
     for candidate in candidates:
         try:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aha.config import canonical
 from aha.errors import SettingError, UsageError
+from aha.pipeline.graph import describe
 from aha.pipeline.recipe import find_recipe, load_pipeline
 
 TOY = str(Path(__file__).with_name("toy_recipe.py"))
@@ -80,3 +82,12 @@ def test_a_recipe_file_must_hold_its_function_and_no_stage_functions(tmp_path: P
     )
     with pytest.raises(UsageError, match="move the function to a module"):
         load_pipeline(str(path), [])
+
+
+def test_what_a_pipeline_records_makes_it_again() -> None:
+    template = "### Question\n{question}\n### Answer\n"
+    _, made = load_pipeline("r1_real", [f"template={template}", "own_examples=3"])
+    recorded = [f"{name}={value}" for name, value in made.arguments.items() if value != ""]
+    _, again = load_pipeline("r1_real", recorded)
+    assert again.arguments["template"] == template
+    assert canonical(describe(again)) == canonical(describe(made))

@@ -260,6 +260,26 @@ def test_preferences_count_late_and_general_prompts_are_asked(micro: Any, tmp_pa
         run_stage(rl.run, settings, {"init": micro.dev1, "problems": micro.problems}, tmp_path / "without")
 
 
+def test_every_set_of_problems_is_asked_equally_often(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps({"problem": f"{i} + 1", "answer": i + 1}) + "\n" for i in range(80)))
+    own = run_stage(problems.run, problems.Settings(source=path), {}, tmp_path / "own")
+    inputs = {"init": micro.base, "problems": micro.problems, "problems_own": own}
+    asked: list[int] = []
+    sample_groups = rl.sample_groups
+
+    def count(engine: Any, problems: Any, *rest: Any) -> Any:
+        asked.append(sum(problem.id.startswith("own") for problem in problems))
+        assert len(problems) == 5
+        return sample_groups(engine, problems, *rest)
+
+    monkeypatch.setattr(rl, "sample_groups", count)
+    run_stage(rl.run, RL.model_copy(update={"prompts": 5, "steps": 2}), inputs, tmp_path / "mixed")
+    assert asked == [2, 2]
+    with pytest.raises(SettingError, match="prompts=1 leaves 1 for 2 sets"):
+        run_stage(rl.run, RL.model_copy(update={"prompts": 1}), inputs, tmp_path / "few")
+
+
 def test_a_length_cap_that_cuts_most_completions_stops_the_first_step(micro: Any, tmp_path: Path) -> None:
     settings = RL.model_copy(update={"max_new_tokens": 2})
     with pytest.raises(InvariantError, match="max_new_tokens"):

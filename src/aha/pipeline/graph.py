@@ -126,7 +126,7 @@ def override(pipeline: Pipeline, assignments: Iterable[str]) -> Pipeline:
             raise SettingError(f"--set {assignment}: expected stage.key=value")
         if name not in settings:
             raise SettingError(f"--set {assignment}: no stage {name!r} in {pipeline.name!r}: {nearest(name, settings)}")
-        settings[name] = override_setting(settings[name], key, text.strip(), owner=name)
+        settings[name] = override_setting(settings[name], key, text, owner=name)
     rebuilt: dict[str, Stage] = {}
     for stage in topological(pipeline.stages):
         inputs = {edge: rebuilt[source.name] for edge, source in stage.inputs.items()}

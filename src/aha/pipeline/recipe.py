@@ -98,7 +98,8 @@ def _errors_named(path: Path) -> Iterator[None]:
 
 
 def _parse_argument(build: Callable[..., Any], assignment: str) -> tuple[str, Any]:
-    key, equals, text = (part.strip() for part in assignment.partition("="))
+    key, equals, text = assignment.partition("=")
+    key = key.strip()
     parameters = inspect.signature(build).parameters
     if not equals:
         raise SettingError(f"--set {assignment}: expected argument=value or stage.key=value")

@@ -78,10 +78,11 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``init`` has the policy, ``problems`` the training problems; ``helpful`` and ``safe`` the preference models."""
+    """``init`` has the policy; every input named ``problems...`` a set of training problems, each asked equally often;
+    ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models."""
     algorithm = named_algorithm(settings.algorithm)
     policy = load_policy(inputs["init"] / "model")
-    problems = load_problems(inputs["problems"] / "train.jsonl")
+    sets = [load_problems(inputs[edge] / "train.jsonl") for edge in sorted(inputs) if edge.startswith("problems")]
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
     if len(general) < _num_general(settings):
         raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
@@ -101,7 +102,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     while state.step < settings.steps:
         step, started = state.step, time.perf_counter()
         progress = step / settings.steps
-        asked = _ask(problems, general, settings, progress=progress, seed=context.seed, step=step)
+        asked = _ask(sets, general, settings, progress=progress, seed=context.seed, step=step)
         rewards = build_rewards(
             settings.weights, preferences, preference_start=settings.preference_start, seed=context.seed, step=step
         )
@@ -170,7 +171,7 @@ def _num_general(settings: Settings) -> int:
 
 
 def _ask(
-    problems: Sequence[Problem],
+    sets: Sequence[Sequence[Problem]],
     general: Sequence[Problem],
     settings: Settings,
     *,
@@ -178,11 +179,16 @@ def _ask(
     seed: int,
     step: int,
 ) -> list[Problem]:
+    """Equally many of each set (the first take what is left over), then the general ones."""
     rng, num_general = python_rng(seed, "problems", step), _num_general(settings)
-    reasoning = choose_problems(
-        problems, settings.prompts - num_general, rng, progress=progress, curriculum=settings.curriculum
-    )
-    return [*reasoning, *rng.sample(general, num_general)]
+    share, left_over = divmod(settings.prompts - num_general, len(sets))
+    if left_over and not share:
+        raise SettingError(f"prompts={settings.prompts} leaves {left_over} for {len(sets)} sets of problems; raise it")
+    asked: list[Problem] = []
+    for i, problems in enumerate(sets):
+        count = share + (i < left_over)
+        asked += choose_problems(problems, count, rng, progress=progress, curriculum=settings.curriculum)
+    return [*asked, *rng.sample(general, num_general)]
 
 
 @dataclass(frozen=True)
