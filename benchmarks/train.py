@@ -17,7 +17,7 @@ import torch
 
 from aha.errors import UsageError
 from aha.objective.advantages import group_advantages
-from aha.objective.algorithms import GRPO
+from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
@@ -107,7 +107,7 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
         sampled = watch.read().wall
         rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
         valid_PG = torch.ones_like(rewards_PG, dtype=torch.bool)
-        advantages_PG = group_advantages(rewards_PG, valid_PG, scale=GRPO.advantage_scale)
+        advantages_PG = group_advantages(rewards_PG, valid_PG)
         rows = [
             PolicyRow(ids, c.token_ids, advantages_PG[p, g].item(), c.logprobs)
             for p, (ids, group) in enumerate(zip(prompts, groups, strict=True))
@@ -118,7 +118,7 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
             decoder,
             optimizer,
             collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET),
-            algorithm=GRPO,
+            algorithm=ALGORITHMS["grpo"],
             num_sequences=len(rows),
             lr=LEARNING_RATE,
             max_grad_norm=1.0,

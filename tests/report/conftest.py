@@ -139,7 +139,7 @@ def _settings(kind: str) -> dict[str, Any]:
             "steps": 80,
             "prompts": 16,
             "lr": 5e-4,
-            "algorithm": "grpo_r1",
+            "algorithm": "grpo-r1",
             "weights": {"accuracy": 1.0, "format": 0.2},
         }
     return {"epochs": 2, "lr": 1e-3} if kind == "sft" else {}

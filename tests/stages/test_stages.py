@@ -302,8 +302,8 @@ def test_an_impossible_template_stops_the_first_step(micro: Any, tmp_path: Path)
 
 def test_unknown_names_and_too_little_data_are_errors(micro: Any, tmp_path: Path) -> None:
     inputs = {"init": micro.base, "problems": micro.problems}
-    with pytest.raises(SettingError, match="did you mean 'grpo_r1'"):
-        run_stage(rl.run, RL.model_copy(update={"algorithm": "grpo_r2"}), inputs, tmp_path / "a")
+    with pytest.raises(SettingError, match="did you mean 'grpo-r1'"):
+        run_stage(rl.run, RL.model_copy(update={"algorithm": "grpo-r2"}), inputs, tmp_path / "a")
     with pytest.raises(DataError, match="61.*60 training problems"):
         run_stage(examples.run, examples.Settings(clean=61), {"problems": micro.problems}, tmp_path / "b")
     with pytest.raises(DataError, match="no example is left"):
@@ -387,8 +387,8 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
 
 
 def test_a_reference_that_was_refreshed_is_continued(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    row = dataclasses.replace(rl.ALGORITHMS["grpo_r1"], reference_refresh=2)
-    monkeypatch.setitem(rl.ALGORITHMS, "grpo_r1", row)
+    row = dataclasses.replace(rl.ALGORITHMS["grpo-r1"], reference_refresh=2)
+    monkeypatch.setitem(rl.ALGORITHMS, "grpo-r1", row)
     settings = RL.model_copy(update={"beta": 1.0})
     inputs = {"init": micro.base, "problems": micro.problems}
     straight = run_stage(rl.run, settings, inputs, tmp_path / "straight")

@@ -24,11 +24,11 @@ def test_policy_batch_by_hand() -> None:
     assert batch.predict_N.tolist() == [1, 5, 6, 1, 7, 4]
     assert batch.targets_N.tolist() == [10, 11, 12, 6, 7, 4]
     torch.testing.assert_close(batch.advantages_N, torch.tensor([0.1, 0.2, 0.3, 1.5, 1.5, -2.0]))
-    torch.testing.assert_close(batch.old_logp_N, torch.tensor([-0.4, -0.5, -0.6, -0.1, -0.2, -0.3]))
+    torch.testing.assert_close(batch.sampler_logp_N, torch.tensor([-0.4, -0.5, -0.6, -0.1, -0.2, -0.3]))
     torch.testing.assert_close(batch.weights_N, torch.tensor([0.25, 0.25, 0.25, 0.5, 0.5, 1.0]))
-    mapped = batch.by_row(batch.old_logp_N)
+    mapped = batch.by_row(batch.sampler_logp_N)
     assert {i: v.tolist() for i, v in mapped.items()} == {
-        i: pytest.approx(list(row.old_logprobs)) for i, row in enumerate(rows)
+        i: pytest.approx(list(row.sampler_logprobs)) for i, row in enumerate(rows)
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.objective.advantages import group_advantages
-from aha.objective.algorithms import GRPO_R1
+from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.optimizer import build_adamw
@@ -18,6 +19,8 @@ from aha.train.rng import torch_rng
 from aha.train.step import policy_step
 
 V, P, G, STEPS = 8, 4, 8, 25
+
+GRPO = dataclasses.replace(ALGORITHMS["grpo-r1"], beta=0.0)
 
 
 def share_right(seed: int, *, random_reward: bool) -> tuple[float, float]:
@@ -54,7 +57,7 @@ def share_right(seed: int, *, random_reward: bool) -> tuple[float, float]:
         ]
         batches = collate_policy(rows, weights=token_weights([1] * len(rows), "sequence"), token_budget=1000)
         policy_step(
-            decoder, optimizer, batches, algorithm=GRPO_R1, beta=0.0, num_sequences=P * G, lr=0.02, max_grad_norm=1.0
+            decoder, optimizer, batches, algorithm=GRPO, num_sequences=P * G, lr=0.02, max_grad_norm=1.0
         )
     return start, table().exp()[torch.arange(P), torch.arange(P) + 3].mean().item()
 

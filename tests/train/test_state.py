@@ -9,7 +9,7 @@ from tiny_training import sample_rows, tiny_config
 
 from aha.errors import CheckpointError
 from aha.model.decoder import build_decoder
-from aha.objective.algorithms import GRPO
+from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.train.batch import collate_policy, with_reference
 from aha.train.optimizer import build_adamw
@@ -30,7 +30,7 @@ def advance(state: TrainState, steps: int) -> None:
         reference = state.frozen["reference"]
         batches = with_reference(batches, compute_logprobs(reference, batches))  # type: ignore[arg-type]
         policy_step(
-            state.decoder, state.optimizer, batches, algorithm=GRPO, num_sequences=3, lr=1e-2, max_grad_norm=1.0  # type: ignore[arg-type]
+            state.decoder, state.optimizer, batches, algorithm=ALGORITHMS["grpo"], num_sequences=3, lr=1e-2, max_grad_norm=1.0  # type: ignore[arg-type]
         )
         state.step += 1
         state.extra["seen"].append(state.step)

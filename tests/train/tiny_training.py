@@ -43,9 +43,9 @@ def sample_rows(seed: int, lengths: list[tuple[int, int]], *, old: float = -2.0)
     rows = []
     for prompt, completion in lengths:
         ids = torch.randint(V, (prompt + completion,), generator=generator).tolist()
-        old_logprobs = (old + 0.3 * torch.randn(completion, generator=generator)).tolist()
+        sampler_logprobs = (old + 0.3 * torch.randn(completion, generator=generator)).tolist()
         advantage = torch.randn((), generator=generator).item()
-        rows.append(PolicyRow(ids[:prompt], ids[prompt:], advantage, old_logprobs))
+        rows.append(PolicyRow(ids[:prompt], ids[prompt:], advantage, sampler_logprobs))
     return rows
 
 

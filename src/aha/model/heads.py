@@ -1,6 +1,6 @@
-"""A scalar head on a decoder: one score for a whole sequence, as a reward model gives it.
+"""A scalar head on a decoder: one score for a whole sequence (a reward model), or one for each place (a critic).
 
-Axes: ``B`` sequences, ``T`` tokens, ``D`` width.
+Axes: ``B`` sequences, ``T`` tokens, ``N`` places that are asked for, ``D`` width.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from aha.model.attention import Branches
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder
 from aha.model.folder import load_model, load_tensors, save_model, save_tensors_atomic
@@ -38,6 +39,24 @@ class RewardModel(nn.Module):
         hidden_BTD = self.decoder(ids_BT)
         rows = torch.arange(ids_BT.shape[0], device=device)
         return cast(Tensor, (hidden_BTD[rows, last_B] @ self.score.T).squeeze(-1))
+
+
+class ValueModel(nn.Module):
+    """A decoder read at many places by a linear map to one number: what the rest of a completion is expected to earn.
+
+    The map starts at zero, so that the first advantages are those without a critic.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+        like = decoder.head_weight
+        self.value = nn.Parameter(torch.zeros(1, like.shape[1], dtype=like.dtype, device=like.device))
+
+    def forward(self, ids_1T: Tensor, branches: Branches, places_N: Tensor) -> Tensor:
+        """Values ``[N]``, of the states after the tokens at ``places_N``."""
+        hidden_TD = self.decoder(ids_1T, branches=branches)[0]
+        return cast(Tensor, (hidden_TD.index_select(0, places_N) @ self.value.T).squeeze(-1))
 
 
 def save_reward_model(model: RewardModel, config: ModelConfig, path: str | Path) -> None:

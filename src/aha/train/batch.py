@@ -25,13 +25,21 @@ PADDING = 0  # any id will do: nothing looks at a token to its right
 class PolicyRow(NamedTuple):
     """One sampled completion: ``PolicyRow((5, 9), (7, 2), 1.0, (-0.1, -0.7))``.
 
-    ``advantage`` is one number for all tokens or one for each; ``old_logprobs`` are the sampler's own, one a token.
+    ``advantage`` is one number for all tokens or one for each; ``sampler_logprobs`` are the sampler's own, one a token.
+    ``nll`` is what each token's negative log-likelihood counts beside the policy loss, for answers to be imitated.
     """
 
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
     advantage: float | Sequence[float]
-    old_logprobs: Sequence[float]
+    sampler_logprobs: Sequence[float]
+    nll: float = 0.0
+
+    @property
+    def matters(self) -> bool:
+        """Whether the policy loss has a gradient here; where it has none, neither padding nor order shows."""
+        advantage = (self.advantage,) if isinstance(self.advantage, int | float) else self.advantage
+        return bool(self.nll) or any(advantage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,9 @@ class PolicyBatch:
 
     ``ids_1T`` has each prompt once, then all completions, as ``branches`` says: what the G completions of a group share
     is computed once, and nothing is padded. ``predict_N`` is the place whose hidden state predicts the token. A
-    completion's last token is no input: nothing follows it. ``weights_N`` is what the token counts before the division
-    by the number of sequences.
+    completion's last token is no input: nothing follows it. ``row_N`` counts the completions of the batch from 0.
+    ``weights_N`` is what the token counts before the division by the number of sequences, ``nll_N`` its likelihood.
+    ``old_logp_N`` belongs to the weights before the rollout's first update, where others than the present ones.
     """
 
     ids_1T: Tensor
@@ -49,8 +58,11 @@ class PolicyBatch:
     predict_N: Tensor
     targets_N: Tensor
     advantages_N: Tensor
-    old_logp_N: Tensor
+    row_N: Tensor
+    sampler_logp_N: Tensor
     weights_N: Tensor
+    nll_N: Tensor
+    old_logp_N: Tensor | None
     ref_logp_N: Tensor | None
     rows: tuple[int, ...]  # [B] which of the caller's rows each is
     lengths: tuple[int, ...]  # [B] completion tokens of each
@@ -87,8 +99,8 @@ def _check_policy_row(index: int, row: PolicyRow) -> None:
     tokens = len(row.completion_ids)
     if not len(row.prompt_ids) or not tokens:
         raise InvariantError(f"row {index}: {len(row.prompt_ids)} prompt and {tokens} completion tokens; need 1 each")
-    if len(row.old_logprobs) != tokens:
-        raise InvariantError(f"row {index}: {tokens} completion tokens but {len(row.old_logprobs)} old log-probs")
+    if len(row.sampler_logprobs) != tokens:
+        raise InvariantError(f"row {index}: {tokens} completion tokens but {len(row.sampler_logprobs)} log-probs")
     if not isinstance(row.advantage, int | float) and len(row.advantage) != tokens:
         raise InvariantError(f"row {index}: {tokens} completion tokens but {len(row.advantage)} advantages")
 
@@ -106,28 +118,40 @@ def _policy_batch(rows: Sequence[PolicyRow], row_weights: Sequence[float], indic
     predict: list[int] = []
     targets: list[int] = []
     advantages: list[float] = []
-    old_logp: list[float] = []
+    sampler_logp: list[float] = []
     weights: list[float] = []
-    for index, row, prompt in zip(indices, chosen, branches.prompt_of, strict=True):
+    nll: list[float] = []
+    numbers: list[int] = []
+    for number, (index, row, prompt) in enumerate(zip(indices, chosen, branches.prompt_of, strict=True)):
         tokens = len(row.completion_ids)
         predict += [ends[prompt] - 1, *range(len(ids), len(ids) + tokens - 1)]
         ids += row.completion_ids[:-1]
         targets += row.completion_ids
         advantages += [row.advantage] * tokens if isinstance(row.advantage, int | float) else row.advantage
-        old_logp += row.old_logprobs
+        sampler_logp += row.sampler_logprobs
         weights += [row_weights[index]] * tokens
+        nll += [row.nll] * tokens
+        numbers += [number] * tokens
     return PolicyBatch(
         ids_1T=torch.tensor([ids]),
         branches=branches,
         predict_N=torch.tensor(predict),
         targets_N=torch.tensor(targets),
         advantages_N=torch.tensor(advantages, dtype=torch.float32),
-        old_logp_N=torch.tensor(old_logp, dtype=torch.float32),
+        row_N=torch.tensor(numbers),
+        sampler_logp_N=torch.tensor(sampler_logp, dtype=torch.float32),
         weights_N=torch.tensor(weights, dtype=torch.float32),
+        nll_N=torch.tensor(nll, dtype=torch.float32),
+        old_logp_N=None,
         ref_logp_N=None,
         rows=tuple(indices),
         lengths=tuple(len(row.completion_ids) for row in chosen),
     )
+
+
+def with_old(batches: Sequence[PolicyBatch], old_logps: Sequence[Tensor]) -> list[PolicyBatch]:
+    """The batches with the log-probs of the weights before the rollout's first update."""
+    return [dataclasses.replace(b, old_logp_N=logp_N) for b, logp_N in zip(batches, old_logps, strict=True)]
 
 
 def with_reference(batches: Sequence[PolicyBatch], ref_logps: Sequence[Tensor]) -> list[PolicyBatch]:

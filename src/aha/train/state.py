@@ -29,7 +29,8 @@ class TrainState:
     """A state of training: ``TrainState(step=0, decoder=decoder, optimizer=optimizer, extra={})``.
 
     ``step`` counts the updates made. ``extra`` is anything JSON can hold. ``frozen`` names further modules whose
-    weights cannot be had elsewhere, such as a reference that was refreshed. ``decoder`` may be any module.
+    weights cannot be had elsewhere, such as a reference that was refreshed; ``also`` those that are trained too, each
+    with its optimiser, such as a critic. ``decoder`` may be any module.
     """
 
     step: int
@@ -37,6 +38,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     extra: dict[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, nn.Module] = field(default_factory=dict)
+    also: Mapping[str, tuple[nn.Module, torch.optim.Optimizer]] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Writes the folder ``path``. Whatever happens, either the old or the new state is there and whole."""
@@ -89,18 +91,26 @@ class TrainState:
         with torch.no_grad():
             for name, tensor in modules.items():
                 tensor.copy_(stored[name])
-        self.optimizer.state.clear()
-        for parameter, name in names.items():
-            if moments[name]:
-                on_device = {k: _like(v, parameter) for k, v in moments[name].items()}
-                self.optimizer.state[parameter] = on_device
+        for optimizer in self._optimizers():
+            optimizer.state.clear()
+            for parameter in _trained(optimizer):
+                if own_moments := moments[names[parameter]]:
+                    optimizer.state[parameter] = {k: _like(v, parameter) for k, v in own_moments.items()}
         self.step, self.extra = record["step"], record["extra"]
+
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.optimizer, *(optimizer for _, optimizer in self.also.values())]
 
     def _module_tensors(self) -> dict[str, Tensor]:
         """Weights and buffers under names like ``decoder/model.norm.weight``; a shared one once."""
         seen: set[int] = set()
         tensors = {}
-        for prefix, module in {"decoder": self.decoder, **{f"frozen.{k}": m for k, m in self.frozen.items()}}.items():
+        modules = {
+            "decoder": self.decoder,
+            **{f"also.{k}": m for k, (m, _) in self.also.items()},
+            **{f"frozen.{k}": m for k, m in self.frozen.items()},
+        }
+        for prefix, module in modules.items():
             for name, tensor in module.state_dict(keep_vars=True).items():
                 if id(tensor) not in seen:
                     seen.add(id(tensor))
@@ -109,19 +119,28 @@ class TrainState:
 
     def _parameter_names(self) -> dict[nn.Parameter, str]:
         known = {parameter: name for name, parameter in self.decoder.named_parameters()}
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for prefix, (module, _) in self.also.items():
+            known |= {parameter: f"{prefix}.{name}" for name, parameter in module.named_parameters()}
+        trained = [parameter for optimizer in self._optimizers() for parameter in _trained(optimizer)]
         if any(p not in known for p in trained):
             raise CheckpointError("the optimiser trains a parameter that is not the decoder's: not its optimiser?")
         return {p: known[p] for p in trained}
 
     def _collect(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All tensors to write, and the optimiser's entries that are no tensors."""
+        """All tensors to write, and the optimisers' entries that are no tensors."""
         tensors = self._module_tensors()
         scalars: dict[str, Any] = {}
-        for parameter, name in self._parameter_names().items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                (tensors if isinstance(value, Tensor) else scalars)[f"optimizer/{name}/{key}"] = value
+        names = self._parameter_names()
+        for optimizer in self._optimizers():
+            for parameter in _trained(optimizer):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    kept = tensors if isinstance(value, Tensor) else scalars
+                    kept[f"optimizer/{names[parameter]}/{key}"] = value
         return tensors, scalars
+
+
+def _trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _previous(path: Path) -> Path:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder
-from aha.model.heads import RewardModel
+from aha.model.heads import RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.kl import k3
 from aha.objective.logprob import token_logprobs
 from aha.objective.nll import nll_loss
-from aha.objective.policy import clipped_policy_loss, clipped_tokens
+from aha.objective.policy import importance_weights, policy_loss
 from aha.objective.preference import bradley_terry_loss
+from aha.objective.value import value_loss
 from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
@@ -37,35 +38,47 @@ def policy_step(
     num_sequences: int,
     lr: float,
     max_grad_norm: float,
-    beta: float | None = None,
     temperature: float = 1.0,
+    importance_cap: float | None = None,
+    skip_above: float = math.inf,
 ) -> dict[str, float]:
-    """One policy update; call it once for each mini-batch of a rollout, the old log-probs stay the sampler's.
+    """One policy update; call it once for each mini-batch of a rollout.
 
     ``num_sequences`` is the number of completions of this update, also of those left out of ``batches`` because they
-    cannot matter; without any batch the step is taken with gradients of 0. ``beta`` replaces the algorithm's.
-    ``temperature`` is the sampler's. Metrics, means over the completion tokens unless said otherwise:
-    loss = policy_loss + beta * weighted KL (weighted as the aggregation says), kl (to the reference), mismatch_kl
-    (sampler to trainer, k3), logprob_gap and max_logprob_gap (mean and largest difference of a token's log-prob from
-    the sampler's), ess (effective sample size of the ratios as a share of the tokens),
-    clip_fraction, entropy, ratio_mean, grad_norm (before clipping), lr, tokens.
+    cannot matter; without any batch the step is taken with gradients of 0. ``temperature`` is the sampler's. With
+    ``importance_cap`` ratios are to the log-probs that the trainer itself had before the rollout's first update
+    (``old_logp_N``, or the present ones), and the sampler's difference from those is a weight of at most that; without
+    it ratios are to the sampler's log-probs. A gradient whose norm is over ``skip_above`` is thrown away.
+
+    Metrics, means over the completion tokens unless said otherwise: loss = policy_loss + beta * weighted KL (weighted
+    as the aggregation says) + nll, kl (to the reference), mismatch_kl (sampler to trainer, k3), logprob_gap and
+    max_logprob_gap (mean and largest difference of a token's log-prob from the sampler's), ratio_mean and ess
+    (effective sample size as a share of the tokens) of the ratios to the sampler, clip_low and clip_high (tokens
+    without gradient because of it), importance and importance_capped (mean weight, share at the cap), entropy,
+    grad_norm (before clipping), lr, tokens, skipped.
 
     A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
 
     Source: DeepSeekMath (2402.03300) equation 3; mini-batches: DeepSeek-R1 (2501.12948v2) section 2.1.
     """
-    beta = algorithm.beta if beta is None else beta
     totals = dict.fromkeys(_POLICY_SUMS, 0.0)
     gap = 0.0
 
     def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         loss, figures = compute_policy_loss(
-            decoder, batch, algorithm=algorithm, beta=beta, num_sequences=num_sequences, temperature=temperature
+            decoder,
+            batch,
+            algorithm=algorithm,
+            num_sequences=num_sequences,
+            temperature=temperature,
+            importance_cap=importance_cap,
         )
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), figures
 
-    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, figures, norm = _update(
+        decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm, skip_above=skip_above
+    )
     for row in figures:
         gap = max(gap, row[-1])
         for name, value in zip(_POLICY_SUMS, row[:-1], strict=True):
@@ -82,12 +95,13 @@ def policy_step(
         "grad_norm": norm,
         "lr": lr,
         "tokens": tokens,
+        "skipped": float(norm > skip_above),
     }
 
 
 _POLICY_SUMS = (
-    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_fraction", "ratio_mean", "ratio_square",
-    "tokens",
+    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_low", "clip_high", "importance",
+    "importance_capped", "ratio_mean", "ratio_square", "tokens",
 )  # fmt: skip
 
 
@@ -96,30 +110,41 @@ def compute_policy_loss(
     batch: PolicyBatch,
     *,
     algorithm: Algorithm,
-    beta: float,
     num_sequences: int,
     temperature: float = 1.0,
+    importance_cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The micro-batch's part of the loss, a scalar, and its sums for the metrics with the largest gap at the end."""
     batch = _on_device_of(decoder, batch)
+    beta = algorithm.beta if algorithm.kl_in == "loss" else 0.0
     if beta and batch.ref_logp_N is None:
         raise InvariantError(f"beta is {beta} but rows {_some(batch.rows)} have no reference log-probs")
     logp_N, entropy_N = _completion_logprobs(decoder, batch, temperature)
-    clip = {"clip_low": algorithm.clip_low, "clip_high": algorithm.clip_high}
-    token_loss_N = clipped_policy_loss(logp_N, batch.old_logp_N, batch.advantages_N, **clip)
-    policy_loss = (token_loss_N * batch.weights_N).sum() / num_sequences
-    loss, kl_N = policy_loss, torch.zeros_like(logp_N)
+    sampler_N, now_N = batch.sampler_logp_N, logp_N.detach()
+    old_N, weight_N = sampler_N, torch.ones_like(now_N)
+    if importance_cap is not None:
+        old_N = now_N if batch.old_logp_N is None else batch.old_logp_N
+        weight_N = importance_weights(old_N, sampler_N, cap=importance_cap)
+    policy = policy_loss(logp_N, old_N, batch.advantages_N, batch.row_N, algorithm=algorithm)
+    loss = policy_part = (policy.loss_N * weight_N * batch.weights_N).sum() / num_sequences
+    kl_N = torch.zeros_like(now_N)
     if batch.ref_logp_N is not None:
         kl_N = algorithm.kl(logp_N, batch.ref_logp_N)
         if beta:
-            loss = policy_loss + beta * (kl_N * batch.weights_N).sum() / num_sequences
+            weighted_N = kl_N * (logp_N - old_N).exp() if algorithm.kl_weighted else kl_N
+            loss = loss + beta * (weighted_N * batch.weights_N).sum() / num_sequences
+    if algorithm.nll:
+        loss = loss + nll_loss(logp_N, batch.nll_N, total_weight=num_sequences)
     with torch.no_grad():
-        ratio_N = (logp_N - batch.old_logp_N).exp()
-        clipped_N = clipped_tokens(logp_N, batch.old_logp_N, batch.advantages_N, **clip).to(logp_N.dtype)
-        mismatch_N = k3(batch.old_logp_N, logp_N)
-        gap_N = (logp_N - batch.old_logp_N).abs()
-        sums = torch.stack((kl_N, mismatch_N, gap_N, entropy_N, clipped_N, ratio_N, ratio_N.square())).detach().sum(1)
-        figures = torch.cat((policy_loss.detach()[None], sums, sums.new_tensor([logp_N.numel()]), gap_N.max()[None]))
+        ratio_N = (now_N - sampler_N).exp()
+        gap_N = (now_N - sampler_N).abs()
+        capped_N = weight_N >= importance_cap if importance_cap is not None else torch.zeros_like(weight_N)
+        columns = (
+            kl_N, k3(sampler_N, now_N), gap_N, entropy_N, policy.clipped_low_N, policy.clipped_high_N, weight_N,
+            capped_N, ratio_N, ratio_N.square(),
+        )  # fmt: skip
+        sums = torch.stack([column.to(now_N.dtype) for column in columns]).detach().sum(1)
+        figures = torch.cat((policy_part.detach()[None], sums, sums.new_tensor([now_N.numel()]), gap_N.max()[None]))
     return loss, figures
 
 
@@ -199,6 +224,47 @@ def preference_step(
     return {"loss": loss, "accuracy": right, "margin": margin, "grad_norm": norm, "lr": lr, "pairs": float(num_pairs)}
 
 
+def value_step(
+    model: ValueModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PolicyBatch],
+    returns: Sequence[Tensor],
+    old_values: Sequence[Tensor],
+    *,
+    clip: float | None,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of a critic; ``returns`` and ``old_values`` have each batch's [N]. Mean over all tokens.
+
+    Metrics: value_loss, value_grad_norm. Raises InvariantError as :func:`policy_step` does.
+    """
+    tokens = sum(len(part) for part in returns)
+    of = {id(batch): pair for batch, pair in zip(batches, zip(returns, old_values, strict=True), strict=True)}
+
+    def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        returns_N, old_N = of[id(batch)]
+        values_N = _values(model, batch)
+        target_N, near_N = returns_N.to(values_N), old_N.to(values_N)
+        loss = value_loss(values_N, near_N, target_N, clip=clip).sum() / tokens
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), loss.detach()[None]
+
+    loss, _, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    return {"value_loss": loss, "value_grad_norm": norm}
+
+
+def compute_values(model: ValueModel, batches: Sequence[PolicyBatch]) -> list[Tensor]:
+    """The value of the state in which each completion token was chosen, [N] for each batch, without gradients."""
+    with torch.no_grad():
+        return [_values(model, batch).cpu() for batch in batches]
+
+
+def _values(model: ValueModel, batch: PolicyBatch) -> Tensor:
+    batch = _on_device_of(model, batch)
+    return model(batch.ids_1T, batch.branches, batch.predict_N)  # type: ignore[no-any-return]
+
+
 def _completion_logprobs(decoder: Decoder, batch: PolicyBatch, temperature: float) -> tuple[Tensor, Tensor]:
     hidden_ND = decoder(batch.ids_1T, branches=batch.branches)[0].index_select(0, batch.predict_N)
     return token_logprobs(hidden_ND, decoder.head_weight, batch.targets_N, temperature=temperature)
@@ -212,11 +278,12 @@ def _update(
     *,
     lr: float,
     max_grad_norm: float,
+    skip_above: float = math.inf,
 ) -> tuple[float, list[list[float]], float]:
     """Gradients of all batches summed, checked, clipped, applied: the loss, each batch's figures, the gradient's norm.
 
-    ``backward`` adds a batch's gradients and returns its part of the loss and a vector of figures. Numbers leave the
-    device once, after the last batch.
+    A norm over ``skip_above`` leaves weights and moments as they are. ``backward`` adds a batch's gradients and returns
+    its part of the loss and a vector of figures. Numbers leave the device once, after the last batch.
     """
     optimizer.zero_grad(set_to_none=True)
     parts = [backward(batch) for batch in batches]
@@ -230,6 +297,9 @@ def _update(
         message = _describe_failure(optimizer, batches, backward, losses, norm)
         optimizer.zero_grad(set_to_none=True)
         raise InvariantError(message)
+    if norm > skip_above:
+        optimizer.zero_grad(set_to_none=True)
+        return sum(losses), figures, norm
     clip_grad_norm(optimizer, max_grad_norm, norm=norm)
     set_learning_rate(optimizer, lr)
     optimizer.step()

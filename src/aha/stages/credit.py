@@ -1,0 +1,138 @@
+"""From rewards to what every token of a rollout is trained with: the row of the table of algorithms, carried out.
+
+Axes: ``P`` groups that are kept, ``G`` samples of each, ``B`` = P * G completions, ``T`` tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aha.errors import InvariantError
+from aha.objective.advantages import outcome_advantages, process_advantages, whiten
+from aha.objective.algorithms import Algorithm
+from aha.objective.gae import gae, pad, policy_lambda, token_rewards
+from aha.objective.selection import loss_scale, most_telling
+from aha.records import FinishReason
+from aha.reward.steps import step_rewards
+from aha.stages.rollout import Rollout
+
+Advantage = float | list[float]
+
+
+@dataclass(frozen=True)
+class Credit:
+    """One entry for each completion of the kept groups: its place in the rollout, its advantage (one number, or one for
+    each token), whether it is trained on; ``returns`` are a critic's targets. ``scale`` multiplies the loss."""
+
+    places: list[int]
+    advantages: list[Advantage]
+    chosen: list[bool]
+    returns: list[Tensor] | None
+    scale: float
+
+
+def assign_credit(
+    rollout: Rollout,
+    algorithm: Algorithm,
+    *,
+    token_texts: Sequence[Sequence[str]] = (),
+    penalties: Sequence[Tensor] | None = None,
+    values: Sequence[Tensor] | None = None,
+    greedy_rewards: Sequence[float] | None = None,
+    mask_truncated: bool = False,
+) -> Credit:
+    """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
+    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group.
+
+    A completion whose verifier failed is not trained on; with ``mask_truncated`` neither is one that was cut (its
+    reward still counts for its group: DAPO's overlong filter).
+    """
+    G = rollout.rewards_PG.shape[1]
+    places = [p * G + g for p in rollout.kept for g in range(G)]
+    rewards_PG, valid_PG = rollout.rewards_PG[rollout.kept], rollout.valid_PG[rollout.kept]
+    lengths_B = torch.tensor([len(rollout.groups[i // G].completions[i % G].token_ids) for i in places])
+    usable = valid_PG.flatten().tolist()
+    if mask_truncated:
+        usable = [u and rollout.finish[i] is not FinishReason.LENGTH for u, i in zip(usable, places, strict=True)]
+    advantages: list[Advantage]
+    returns = None
+    if algorithm.per_token:
+        advantages, returns = _per_token(
+            algorithm, rewards_PG, usable, lengths_B, token_texts=token_texts, penalties=penalties, values=values
+        )
+    else:
+        if penalties is not None:
+            rewards_PG = rewards_PG - torch.stack([p.double().sum() for p in penalties]).view_as(rewards_PG)
+        greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
+        advantages_PG = outcome_advantages(
+            rewards_PG, valid_PG, baseline=algorithm.baseline, scale=algorithm.scale, greedy_P=greedy_P
+        )
+        if algorithm.prune:
+            telling = most_telling(advantages_PG, prune=algorithm.prune).flatten().tolist()
+            usable = [u and t for u, t in zip(usable, telling, strict=True)]
+        advantages = list(advantages_PG.flatten().tolist())
+    advantages = [a if u else 0.0 for a, u in zip(advantages, usable, strict=True)]
+    chosen = usable if algorithm.prune else [True] * len(places)
+    scale = loss_scale(algorithm, [a for a in advantages if not isinstance(a, list)])
+    return Credit(places, advantages, chosen, returns, scale)
+
+
+def _per_token(
+    algorithm: Algorithm,
+    rewards_PG: Tensor,
+    usable: Sequence[bool],
+    lengths_B: Tensor,
+    *,
+    token_texts: Sequence[Sequence[str]],
+    penalties: Sequence[Tensor] | None,
+    values: Sequence[Tensor] | None,
+) -> tuple[list[Advantage], list[Tensor] | None]:
+    if algorithm.process:
+        return _of_steps(algorithm, rewards_PG, usable, token_texts), None
+    outcomes_B = torch.where(torch.tensor(usable), rewards_PG.flatten(), 0.0)
+    penalties_BT = None if penalties is None else pad([p.double() for p in penalties])
+    rewards_BT = token_rewards(outcomes_B, lengths_B, penalties_BT)
+    if algorithm.critic is None:
+        values_BT, lam_B, gamma = torch.zeros_like(rewards_BT), torch.ones(len(lengths_B), dtype=torch.float64), 1.0
+    else:
+        if values is None:
+            raise InvariantError(f"algorithm {algorithm.name!r} needs a critic's values")
+        values_BT = pad([v.double() for v in values])
+        lam_B, gamma = policy_lambda(algorithm.critic, lengths_B), algorithm.critic.gamma
+    advantages_BT = gae(rewards_BT, values_BT, lengths_B, gamma=gamma, lam_B=lam_B)
+    returns = None
+    if algorithm.critic is not None:
+        full_B = torch.full_like(lam_B, algorithm.critic.lam_value)
+        targets_BT = gae(rewards_BT, values_BT, lengths_B, gamma=gamma, lam_B=full_B) + values_BT
+        returns = [targets_BT[i, :length] for i, length in enumerate(lengths_B.tolist())]
+    rows = [advantages_BT[i, :length] for i, length in enumerate(lengths_B.tolist())]
+    if algorithm.scale == "batch_std":
+        known = [row for row, u in zip(rows, usable, strict=True) if u]
+        whitened = iter(torch.split(whiten(torch.cat(known)), [len(row) for row in known]) if known else ())
+        rows = [next(whitened) if u else torch.zeros_like(row) for row, u in zip(rows, usable, strict=True)]
+    return [row.tolist() for row in rows], returns
+
+
+def _of_steps(
+    algorithm: Algorithm,
+    rewards_PG: Tensor,
+    usable: Sequence[bool],
+    token_texts: Sequence[Sequence[str]],
+) -> list[Advantage]:
+    """Each group on its own; a completion that is not usable has no steps, so that nothing is pooled from it."""
+    rewards, ends = [], []
+    for outcome, use, texts in zip(rewards_PG.flatten().tolist(), usable, token_texts, strict=True):
+        steps = step_rewards(texts, outcome) if use else []
+        ends.append([end for end, _ in steps])
+        rewards.append([reward for _, reward in steps])
+    advantages: list[Advantage] = []
+    G = rewards_PG.shape[1]
+    for start in range(0, len(rewards), G):
+        part = slice(start, start + G)
+        lengths = [len(texts) for texts in token_texts[part]]
+        advantages += process_advantages(rewards[part], ends[part], lengths, scale=algorithm.scale)
+    return advantages

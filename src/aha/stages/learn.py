@@ -1,0 +1,188 @@
+"""What is learned from one rollout: log-probs of whoever is asked, advantages, mini-batches, updates."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from aha.model.decoder import Decoder
+from aha.model.heads import ValueModel
+from aha.objective.algorithms import Algorithm
+from aha.objective.value import explained_variance
+from aha.objective.weights import token_weights
+from aha.stages.credit import Credit, assign_credit
+from aha.stages.models import Policy
+from aha.stages.rollout import Rollout
+from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_old, with_reference
+from aha.train.optimizer import build_adamw
+from aha.train.step import compute_logprobs, compute_values, policy_step, value_step
+
+
+@dataclass
+class Learner:
+    """What the updates of an RL stage change and read."""
+
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    algorithm: Algorithm
+    reference: Decoder | None = None
+    critic: ValueModel | None = None
+    critic_optimizer: torch.optim.Optimizer | None = None
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The advantages, the metrics of each update of the policy, and those of the critic's."""
+
+    credit: Credit
+    updates: list[dict[str, float]]
+    critic: dict[str, float] = field(default_factory=dict)
+
+
+def build_learner(policy: Policy, algorithm: Algorithm, *, lr: float) -> Learner:
+    """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one."""
+    build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    learner = Learner(policy, build_optimizer(policy.decoder, lr=lr), algorithm)
+    if algorithm.beta:
+        learner.reference = copy.deepcopy(policy.decoder).requires_grad_(False)
+    if algorithm.critic is not None:
+        learner.critic = ValueModel(copy.deepcopy(policy.decoder))
+        learner.critic_optimizer = build_optimizer(learner.critic, lr=lr * algorithm.critic.lr_ratio)
+    return learner
+
+
+def learn(
+    learner: Learner,
+    rollout: Rollout,
+    *,
+    rng: random.Random,
+    lr: float,
+    max_grad_norm: float,
+    temperature: float,
+    token_budget: int,
+    max_new_tokens: int,
+    importance_cap: float | None,
+    mask_truncated: bool = False,
+    greedy_rewards: Sequence[float] | None = None,
+    warming_up: bool = False,
+    skip_above: float = float("inf"),
+    refresh: Callable[[], bool] = lambda: False,
+) -> Learned:
+    """The updates of one rollout. ``refresh`` is called after each and says whether the reference becomes the policy.
+
+    ``warming_up`` trains the critic alone. The reference's and the old log-probs are computed once, before the first
+    update; with one update per rollout the old ones are those of the update itself.
+    """
+    algorithm, decoder = learner.algorithm, learner.policy.decoder
+    completions = [c for p in rollout.kept for c in rollout.groups[p].completions]
+    prompts = [rollout.groups[p].prompt_ids for p in rollout.kept for _ in rollout.groups[p].completions]
+    bare = [PolicyRow(q, c.token_ids, 0.0, c.logprobs) for q, c in zip(prompts, completions, strict=True)]
+
+    def of_rows(compute: Callable[[list[PolicyBatch]], list[Tensor]], wanted: Sequence[int]) -> dict[int, Tensor]:
+        """``compute`` of the completions ``wanted``, one tensor over the tokens of each."""
+        batches = collate_policy([bare[i] for i in wanted], weights=[1.0] * len(wanted), token_budget=token_budget)
+        parts = [batch.by_row(part.cpu()) for batch, part in zip(batches, compute(batches), strict=True)]
+        return {wanted[row]: tensor for part in parts for row, tensor in part.items()}
+
+    def of_reference(batches: list[PolicyBatch]) -> list[Tensor]:
+        assert learner.reference is not None
+        return compute_logprobs(learner.reference, batches, temperature=temperature)
+
+    everything = range(len(bare))
+    reference = of_rows(of_reference, everything) if learner.reference is not None else {}
+    penalties = None
+    if algorithm.beta and algorithm.kl_in == "reward":
+        said = [torch.tensor(c.logprobs) for c in completions]
+        penalties = [algorithm.beta * algorithm.kl(said[i], reference[i]) for i in everything]
+    values = None
+    if learner.critic is not None:
+        critic = learner.critic
+        known = of_rows(lambda batches: compute_values(critic, batches), everything)
+        values = [known[i] for i in everything]
+    token_texts = learner.policy.renderer.token_texts
+    credit = assign_credit(
+        rollout,
+        algorithm,
+        token_texts=[token_texts(c.token_ids) for c in completions] if algorithm.process else (),
+        penalties=penalties,
+        values=values,
+        greedy_rewards=greedy_rewards,
+        mask_truncated=mask_truncated,
+    )
+    rows = [row._replace(advantage=advantage) for row, advantage in zip(bare, credit.advantages, strict=True)]
+    trained = [i for i in everything if credit.chosen[i]]
+    in_loss = bool(algorithm.beta) and algorithm.kl_in == "loss"
+    if algorithm.nll:
+        right = [i for i in trained if rollout.right[credit.places[i]] == 1.0]
+        rows = [row._replace(nll=float(i in set(right))) for i, row in enumerate(rows)]
+    telling = [i for i in trained if in_loss or algorithm.mirror or rows[i].matters]
+    old: dict[int, Tensor] = {}
+    if importance_cap is not None and algorithm.minibatches > 1 and not warming_up:
+        old = of_rows(lambda batches: compute_logprobs(decoder, batches, temperature=temperature), telling)
+    updates, critic_metrics = [], {}
+    for chosen in split(trained, algorithm.minibatches, rng):
+        if learner.critic is not None and learner.critic_optimizer is not None and algorithm.critic is not None:
+            assert credit.returns is not None and values is not None
+            batches = collate_policy([bare[i] for i in chosen], weights=[1.0] * len(chosen), token_budget=token_budget)
+            critic_metrics = value_step(
+                learner.critic,
+                learner.critic_optimizer,
+                batches,
+                [torch.cat([credit.returns[chosen[row]] for row in batch.rows]) for batch in batches],
+                [torch.cat([values[chosen[row]] for row in batch.rows]) for batch in batches],
+                clip=None if warming_up else algorithm.critic.clip,
+                lr=lr * algorithm.critic.lr_ratio,
+                max_grad_norm=max_grad_norm,
+            )
+        if warming_up:
+            continue
+        lengths = [len(rows[i].completion_ids) for i in chosen]
+        weights = token_weights(lengths, algorithm.aggregation, constant=max_new_tokens)
+        imitated = sum(len(rows[i].completion_ids) for i in chosen if rows[i].nll)
+        nll = algorithm.nll * len(chosen) / imitated if imitated else 0.0
+        kept = [(i, weight) for i, weight in zip(chosen, weights.tolist(), strict=True) if i in set(telling)]
+        batches = collate_policy(
+            [rows[i]._replace(nll=nll * rows[i].nll) for i, _ in kept],
+            weights=[weight * credit.scale for _, weight in kept],
+            token_budget=token_budget,
+        )
+        places = [i for i, _ in kept]
+        if old:
+            batches = with_old(batches, [torch.cat([old[places[row]] for row in batch.rows]) for batch in batches])
+        if in_loss:
+            found = [torch.cat([reference[places[row]] for row in batch.rows]) for batch in batches]
+            batches = with_reference(batches, found)
+        updates.append(
+            policy_step(
+                decoder,
+                learner.optimizer,
+                batches,
+                algorithm=algorithm,
+                num_sequences=len(chosen),
+                lr=lr,
+                max_grad_norm=max_grad_norm,
+                temperature=temperature,
+                importance_cap=importance_cap,
+                skip_above=skip_above,
+            )
+        )
+        if refresh() and learner.reference is not None:
+            learner.reference.load_state_dict(decoder.state_dict())
+    if values is not None and credit.returns is not None:
+        critic_metrics["explained_variance"] = explained_variance(torch.cat(values).double(), torch.cat(credit.returns))
+    if penalties is not None:
+        critic_metrics["reward_kl"] = float(torch.cat(penalties).mean() / algorithm.beta)
+    return Learned(credit, updates, critic_metrics)
+
+
+def split(rows: Sequence[int], minibatches: int, rng: random.Random) -> list[list[int]]:
+    """Rows at random into mini-batches: advantages are already there, so a group may be torn (R1v2 2.1)."""
+    order = list(rows)
+    rng.shuffle(order)
+    return [order[i::minibatches] for i in range(min(minibatches, len(order)))]

@@ -1,0 +1,144 @@
+"""What one step of reinforcement learning looks at: problems asked, groups sampled and judged, equal ones asked again.
+
+Axes: ``P`` problems, ``G`` samples per problem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from aha.objective.algorithms import Algorithm
+from aha.objective.selection import has_signal
+from aha.records import FinishReason, Group, Problem, Status
+from aha.reward import rules
+from aha.reward.response import Response, read_response
+from aha.reward.rubric import Reward, Scored, score
+from aha.stages.models import Policy
+from aha.stages.rewarding import is_reasoning
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Groups, flattened: one entry for each completion; P x G rewards and validity.
+
+    ``right`` is the accuracy of reasoning problems, measured whether or not it is rewarded. ``kept`` are the groups
+    that are trained on; ``rounds`` is how often was asked for more.
+    """
+
+    groups: list[Group]
+    problems: list[Problem]
+    texts: list[str]
+    responses: list[Response]
+    scored: Scored
+    right: list[float | None]
+    finish: list[FinishReason]
+    rewards_PG: torch.Tensor
+    valid_PG: torch.Tensor
+    kept: list[int]
+    rounds: int = 1
+
+    @property
+    def token_ids(self) -> list[tuple[int, ...]]:
+        """Of every completion."""
+        return [completion.token_ids for group in self.groups for completion in group.completions]
+
+    @property
+    def tokens_wasted(self) -> int:
+        """Of the groups that were sampled and are not trained on."""
+        dropped = set(range(len(self.groups))) - set(self.kept)
+        return sum(len(c.token_ids) for p in dropped for c in self.groups[p].completions)
+
+
+def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward], *, progress: float) -> Rollout:
+    """Decode, read and score every completion of every group."""
+    flat = [(group, completion) for group in groups for completion in group.completions]
+    texts = [policy.tokenizer.decode(completion.token_ids) for _, completion in flat]
+    problems = [group.problem for group, _ in flat]
+    tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
+    responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
+    scored = score(rewards, problems, responses, progress=progress)
+    right = scored.parts.get("accuracy") or [
+        _right(p, r) if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
+    ]
+    shape = (len(groups), len(groups[0].completions))
+    return Rollout(
+        groups=groups,
+        problems=problems,
+        texts=texts,
+        responses=responses,
+        scored=scored,
+        right=right,
+        finish=[c.finish_reason for _, c in flat],
+        rewards_PG=torch.tensor(scored.total, dtype=torch.float64).view(shape),
+        valid_PG=torch.tensor(scored.valid).view(shape),
+        kept=list(range(len(groups))),
+    )
+
+
+def _right(problem: Problem, response: Response) -> float | None:
+    verdict = rules.accuracy(problem, response)
+    return None if verdict.status is Status.ERROR else verdict.score
+
+
+def roll_out(
+    ask: Callable[[int, int], Sequence[Problem]],
+    answer: Callable[[Sequence[Problem]], Rollout],
+    *,
+    prompts: int,
+    algorithm: Algorithm,
+    max_rounds: int,
+    max_tokens: float = math.inf,
+) -> Rollout:
+    """Ask ``prompts`` problems, and again while too few of their groups have a signal (DAPO, 2503.14476, section 3.2).
+
+    ``ask(count, round)`` gives up to ``count`` problems that this step has not asked yet, ``answer`` samples and judges
+    their groups. A row with ``refill`` goes on until ``refill * prompts`` groups have a signal, for ``max_rounds``
+    rounds at most and while fewer than ``max_tokens`` tokens were sampled. With ``keep="mixed"`` those groups alone are
+    kept, ``prompts`` at most; where there is none, all are, and the step has no gradient.
+    """
+    rollout = answer(ask(prompts, 0))
+    wanted = math.ceil(algorithm.refill * prompts)
+    rounds = 1
+    while rounds < max_rounds:
+        found = int(has_signal(rollout.rewards_PG, rollout.valid_PG).sum())
+        tokens = sum(map(len, rollout.token_ids))
+        if found >= wanted or tokens >= max_tokens:
+            break
+        # As many as the share of useful ones so far lets expect, and no more than the first time.
+        more = ask(min(prompts, math.ceil((wanted - found) * len(rollout.groups) / max(found, 1))), rounds)
+        if not more:
+            break
+        rollout, rounds = _joined(rollout, answer(more)), rounds + 1
+    kept = list(range(len(rollout.groups)))
+    if algorithm.keep == "mixed":
+        mixed = has_signal(rollout.rewards_PG, rollout.valid_PG).nonzero()[:, 0].tolist()
+        kept = mixed[:prompts] or kept
+    return replace(rollout, kept=kept, rounds=rounds)
+
+
+def _joined(first: Rollout, second: Rollout) -> Rollout:
+    """Both, one after the other. A part that only one of them has was not judged in the other."""
+    counts = len(first.problems), len(second.problems)
+    parts = {}
+    for name in {**first.scored.parts, **second.scored.parts}:
+        one, other = (
+            r.scored.parts.get(name, [None] * n) for r, n in zip((first, second), counts, strict=True)
+        )
+        parts[name] = [*one, *other]
+    scored = Scored(first.scored.total + second.scored.total, parts, first.scored.valid + second.scored.valid)
+    return Rollout(
+        groups=first.groups + second.groups,
+        problems=first.problems + second.problems,
+        texts=first.texts + second.texts,
+        responses=first.responses + second.responses,
+        scored=scored,
+        right=first.right + second.right,
+        finish=first.finish + second.finish,
+        rewards_PG=torch.cat((first.rewards_PG, second.rewards_PG)),
+        valid_PG=torch.cat((first.valid_PG, second.valid_PG)),
+        kept=list(range(len(first.groups) + len(second.groups))),
+    )
