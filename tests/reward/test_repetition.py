@@ -74,7 +74,8 @@ def test_it_is_what_the_slow_search_finds() -> None:
     rng = random.Random(0)
     for _ in range(300):
         block = [rng.randrange(4) for _ in range(rng.randint(1, 9))]
-        ids = [rng.randrange(4) for _ in range(rng.randrange(30))] + block * rng.randint(1, 5) + block[: rng.randrange(9)]
+        before, rest = [rng.randrange(4) for _ in range(rng.randrange(30))], block[: rng.randrange(9)]
+        ids = before + block * rng.randint(1, 5) + rest
         assert tail_loop(ids) == slow(ids, 3)
 
 
