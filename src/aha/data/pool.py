@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -38,7 +38,7 @@ class Choice(Frozen):
     beta: Share = 0.5
 
     @model_validator(mode="after")
-    def _window(self) -> Choice:
+    def _check(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"the window of pass rates from low={self.low} to below high={self.high} is empty")
         return self
