@@ -68,6 +68,21 @@ def test_a_prompt_that_opens_the_thinking_counts() -> None:
     assert not read_response(GOOD, prompt_tail="Assistant : <think>").well_formed  # opened twice
 
 
+@pytest.mark.parametrize("tail", ["<think>\n", "<|assistant|>\n<think>\n", "<think>\n\n", "<think>"])
+@pytest.mark.parametrize("lead", ["", "\n", "  "])
+def test_every_tag_is_counted_once_when_the_template_prefills_the_first(tail: str, lead: str) -> None:
+    read = read_response(f"{lead}2 + 3 = 5 .\n</think>\n\n<answer> 5 </answer>", prompt_tail=tail)
+    assert read == Response("2 + 3 = 5 .", "5", True)
+    assert read.tags == (1, 1, 1, 1)
+
+
+def test_tags_are_counted_where_they_stand_or_not() -> None:
+    assert read_response(GOOD).tags == (1, 1, 1, 1)
+    assert read_response("").tags == (0, 0, 0, 0)
+    assert read_response("</answer> 5 <answer> <answer>").tags == (0, 0, 2, 1)
+    assert read_response(GOOD, prompt_tail="<think>\n").tags == (2, 1, 1, 1)
+
+
 def test_a_prompt_that_only_speaks_of_the_tags_does_not_count() -> None:
     tail = "<think> reasoning </think> <answer> answer here </answer>. User: x. Assistant:"
     assert read_response(GOOD, prompt_tail=tail).well_formed

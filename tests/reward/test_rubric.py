@@ -69,6 +69,22 @@ def test_a_late_reward_counts_from_its_start_and_is_not_computed_before(progress
     assert len(calls) == (4 if counts else 0)
 
 
+@pytest.mark.parametrize(
+    ("progress", "total"), [(0.0, None), (0.25, 0.5), (0.5, 1.0), (0.7, 0.5), (0.8, None), (1.0, None)]
+)
+def test_a_reward_comes_and_goes_gradually(progress: float, total: float | None) -> None:
+    """Weight 2, score 0.5: 1 in full."""
+    reward = Reward("r", constant("r", 0.5), 2.0, always, start=0.15, end=0.8, ramp=0.2)
+    scored = score([reward], PROBLEMS, RESPONSES, progress=progress)
+    assert scored.total == pytest.approx([total or 0.0] * 4)
+    assert scored.parts["r"] == [None if total is None else 0.5] * 4
+
+
+def test_a_reward_of_no_weight_is_measured() -> None:
+    scored = score([Reward("r", constant("r", 0.5), 0.0, always)], PROBLEMS, RESPONSES, progress=0.5)
+    assert (scored.total, scored.parts["r"]) == ([0.0] * 4, [0.5] * 4)
+
+
 def test_an_error_masks_its_sample_alone_and_adds_nothing() -> None:
     rewards = [Reward("v", each(failing("2")), 1.0, always), Reward("a", constant("a", 0.5), 1.0, always)]
     scored = score(rewards, PROBLEMS, RESPONSES, progress=0.0, max_error_rate=0.25)

@@ -83,6 +83,31 @@ def test_language_share_by_hand(text: str, english: float, chinese: float) -> No
     assert rules.language_share(text, "zh") == pytest.approx(chinese)
 
 
+@pytest.mark.parametrize(
+    ("text", "chinese"),
+    [
+        ("所以 $x = a + b$", 1.0),
+        ("所以 $$x = mass$$ 等于 \\(y\\) 和 \\[ area \\]", 1.0),
+        ("所以 \\frac{num}{den} 是 \\boxed{\\text{blue}}", 1.0),
+        ("运行\n```python\nfor item in items: print(item)\n```\n得到 `result`", 1.0),
+        ("运行\n```python\nfor item in items:", 1.0),  # cut inside the code
+        ("所以 then $x$", 0.5),
+        ("所以 \\(x then", 1 / 3),  # never closed: text
+        ("一共 $5 and $6", 0.5),  # money is no formula
+        ("```a``` 所以 ```b``` then", 0.5),  # what stands between two blocks is text
+    ],
+)  # fmt: skip
+def test_formulas_commands_and_code_are_no_language(text: str, chinese: float) -> None:
+    assert rules.language_share(text, "zh") == pytest.approx(chinese)
+    assert rules.language_share(text, "en") == pytest.approx(1 - chinese)
+
+
+@pytest.mark.parametrize("text", ["$x = mass$", "```\nfirst then\n```", "\\boxed{all of it}"])
+def test_thinking_in_nothing_but_notation_earns_no_language(text: str) -> None:
+    assert rules.language_share(text, "en") is None
+    assert rules.language(CHAIN, Response(text, "5", True)).score == 0.0
+
+
 @pytest.mark.parametrize("text", ["", "2 + 3 = 5 ."])
 def test_silence_is_no_language_and_earns_nothing(text: str) -> None:
     assert rules.language_share(text, "en") is None

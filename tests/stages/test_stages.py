@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -140,6 +141,18 @@ def test_rl_logs_every_step_with_the_reports_keys(micro: Any) -> None:
         assert 0 <= row["truncated"] <= 1
     assert max(row["groups_kept"] for row in rows) > 0
     assert metrics(micro.r1_zero)["reward"] == rows[-1]["reward"]
+
+
+def test_every_metric_of_rl_has_a_row_in_the_documentation(micro: Any) -> None:
+    page = Path(__file__).parents[2] / "docs" / "metrics.md"
+    explained = set(re.findall(r"^\| `([^`]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE))
+    logged = {
+        re.sub(r"/.*", "/NAME" if key.startswith("reward/") else "/TASK", key)
+        for row in read_jsonl(micro.r1_zero / "metrics.jsonl")
+        for key in row
+    }
+    assert {"accuracy/TASK", "length/TASK", "reward/NAME", "mismatch_kl", "seconds"} <= logged
+    assert logged <= explained, f"docs/metrics.md has no row for {sorted(logged - explained)}"
 
 
 def test_rl_keeps_samples_that_people_can_read(micro: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from aha.data.draw import check_enough, weighted_sample
 from aha.errors import DataError
 from aha.records import Problem
 
@@ -19,10 +20,7 @@ def choose_problems(
     Open-Reasoner-Zero order by difficulty alike). No level is ever left out: a policy that sees easy problems alone
     learns their short answers by heart and forgets how to work out the others.
     """
-    if len(problems) < count:
-        raise DataError(
-            f"a step asks {count} different problems, there are only {len(problems)}: add some, or ask fewer"
-        )
+    check_enough(len(problems), count)
     if not curriculum:
         return rng.sample(problems, count)
     of_level: dict[int, list[Problem]] = {}
@@ -32,10 +30,8 @@ def choose_problems(
     halving = [0.5**rank for rank in range(len(levels))]
     easy = {level: share / sum(halving) for level, share in zip(levels, halving, strict=True)}
     weight = {level: (1 - blend) * easy[level] / len(of_level[level]) + blend / len(problems) for level in levels}
-    # The largest of u ** (1 / weight) are a weighted sample without repetition (Efraimidis and Spirakis 2006).
-    keys = [rng.random() ** (1 / (weight[_level(problem)] * len(problems))) for problem in problems]
-    chosen = sorted(range(len(problems)), key=keys.__getitem__, reverse=True)[:count]
-    return [problems[i] for i in chosen]
+    weights = [weight[_level(problem)] * len(problems) for problem in problems]
+    return weighted_sample(problems, weights, count, rng)
 
 
 def _level(problem: Problem) -> int:

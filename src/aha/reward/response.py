@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -13,12 +13,14 @@ class Response:
 
     ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
     are no answer, or a model could list its guesses. ``think`` is everything before the answer when the
-    format is broken: what is said outside the tags is read too.
+    format is broken: what is said outside the tags is read too. ``tags`` counts each of ``TAGS``, one that the prompt
+    opened included; it is no part of what a response says, so two responses are equal without it.
     """
 
     think: str
     answer: str | None
     well_formed: bool
+    tags: tuple[int, ...] = field(default=(0, 0, 0, 0), compare=False)
 
 
 def read_response(completion: str, *, prompt_tail: str = "") -> Response:
@@ -29,18 +31,18 @@ def read_response(completion: str, *, prompt_tail: str = "") -> Response:
         if prompt_tail.rstrip().endswith(tag):
             text = f"{tag} {text}"
     places = [text.find(tag) for tag in TAGS]
-    once = all(text.count(tag) == 1 for tag in TAGS)
+    tags = tuple(text.count(tag) for tag in TAGS)
     answer = None
-    if text.count(TAGS[2]) == 1 and text.count(TAGS[3]) == 1 and places[2] < places[3]:
+    if tags[2:] == (1, 1) and places[2] < places[3]:
         answer = text[places[2] + len(TAGS[2]) : places[3]].strip() or None
         if answer is not None and any(tag in answer for tag in TAGS):
             answer = None
-    if once and places == sorted(places):
+    if tags == (1, 1, 1, 1) and places == sorted(places):
         think = text[places[0] + len(TAGS[0]) : places[1]].strip()
         between = text[places[1] + len(TAGS[1]) : places[2]].strip()
         if places[0] == 0 and think and answer is not None and not between and text.endswith(TAGS[3]):
-            return Response(think, answer, True)
+            return Response(think, answer, True, tags)
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:
         think = think.replace(tag, " ")
-    return Response(think.strip(), answer, False)
+    return Response(think.strip(), answer, False, tags)

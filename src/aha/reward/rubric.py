@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from aha.errors import VerifierError
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
+from aha.reward.schedule import weight_at
 
 Judge = Callable[[Sequence[Problem], Sequence[Response]], Sequence[Verdict]]
 
@@ -21,7 +22,8 @@ class Reward:
     """``Reward("language", each(rules.language), weight=0.3, applies=is_reasoning, start=0.0)``.
 
     ``start`` is the share of the stage's steps after which the reward counts: DeepSeek-R1 adds preference rewards only
-    in the last 400 of 1,700 steps (R1v2 3.2.2), because longer use invites reward hacking.
+    in the last 400 of 1,700 steps (R1v2 3.2.2), because longer use invites reward hacking. ``end`` and ``ramp`` let it
+    end early and come and go gradually (reward/schedule.py).
     """
 
     name: str
@@ -29,6 +31,12 @@ class Reward:
     weight: float
     applies: Callable[[Problem], bool]
     start: float = 0.0
+    end: float | None = None
+    ramp: float = 0.0
+
+    def share_at(self, progress: float) -> float:
+        """The share of ``weight`` that counts at ``progress``; where it is 0 the judge is not asked."""
+        return weight_at(progress, start=self.start, end=self.end, ramp=self.ramp)
 
 
 @dataclass(frozen=True)
@@ -54,19 +62,20 @@ def score(
     progress: float,
     max_error_rate: float = 0.05,
 ) -> Scored:
-    """Judge N responses. ``progress`` in [0, 1] is how far the stage is, for rewards that start late."""
+    """Judge N responses. ``progress`` in [0, 1] is how far the stage is, for rewards that do not count all the time."""
     total, valid = [0.0] * len(problems), [True] * len(problems)
     parts: dict[str, list[float | None]] = {}
     for reward in rewards:
         scores: list[float | None] = [None] * len(problems)
-        rows = [i for i, problem in enumerate(problems) if reward.applies(problem)] if progress >= reward.start else []
+        share = reward.share_at(progress)
+        rows = [i for i, problem in enumerate(problems) if reward.applies(problem)] if share else []
         verdicts = reward.judge([problems[i] for i in rows], [responses[i] for i in rows]) if rows else []
         for i, verdict in zip(rows, verdicts, strict=True):
             if verdict.status is Status.ERROR:
                 valid[i] = False
             else:
                 scores[i] = verdict.score
-                total[i] += reward.weight * verdict.score
+                total[i] += share * reward.weight * verdict.score
         errors = sum(v.status is Status.ERROR for v in verdicts)
         if errors > max_error_rate * max(len(verdicts), 1):
             first = next(v for v in verdicts if v.status is Status.ERROR)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from aha.records import Problem, Status, Verdict
+from aha.reward.notation import without_notation
 from aha.reward.response import Response
 from aha.tasks import general
 from aha.tasks.checkers import checker_of
@@ -40,10 +41,10 @@ def language_share(text: str, language: str) -> float | None:
 
     An English word is a run of Latin letters. Chinese has no spaces: two Han characters are a word, as most of its
     words have, and one that is left over is another. A run of letters of any other script is a word of a third
-    language. Numerals and symbols belong to nobody.
+    language. Numerals, symbols, formulas and code belong to nobody (reward/notation.py).
     """
     counts = {"en": 0, "zh": 0, None: 0}
-    for match in _WORDS.finditer(text):
+    for match in _WORDS.finditer(without_notation(text)):
         counts[match.lastgroup] += (len(match[0]) + 1) // 2 if match.lastgroup == "zh" else 1
     total = sum(counts.values())
     return counts[language] / total if total else None
