@@ -113,7 +113,7 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
             for p, (ids, group) in enumerate(zip(prompts, groups, strict=True))
             for g, c in enumerate(group)
         ]
-        weights = token_weights([len(r.completion_ids) for r in rows], GRPO.aggregation)
+        weights = token_weights([len(r.completion_ids) for r in rows], ALGORITHMS["grpo"].aggregation)
         policy_step(
             decoder,
             optimizer,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aha.data.pool import Choice
 from aha.pipeline.graph import Pipeline, Stage
 from aha.stages import evaluate, examples, foundation, rl, sft
 from aha.stages import problems as problem_sets
@@ -58,7 +59,7 @@ def r1_real(
         lr=2e-5,
         beta=0.0,
         max_new_tokens=96,
-        curriculum=True,
+        choice=Choice(strategy="curriculum"),
         token_budget=1_024,
     )
     reasoner = Stage("arithmetic_rl", rl.run, settings, {"init": cold_start, "problems": arithmetic}, cost=1500)
@@ -66,7 +67,7 @@ def r1_real(
     judged = {"untrained": untrained, "cold_start": cold_start, "arithmetic_rl": reasoner}
     if problems is not None:
         # Both sets: in eight steps on word problems alone the model lost a quarter of its arithmetic.
-        short = settings.model_copy(update={"steps": 8, "curriculum": False})
+        short = settings.model_copy(update={"steps": 8, "choice": Choice()})
         r1 = Stage("r1_real", rl.run, short, {"init": reasoner, "problems": arithmetic, "problems_own": own}, cost=400)
         stages.append(r1)
         judged["r1_real"] = r1

@@ -73,7 +73,7 @@ VALID = torch.tensor([[True, True, True, True], [True, True, True, False]])
 
 def slow_advantages(baseline: str, scale: str, greedy: list[float]) -> list[list[float]]:
     """The definitions, one number at a time."""
-    rows = [[r for r, v in zip(rs, vs, strict=True) if v] for rs, vs in zip(REWARDS.tolist(), VALID.tolist(), strict=True)]
+    rows = [rewards[valid].tolist() for rewards, valid in zip(REWARDS, VALID, strict=True)]
     everything = [r for row in rows for r in row]
     centred = []
     for p, row in enumerate(rows):

@@ -23,8 +23,9 @@ from aha.data.examples import load_examples
 from aha.data.problems import is_held_out, load_problems
 from aha.errors import DataError, InvariantError, SettingError
 from aha.records import Sample, StageResult
+from aha.reward import rules
 from aha.reward.response import read_response
-from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, sft, tokenizer
+from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, rollout, sft, tokenizer
 from aha.stages.context import Context, Interrupted
 from aha.stages.models import load_policy
 from aha.stages.rewarding import Weights
@@ -247,7 +248,7 @@ def test_a_random_reward_trains_on_a_coin_and_still_measures_accuracy(micro: Any
 
 
 def test_accuracy_is_measured_whether_or_not_it_is_rewarded(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rl.rules, "accuracy", lambda problem, response: rl.rules.format_tags(problem, _GOOD))
+    monkeypatch.setattr(rollout.rules, "accuracy", lambda problem, response: rules.format_tags(problem, _GOOD))
     weights = Weights(accuracy=0.0, format=0.0, random=1.0)
     settings = RL.model_copy(update={"steps": 1, "weights": weights})
     out = run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "random")
@@ -289,7 +290,7 @@ def test_every_set_of_problems_is_asked_equally_often(micro: Any, tmp_path: Path
     monkeypatch.setattr(rl, "sample_groups", count)
     run_stage(rl.run, RL.model_copy(update={"prompts": 5, "steps": 2}), inputs, tmp_path / "mixed")
     assert asked == [2, 2]
-    with pytest.raises(SettingError, match="prompts=1 leaves 1 for 2 sets"):
+    with pytest.raises(SettingError, match="prompts=1 leaves some of 2 sets"):
         run_stage(rl.run, RL.model_copy(update={"prompts": 1}), inputs, tmp_path / "few")
 
 

@@ -44,7 +44,7 @@ def test_policy_budget_counts_a_prompt_once_and_plain_tuples_work() -> None:
     [
         (((), (1,), 1.0, (-1.0,)), "row 0: 0 prompt"),
         (((1,), (), 1.0, ()), "0 completion"),
-        (((1,), (2, 3), 1.0, (-1.0,)), "2 completion tokens but 1 old"),
+        (((1,), (2, 3), 1.0, (-1.0,)), "2 completion tokens but 1 log-probs"),
         (((1,), (2, 3), [1.0], (-1.0, -1.0)), "1 advantages"),
     ],
 )

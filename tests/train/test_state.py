@@ -16,6 +16,8 @@ from aha.train.optimizer import build_adamw
 from aha.train.state import TrainState
 from aha.train.step import compute_logprobs, policy_step
 
+GRPO = ALGORITHMS["grpo"]
+
 
 def fresh(seed: int = 0, *, layers: int = 2) -> TrainState:
     decoder = build_decoder(tiny_config(layers=layers), seed=seed)
@@ -30,7 +32,7 @@ def advance(state: TrainState, steps: int) -> None:
         reference = state.frozen["reference"]
         batches = with_reference(batches, compute_logprobs(reference, batches))  # type: ignore[arg-type]
         policy_step(
-            state.decoder, state.optimizer, batches, algorithm=ALGORITHMS["grpo"], num_sequences=3, lr=1e-2, max_grad_norm=1.0  # type: ignore[arg-type]
+            state.decoder, state.optimizer, batches, algorithm=GRPO, num_sequences=3, lr=1e-2, max_grad_norm=1.0  # type: ignore[arg-type]
         )
         state.step += 1
         state.extra["seen"].append(state.step)

@@ -188,8 +188,8 @@ _ROWS = (
         kl_in="reward",
         critic=Critic(lam_policy=1.0, lam_value=1.0, lr_ratio=5.0),
         citation="PPO (1707.06347) as InstructGPT (2203.02155) uses it: token KL in the reward, GAE, clipped value "
-        "loss. gamma = lambda = 1 and a critic's rate of five times the policy's: Open-Reasoner-Zero (2503.24290); R1v2 "
-        "A.3 finds lambda 0.95 clearly worse. beta 0.001 is DeepSeek-R1's.",
+        "loss. gamma = lambda = 1 and a critic's rate of five times the policy's: Open-Reasoner-Zero (2503.24290); "
+        "R1v2 A.3 finds lambda 0.95 clearly worse. beta 0.001 is DeepSeek-R1's.",
     ),
     Algorithm(
         name="grpo",

@@ -244,6 +244,8 @@ class _Runner:
                 if message[0] == "progress":
                     step, total, fields = message[1:]
                     active.running.advance(step, total, fields, now=time.monotonic())
+                elif message[0] == "note":
+                    self._display.say(f"{active.planned.stage.name}: {message[1]}")
                 else:
                     active.end = message
         except (EOFError, OSError):

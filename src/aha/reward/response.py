@@ -14,18 +14,21 @@ class Response:
     ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
     are no answer, or a model could list its guesses. ``think`` is everything before the answer when the
     format is broken: what is said outside the tags is read too. ``tags`` counts each of ``TAGS``, one that the prompt
-    opened included; it is no part of what a response says, so two responses are equal without it.
+    opened included; ``tokens`` is how long the completion was. Both are no part of what a response says, so two
+    responses are equal without them.
     """
 
     think: str
     answer: str | None
     well_formed: bool
     tags: tuple[int, ...] = field(default=(0, 0, 0, 0), compare=False)
+    tokens: int = field(default=0, compare=False)
 
 
-def read_response(completion: str, *, prompt_tail: str = "") -> Response:
-    """Split a completion. ``prompt_tail`` is the end of the prompt: a tag that it ends with belongs to the response.
-    Many published chat templates open ``<think>`` themselves, and the completion need not open it again."""
+def read_response(completion: str, *, prompt_tail: str = "", tokens: int = 0) -> Response:
+    """Split a completion of so many ``tokens``. ``prompt_tail`` is the end of the prompt: a tag that it ends with
+    belongs to the response. Many published chat templates open ``<think>`` themselves, and the completion need not open
+    it again."""
     text = completion.strip()
     for tag in TAGS:
         if prompt_tail.rstrip().endswith(tag):
@@ -41,8 +44,8 @@ def read_response(completion: str, *, prompt_tail: str = "") -> Response:
         think = text[places[0] + len(TAGS[0]) : places[1]].strip()
         between = text[places[1] + len(TAGS[1]) : places[2]].strip()
         if places[0] == 0 and think and answer is not None and not between and text.endswith(TAGS[3]):
-            return Response(think, answer, True, tags)
+            return Response(think, answer, True, tags, tokens)
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:
         think = think.replace(tag, " ")
-    return Response(think.strip(), answer, False, tags)
+    return Response(think.strip(), answer, False, tags, tokens)

@@ -61,6 +61,11 @@ class Context:
         """Appends ``row`` to ``metrics.jsonl``."""
         append_jsonl(self.out / "metrics.jsonl", row)
 
+    def note(self, text: str) -> None:
+        """Says something that a person should see at once."""
+        if self._send is not None:
+            self._send(("note", text))
+
     def rewind_metrics(self, step: int) -> None:
         """Drops the rows of ``metrics.jsonl`` after ``step``; a stage that starts or continues at ``step`` calls it."""
         path = self.out / "metrics.jsonl"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from aha.config import Frozen
+from aha.config import Count, Frozen, NotNegative, Share
 from aha.data.preferences import is_harmful
 from aha.errors import CheckpointError, InvariantError, SettingError
 from aha.model.heads import load_reward_model
 from aha.records import Problem, Status, Verdict
-from aha.reward import rules
+from aha.reward import length, rules
+from aha.reward.formats import carrot, tag_count
 from aha.reward.learned import Reads, learned_judge
+from aha.reward.repetition import ngram_penalty
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Judge, Reward, each, score
 from aha.stages.models import best_device
@@ -22,16 +26,77 @@ from aha.util.seeds import python_rng
 
 
 class Weights(Frozen):
-    """What each named reward counts; 0 leaves it out. ``random`` is the control: a coin that knows nothing of the
-    text."""
+    """What each named reward counts; 0 leaves it out.
+
+    ``carrot`` is accuracy with a little for an answer that can be read, ``tags`` a quarter for each tag, ``repetition``
+    the penalty on repeated trigrams, ``length`` what ``Length`` says. ``random`` is the control: a coin that knows
+    nothing of the text.
+    """
 
     accuracy: float = 1.0
+    carrot: float = 0.0
     format: float = 0.1
+    tags: float = 0.0
     language: float = 0.0
     general: float = 0.0
     helpful: float = 0.0
     safe: float = 0.0
+    length: float = 0.0
+    repetition: float = 0.0
     random: float = 0.0
+
+
+class Length(Frozen):
+    """The length reward, a function of reward/length.py. "overlong" (DAPO) and "kimi" are added to the accuracy;
+    "cosine", "l1-exact", "l1-max" and "efficient" contain it: give ``weights.accuracy`` 0 with them.
+
+    ``longest`` is the cap that is meant (None: the stage's), ``cache`` the share of it in which "overlong" sinks,
+    ``target`` the tokens that L1 asks for, ``alpha`` its slope or, for "efficient", what length may cost. It counts
+    from ``start`` of the steps on and comes in over ``ramp`` of them.
+    """
+
+    kind: Literal["overlong", "kimi", "cosine", "l1-exact", "l1-max", "efficient"] = "overlong"
+    longest: Count | None = None
+    cache: Share = 0.2
+    target: Count = 256
+    alpha: NotNegative = 3e-4
+    start: Share = 0.0
+    ramp: NotNegative = 0.0
+
+
+def length_judge(settings: Length, *, max_new_tokens: int) -> Judge:
+    """The length reward as a judge; completions of one problem are one group."""
+    longest = settings.longest or max_new_tokens
+
+    def judge(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+        scores: list[float] = []
+        for _, rows in itertools.groupby(range(len(problems)), key=lambda i: problems[i].id):
+            group = list(rows)
+            lengths = [responses[i].tokens for i in group]
+            right = [rules.accuracy(problems[i], responses[i]).status is Status.RIGHT for i in group]
+            each_one = list(zip(lengths, right, strict=True))
+            match settings.kind:
+                case "overlong":
+                    cache = max(1, round(settings.cache * longest))
+                    scores += [length.soft_overlong(n, max_length=longest, cache=cache) for n in lengths]
+                case "kimi":
+                    scores += length.kimi_k15(lengths, right)
+                case "cosine":
+                    scores += [length.cosine(n, r, max_length=longest) for n, r in each_one]
+                case "l1-exact":
+                    scores += [length.l1_exact(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
+                case "l1-max":
+                    scores += [length.l1_max(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
+                case "efficient":
+                    scores += length.efficient(lengths, right, alpha=settings.alpha)
+        return [Verdict("length", Status.RIGHT if s > 0 else Status.WRONG, s) for s in scores]
+
+    return judge
+
+
+def _repetition(problem: Problem, response: Response) -> Verdict:
+    penalty = ngram_penalty(f"{response.think} {response.answer or ''}")
+    return Verdict("repetition", Status.WRONG if penalty else Status.RIGHT, penalty)
 
 
 def is_reasoning(problem: Problem) -> bool:
@@ -48,7 +113,14 @@ def is_harmless(problem: Problem) -> bool:
 
 
 def build_rewards(
-    weights: Weights, preferences: Mapping[str, Judge], *, preference_start: float, seed: int, step: int
+    weights: Weights,
+    preferences: Mapping[str, Judge],
+    *,
+    preference_start: float,
+    seed: int,
+    step: int,
+    length_shape: Length | None = None,
+    max_new_tokens: int = 1,
 ) -> list[Reward]:
     """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream."""
 
@@ -61,11 +133,18 @@ def build_rewards(
 
     rewards = [
         Reward("accuracy", each(rules.accuracy), weights.accuracy, is_reasoning),
+        Reward("carrot", each(carrot), weights.carrot, is_reasoning),
         Reward("format", each(rules.format_tags), weights.format, anything),
+        Reward("tags", each(tag_count), weights.tags, anything),
         Reward("language", each(rules.language), weights.language, anything),
         Reward("general", each(rules.general_rule), weights.general, is_general),
+        Reward("repetition", each(_repetition), weights.repetition, anything),
         Reward("random", coin, weights.random, anything),
     ]
+    if weights.length:
+        shape = length_shape or Length()
+        judge = length_judge(shape, max_new_tokens=max_new_tokens)
+        rewards.append(Reward("length", judge, weights.length, is_reasoning, shape.start, ramp=shape.ramp))
     for name, weight, applies in (("helpful", weights.helpful, is_harmless), ("safe", weights.safe, is_harmful)):
         if weight and name not in preferences:
             raise SettingError(f"weights.{name} is {weight}, but the stage has no input {name!r}: a reward_model stage")

@@ -18,8 +18,10 @@ from pathlib import Path
 from pydantic import model_validator
 
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
-from aha.data.curriculum import choose_problems
+from aha.data.cap import cap_at
+from aha.data.pool import Choice, ProblemPool
 from aha.data.problems import load_problems
+from aha.data.replay import ReplayBuffer
 from aha.errors import DataError, InvariantError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.records import FinishReason, Problem, StageResult
@@ -31,9 +33,11 @@ from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, learn
 from aha.stages.models import Policy, build_engine, load_policy, save_policy
-from aha.stages.rewarding import Weights, build_rewards, check_known_good, load_preferences
+from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
+from aha.stages.watch import Watch
+from aha.train.guards import GuardSettings
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.util.seeds import python_rng
@@ -44,11 +48,14 @@ class Settings(Frozen):
     the row's where given.
 
     ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
-    count after ``preference_start`` of the steps. ``curriculum`` asks easy levels more often at first. Micro-batches
-    hold ``token_budget`` tokens. ``importance_cap`` is the largest weight of a token that corrects for the sampler's
-    distance from the trainer (none: ratios are to the sampler). The sampler gets new weights every ``staleness`` + 1
-    steps. A row that asks again where rewards are equal does so in ``refill_rounds`` rounds at most, and not after
-    ``token_limit`` tokens of a step. With ``mask_truncated`` completions that were cut are not trained on.
+    count after ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of
+    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-
+    batches hold ``token_budget`` tokens. ``importance_cap`` is the largest weight of a token that corrects for the
+    sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets new weights every
+    ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in ``refill_rounds`` rounds at most,
+    and not after ``token_limit`` tokens of a step. With ``mask_truncated`` completions that were cut are not trained
+    on. A copy of the weights that ``guards`` go back to is kept every ``rollback_every`` steps without a finding; then
+    the rate is halved.
     """
 
     algorithm: str = "grpo-r1"
@@ -66,15 +73,20 @@ class Settings(Frozen):
     temperature: Rate = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    length_stages: tuple[tuple[int, int], ...] = ()
     weights: Weights = Weights()
+    length: Length = Length()
     preference_start: Share = 0.75
     general_share: Share = 0.0
-    curriculum: bool = False
+    choice: Choice = Choice()
+    replay: Share = 0.0
     importance_cap: Rate | None = 2.0
     staleness: Amount = 0
     refill_rounds: Count = 4
     token_limit: Count | None = None
     mask_truncated: bool = False
+    guards: GuardSettings = GuardSettings()
+    rollback_every: Amount = 20
     token_budget: Count = 4_096
     samples_every: Count = 10
 
@@ -101,6 +113,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     preferences = load_preferences(inputs, policy.renderer)
     learner = build_learner(policy, algorithm, lr=settings.lr)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
+    pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
+    hard = ReplayBuffer(share=settings.replay)
     frozen = {"reference": learner.reference, "behaviour": behaviour}
     also = {"critic": (learner.critic, learner.critic_optimizer)}
     state = TrainState(
@@ -113,6 +127,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     )
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)
+    if "pools" in state.extra:
+        records = zip(sets, state.extra["pools"], strict=True)
+        pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
+        hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
+    watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy)
 
     def refresh() -> bool:
@@ -124,17 +143,29 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         age = step % (settings.staleness + 1)
         if behaviour is not None and age == 0:
             behaviour.load_state_dict(policy.decoder.state_dict())
+        cap = cap_at(step, settings.length_stages) if settings.length_stages else settings.max_new_tokens
         rewards = build_rewards(
-            settings.weights, preferences, preference_start=settings.preference_start, seed=context.seed, step=step
+            settings.weights,
+            preferences,
+            preference_start=settings.preference_start,
+            seed=context.seed,
+            step=step,
+            length_shape=settings.length,
+            max_new_tokens=cap,
         )
         sync_weights(engine, behaviour or policy.decoder, version=step - age)
         rollout, greedy = _roll_out(
-            policy, engine, sets, general, rewards, algorithm, settings, seed=context.seed, step=step
+            policy, engine, pools, hard, general, rewards, algorithm, settings, cap=cap, seed=context.seed, step=step
         )
+        results = rollout.results
+        for pool in pools:
+            own = {problem.id for problem in pool.problems}
+            pool.record(result for result in results if result[0] in own)
+        hard.record(results)
         sampled_at = time.perf_counter()
         if step == 0:
             _check_lengths(rollout.finish)
-        lr = learning_rate(
+        lr = watch.lr_factor * learning_rate(
             step,
             base=settings.lr,
             warmup=settings.warmup,
@@ -150,11 +181,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             max_grad_norm=settings.max_grad_norm,
             temperature=settings.temperature,
             token_budget=settings.token_budget,
-            max_new_tokens=settings.max_new_tokens,
+            max_new_tokens=cap,
             importance_cap=settings.importance_cap,
             mask_truncated=settings.mask_truncated,
             greedy_rewards=greedy,
             warming_up=algorithm.critic is not None and step < algorithm.critic.warmup,
+            skip_above=watch.norm_limit,
             refresh=refresh,
         )
         state.step += 1
@@ -165,13 +197,17 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
-        context.log(row)
+        findings = watch.log(row)
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
             keep_samples(context.out, state.step, policy, rollout, learned.credit)
+        watch.act(findings)
         if context.save_due():
+            state.extra |= {"pools": [pool.to_json() for pool in pools], "replay": hard.to_json()}
             state.save(context.out / "state")
+            watch.forget()
         context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
     save_policy(policy, context.out / "model")
+    watch.close()
     return StageResult({**state.extra["last"], "steps": state.step})
 
 
@@ -199,23 +235,25 @@ def resolve_algorithm(settings: Settings) -> Algorithm:
 def _roll_out(
     policy: Policy,
     engine: NativeEngine,
-    sets: Sequence[Sequence[Problem]],
+    pools: Sequence[ProblemPool],
+    hard: ReplayBuffer,
     general: Sequence[Problem],
     rewards: Sequence[Reward],
     algorithm: Algorithm,
     settings: Settings,
     *,
+    cap: int,
     seed: int,
     step: int,
 ) -> tuple[Rollout, list[float] | None]:
     """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer."""
     asked: list[Problem] = []
     params = SamplingParams(
-        settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
+        cap, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )
 
     def ask(count: int, number: int) -> list[Problem]:
-        chosen = _ask(sets, general, asked, count, settings, seed=seed, step=step, number=number)
+        chosen = _ask(pools, hard, general, asked, count, settings, seed=seed, step=step, number=number)
         if step == 0 and number == 0:
             check_known_good(rewards, chosen[0], policy.renderer)
         asked.extend(chosen)
@@ -245,7 +283,8 @@ def _num_general(settings: Settings) -> int:
 
 
 def _ask(
-    sets: Sequence[Sequence[Problem]],
+    pools: Sequence[ProblemPool],
+    hard: ReplayBuffer,
     general: Sequence[Problem],
     asked: Sequence[Problem],
     count: int,
@@ -255,25 +294,23 @@ def _ask(
     step: int,
     number: int,
 ) -> list[Problem]:
-    """Equally many of each set (the first take what is left over), then the general ones: none that was ``asked``
-    already. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no more."""
+    """Hard ones again, equally many of each set (the first take what is left over), then the general ones: none that
+    was ``asked`` already. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no
+    more."""
     rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
     num_general = 0 if number else _num_general(settings)
-    share, left_over = divmod(count - num_general, len(sets))
-    if left_over and not share and not number:
-        raise SettingError(f"prompts={count} leaves {left_over} for {len(sets)} sets of problems; raise it")
-    known = {problem.id for problem in asked}
-    chosen: list[Problem] = []
-    for i, problems in enumerate(sets):
-        new = [problem for problem in problems if problem.id not in known] if number else problems
+    again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) if not number else set()
+    chosen = [problem for pool in pools for problem in pool.problems if problem.id in again]
+    share, left_over = divmod(count - num_general - len(chosen), len(pools))
+    if 0 < settings.prompts - _num_general(settings) < len(pools):
+        raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")
+    known = {problem.id for problem in (*asked, *chosen)}
+    for i, pool in enumerate(pools):
+        left = replace(pool, problems=[p for p in pool.problems if p.id not in known]) if known else pool
         wanted = share + (i < left_over)
-        chosen += choose_problems(
-            new,
-            min(wanted, len(new)) if number else wanted,
-            rng,
-            progress=step / settings.steps,
-            curriculum=settings.curriculum,
-        )
+        if number:
+            wanted = min(wanted, len(left.problems))
+        chosen += left.choose(wanted, rng, progress=step / settings.steps)
     return [*chosen, *rng.sample(general, num_general)]
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from aha.objective.selection import has_signal
 from aha.records import FinishReason, Sample
+from aha.reward.repetition import repetition_rate
 from aha.reward.rules import language_share
 from aha.stages.credit import Credit
 from aha.stages.learn import Learned
@@ -27,14 +30,12 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
     reasoning = [i for i, problem in enumerate(rollout.problems) if is_reasoning(problem)]
     right = {i: score for i in reasoning if (score := rollout.right[i]) is not None}
     spoken = [language_share(rollout.responses[i].think, rollout.problems[i].language) for i in reasoning]
-    of_group = rollout.rewards_PG.shape[1]
-    verdicts = [[right.get(p * of_group + g) for g in range(of_group)] for p in range(len(rollout.groups))]
     signal_P = has_signal(rollout.rewards_PG, rollout.valid_PG)
     row: dict[str, float] = {
         "step": step,
         "accuracy": _mean(list(right.values())),
         "reward": _mean(rollout.scored.total),
-        "reward_std": float(rollout.rewards_PG[rollout.valid_PG].std(correction=0)) if rollout.valid_PG.any() else 0.0,
+        "reward_std": _mean([_std(r[v]) for r, v in zip(rollout.rewards_PG, rollout.valid_PG, strict=True)]),
         "format": _mean([float(r.well_formed) for r in rollout.responses]),
         "answered": _mean([float(rollout.responses[i].answer is not None) for i in reasoning]),
         "language": _mean([share for share in spoken if share is not None]),
@@ -43,8 +44,10 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
         "truncated": _mean([float(f is FinishReason.LENGTH) for f in rollout.finish]),
         "reflection": _mean([count_reflections(rollout.responses[i].think) for i in reasoning]),
         "groups_kept": _mean(signal_P.float().tolist()),
-        "groups_all_right": _mean([float(all(v == 1.0 for v in group)) for group in verdicts]),
-        "groups_all_wrong": _mean([float(all(v == 0.0 for v in group)) for group in verdicts]),
+        "groups_all_right": _mean([float(right == judged) for _, right, judged in rollout.results if judged]),
+        "groups_all_wrong": _mean([float(right == 0) for _, right, judged in rollout.results if judged]),
+        "repetition": _mean([repetition_rate(tokens[:-1]) for tokens in rollout.token_ids]),
+        "completions": float(len(rollout.problems)),
         "verifier_errors": float(rollout.valid_PG.logical_not().sum()),
         "rounds": float(rollout.rounds),
         "tokens": float(sum(lengths)),
@@ -64,7 +67,7 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
     if measured := [update for update in updates if update["tokens"]]:
         first, last = measured[0], measured[-1]
         row |= {key: first[key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
-        row |= {key: last[key] for key in ("kl", "ess", "clip_low", "clip_high", "importance", "importance_capped")}
+        row |= {key: last[key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")}
     row["lr"] = lr
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
     return row | learned.critic
@@ -95,6 +98,10 @@ def keep_samples(out: Path, step: int, policy: Policy, rollout: Rollout, credit:
             )
         )
     write_samples(out / "samples" / f"step_{step:06d}.parquet", samples)
+
+
+def _std(values: Tensor) -> float:
+    return float(values.std(correction=0)) if len(values) else 0.0
 
 
 def _mean(values: Sequence[float]) -> float:

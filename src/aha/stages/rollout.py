@@ -47,6 +47,17 @@ class Rollout:
         return [completion.token_ids for group in self.groups for completion in group.completions]
 
     @property
+    def results(self) -> list[tuple[str, int, int]]:
+        """(problem id, right answers, judged answers) of each group of a reasoning problem."""
+        G = self.rewards_PG.shape[1]
+        found = []
+        for p, group in enumerate(self.groups):
+            judged = [verdict for verdict in self.right[p * G : (p + 1) * G] if verdict is not None]
+            if is_reasoning(group.problem):
+                found.append((group.problem.id, sum(v == 1.0 for v in judged), len(judged)))
+        return found
+
+    @property
     def tokens_wasted(self) -> int:
         """Of the groups that were sampled and are not trained on."""
         dropped = set(range(len(self.groups))) - set(self.kept)
@@ -59,7 +70,10 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     texts = [policy.tokenizer.decode(completion.token_ids) for _, completion in flat]
     problems = [group.problem for group, _ in flat]
     tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
-    responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
+    responses = [
+        read_response(text, prompt_tail=tail, tokens=len(completion.token_ids))
+        for text, tail, (_, completion) in zip(texts, tails, flat, strict=True)
+    ]
     scored = score(rewards, problems, responses, progress=progress)
     right = scored.parts.get("accuracy") or [
         _right(p, r) if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
@@ -97,19 +111,20 @@ def roll_out(
 
     ``ask(count, round)`` gives up to ``count`` problems that this step has not asked yet, ``answer`` samples and judges
     their groups. A row with ``refill`` goes on until ``refill * prompts`` groups have a signal, for ``max_rounds``
-    rounds at most and while fewer than ``max_tokens`` tokens were sampled. With ``keep="mixed"`` those groups alone are
-    kept, ``prompts`` at most; where there is none, all are, and the step has no gradient.
+    rounds at most and as far as ``max_tokens`` sampled tokens are expected to do. With ``keep="mixed"`` those groups
+    alone are kept, ``prompts`` at most; where there is none, all are, and the step has no gradient.
     """
     rollout = answer(ask(prompts, 0))
     wanted = math.ceil(algorithm.refill * prompts)
     rounds = 1
     while rounds < max_rounds:
         found = int(has_signal(rollout.rewards_PG, rollout.valid_PG).sum())
-        tokens = sum(map(len, rollout.token_ids))
-        if found >= wanted or tokens >= max_tokens:
-            break
         # As many as the share of useful ones so far lets expect, and no more than the first time.
-        more = ask(min(prompts, math.ceil((wanted - found) * len(rollout.groups) / max(found, 1))), rounds)
+        number = min(prompts, math.ceil((wanted - found) * len(rollout.groups) / max(found, 1)))
+        tokens_each = sum(map(len, rollout.token_ids)) / len(rollout.groups)
+        if found >= wanted or (len(rollout.groups) + number) * tokens_each > max_tokens:
+            break
+        more = ask(number, rounds)
         if not more:
             break
         rollout, rounds = _joined(rollout, answer(more)), rounds + 1

@@ -54,8 +54,8 @@ def policy_step(
     as the aggregation says) + nll, kl (to the reference), mismatch_kl (sampler to trainer, k3), logprob_gap and
     max_logprob_gap (mean and largest difference of a token's log-prob from the sampler's), ratio_mean and ess
     (effective sample size as a share of the tokens) of the ratios to the sampler, clip_low and clip_high (tokens
-    without gradient because of it), importance and importance_capped (mean weight, share at the cap), entropy,
-    grad_norm (before clipping), lr, tokens, skipped.
+    without gradient because of it), is_weight_mean and is_truncated (mean importance weight, share cut to the cap),
+    entropy, grad_norm (before clipping), lr, tokens, skipped.
 
     A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
 
@@ -100,8 +100,8 @@ def policy_step(
 
 
 _POLICY_SUMS = (
-    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_low", "clip_high", "importance",
-    "importance_capped", "ratio_mean", "ratio_square", "tokens",
+    "policy_loss", "kl", "mismatch_kl", "logprob_gap", "entropy", "clip_low", "clip_high", "is_weight_mean",
+    "is_truncated", "ratio_mean", "ratio_square", "tokens",
 )  # fmt: skip
 
 
