@@ -13,12 +13,14 @@ class Response:
 
     ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
     are no answer, or a model could list its guesses. ``think`` is everything before the answer when the
-    format is broken: what is said outside the tags is read too.
+    format is broken: what is said outside the tags is read too. ``untagged`` is what follows the thinking where there
+    is no answer tag at all: some tasks look for an answer in it (``reward/extraction.py``).
     """
 
     think: str
     answer: str | None
     well_formed: bool
+    untagged: str = ""
 
 
 def read_response(completion: str, *, prompt_tail: str = "") -> Response:
@@ -43,4 +45,12 @@ def read_response(completion: str, *, prompt_tail: str = "") -> Response:
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:
         think = think.replace(tag, " ")
-    return Response(think.strip(), answer, False)
+    return Response(think.strip(), answer, False, _untagged(text))
+
+
+def _untagged(text: str) -> str:
+    """What follows ``</think>``, or the whole of a text without tags; nothing where the thinking was cut."""
+    if TAGS[2] in text or TAGS[3] in text or text.count(TAGS[1]) > 1:
+        return ""
+    thought, closed, rest = text.partition(TAGS[1])
+    return rest.strip() if closed else "" if TAGS[0] in thought else text

@@ -11,6 +11,7 @@ from aha.errors import CheckpointError, InvariantError, SettingError
 from aha.model.heads import load_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward import rules
+from aha.reward.accuracy import judge_accuracy
 from aha.reward.learned import Reads, learned_judge
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Judge, Reward, each, score
@@ -60,7 +61,7 @@ def build_rewards(
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
     rewards = [
-        Reward("accuracy", each(rules.accuracy), weights.accuracy, is_reasoning),
+        Reward("accuracy", judge_accuracy, weights.accuracy, is_reasoning),
         Reward("format", each(rules.format_tags), weights.format, anything),
         Reward("language", each(rules.language), weights.language, anything),
         Reward("general", each(rules.general_rule), weights.general, is_general),

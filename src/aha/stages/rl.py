@@ -28,7 +28,7 @@ from aha.objective.advantages import group_advantages
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.objective.weights import token_weights
 from aha.records import FinishReason, Group, Problem, Sample, StageResult, Status
-from aha.reward import rules
+from aha.reward.accuracy import judge_accuracy
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Reward, Scored, score
 from aha.reward.rules import language_share
@@ -218,9 +218,7 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
     responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
     scored = score(rewards, problems, responses, progress=progress)
-    right = scored.parts.get("accuracy") or [
-        _right(p, r) if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
-    ]
+    right = scored.parts.get("accuracy") or _right(problems, responses)
     shape = (len(groups), len(groups[0].completions))
     return Rollout(
         groups=groups,
@@ -236,9 +234,12 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     )
 
 
-def _right(problem: Problem, response: Response) -> float | None:
-    verdict = rules.accuracy(problem, response)
-    return None if verdict.status is Status.ERROR else verdict.score
+def _right(problems: Sequence[Problem], responses: Sequence[Response]) -> list[float | None]:
+    """Accuracy for the log where it is no reward; ``None`` where no checker judges, or it failed."""
+    rows = [i for i, problem in enumerate(problems) if is_reasoning(problem)]
+    verdicts = judge_accuracy([problems[i] for i in rows], [responses[i] for i in rows])
+    right = {i: v.score for i, v in zip(rows, verdicts, strict=True) if v.status is not Status.ERROR}
+    return [right.get(i) for i in range(len(problems))]
 
 
 def _split(count: int, minibatches: int, rng: random.Random) -> list[list[int]]:
