@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from aha.records import Problem, Status, Verdict
 from aha.reward.extraction import find_answer
 from aha.reward.response import Response
-from aha.tasks import mathematics
+from aha.tasks import gym, mathematics
 from aha.tasks.checkers import checker_of
 
 Judge = Callable[[Sequence[Problem], Sequence[Response]], Sequence[Verdict]]
@@ -52,15 +52,33 @@ def _judge_one(problem: Problem, response: Response) -> Verdict:
     return Verdict("accuracy", Status.RIGHT if right else Status.WRONG, float(right), note)
 
 
-def _judge_math(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+def _judge_found(
+    problems: Sequence[Problem],
+    responses: Sequence[Response],
+    verify: Callable[[Sequence[Problem], Sequence[str]], Sequence[Verdict]],
+) -> list[Verdict]:
+    """``verify`` judges the answers that there are, in one call."""
     found = [find_answer(problem, response) for problem, response in zip(problems, responses, strict=True)]
-    pairs = [(problem.answer, one.text) for problem, one in zip(problems, found, strict=True) if one]
-    verdicts = iter(mathematics.verify_many(pairs))
-    return [next(verdicts) if one else _no_answer() for one in found]
+    rows = [row for row, one in enumerate(found) if one]
+    verdicts = verify([problems[row] for row in rows], [one.text for one in found if one])
+    judged = dict(zip(rows, verdicts, strict=True))
+    return [judged.get(row) or _no_answer() for row in range(len(problems))]
+
+
+def _judge_math(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+    def verify(asked: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
+        return mathematics.verify_many([(p.answer, answer) for p, answer in zip(asked, answers, strict=True)])
+
+    return _judge_found(problems, responses, verify)
+
+
+def _judge_gym(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+    return _judge_found(problems, responses, gym.verify_many)
 
 
 BATCHES: dict[str, Judge] = {
     "math": _judge_math,
+    "reasoning_gym": _judge_gym,
 }
 """Tasks whose answers are judged many at a time, in processes of their own. The place for a judge of programs."""
 

@@ -94,7 +94,7 @@ def load_preferences(inputs: Mapping[str, Path], renderer: Renderer) -> dict[str
 def check_known_good(rewards: Sequence[Reward], problem: Problem, renderer: Renderer) -> None:
     """Score a completion that is known to be right before anything is trained on: a template or a tag that no
     completion can satisfy gives reward 0 for ever and no error."""
-    if not is_reasoning(problem):
+    if not is_reasoning(problem) or not problem.answer:
         return
     rules_only = [r for r in rewards if r.name in ("accuracy", "format")]
     prompt = renderer.prompt_text(problem.prompt)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aha.errors import DataError, nearest
 from aha.records import Problem
-from aha.tasks import chain, countdown, formula, mathematics, number
+from aha.tasks import chain, choice, countdown, exact, formula, gym, knights_knaves, mathematics, number
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,13 @@ class Checker:
 
 CHECKERS = {
     "chain": Checker(chain.is_correct, chain.vote_key),
+    "choice": Checker(choice.is_correct, choice.vote_key, boxed=True),
     "countdown": Checker(countdown.is_correct, countdown.vote_key),
+    "exact": Checker(exact.is_correct, exact.vote_key, boxed=True),
+    "knights_knaves": Checker(knights_knaves.is_correct, knights_knaves.vote_key, boxed=True),
     "math": Checker(mathematics.is_correct, formula.vote_key, boxed=True),
     "number": Checker(number.is_correct, number.vote_key),
+    "reasoning_gym": Checker(gym.is_correct, gym.vote_key),
 }
 
 

@@ -15,7 +15,7 @@ from aha.records import Problem, Status, Verdict
 from aha.tasks import formula
 from aha.util.workers import End, Outcome, Workers
 
-DEADLINE = 4.0
+DEADLINE = 3.0
 POOL = Workers("aha.tasks.symbolic:compare", deadline=DEADLINE, memory=1 << 30)
 MAX_REMEMBERED = 50_000
 ROUNDING = Fraction(1, 10**6)
@@ -28,7 +28,7 @@ _remembered: dict[Pair, Verdict] = {}
 
 def verify_many(pairs: Sequence[Pair]) -> list[Verdict]:
     """A verdict for each (gold, answer), in order; each different pair is judged once. ERROR where the gold cannot be
-    read or no process could judge."""
+    read or its own comparison fails; ``VerifierError`` when no process can be started."""
     if len(_remembered) > MAX_REMEMBERED:
         _remembered.clear()
     known = {pair: verdict for pair in pairs if (verdict := _remembered.get(pair) or judge_plain(*pair))}
@@ -96,8 +96,7 @@ def _verdict(pair: Pair, outcome: Outcome, alone: Outcome | None) -> Verdict:
         if outcome.value["equal"]:
             return Verdict("accuracy", Status.RIGHT, 1.0, _said(gold, answer))
         return _wrong(gold, answer, "not equal" if answer_read else "not read as a formula")
-    ours = outcome.end in (End.KILLED, End.BROKEN)
-    if ours or alone is None or alone.end is not End.DONE or not alone.value["equal"]:
+    if outcome.end is End.KILLED or alone is None or alone.end is not End.DONE or not alone.value["equal"]:
         why = f"{outcome.end.value} ({outcome.note}) comparing {answer[:80]!r} with gold {gold[:80]!r}"
         return Verdict("accuracy", Status.ERROR, 0.0, f"the verifier failed: {why}")
     return _wrong(gold, answer, f"the comparison ended: {outcome.end.value} ({outcome.note})")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import aha
+from aha.errors import VerifierError
 
 START_SECONDS = 120.0
 
@@ -36,7 +37,6 @@ class End(StrEnum):
     TIMEOUT = "out of time"
     CRASHED = "crashed"  # the process died of it, twice
     KILLED = "killed"  # twice somebody else killed the process
-    BROKEN = "broken"  # no process can be started
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,10 @@ class Workers:
         atexit.register(self.close)
 
     def run(self, jobs: Sequence[Sequence[Any]]) -> list[Outcome]:
-        """The outcome of ``function(*job)`` for each job, in their order. Safe to call from any thread."""
+        """The outcome of ``function(*job)`` for each job, in their order. Safe to call from any thread.
+
+        ``VerifierError`` when no process can be started, which is no fault of any job.
+        """
         with self._lock:
             if self._owner != os.getpid():  # a fork: the processes are the parent's
                 self._idle, self._owner = [], os.getpid()
@@ -163,10 +166,11 @@ class _Batch:
                 self._read(key.data)
             now = time.monotonic()
             for worker, (job, expires) in list(self.busy.items()):
+                if expires <= now and not worker.ready:
+                    raise self._no_process(f"it is not ready after {START_SECONDS:g} s")
                 if expires <= now:
-                    end = End.TIMEOUT if worker.ready else End.BROKEN
                     self._lose(worker)
-                    self.outcomes[job] = Outcome(end, note=f"no reply in {self.pool.deadline:g} s")
+                    self.outcomes[job] = Outcome(End.TIMEOUT, note=f"no reply in {self.pool.deadline:g} s")
         return [self.outcomes[job] for job in range(len(self.jobs))]
 
     def stop(self) -> None:
@@ -197,8 +201,7 @@ class _Batch:
                 self._lose(worker)
                 self.outcomes[job] = Outcome(End.MEMORY, note=f"more than {self.pool.memory >> 20} MiB")
             else:
-                self._lose(worker)
-                self._give_up(job, reply["broken"])
+                raise self._no_process(reply["broken"])
 
     def _bury(self, worker: _Worker, job: int) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -208,16 +211,13 @@ class _Batch:
         if self.deaths[job] < 2:
             self.waiting.appendleft(job)
         elif not worker.ready:
-            self._give_up(job, f"the process ends at its start with code {code}")
+            raise self._no_process(f"it ends at its start with code {code}")
         else:
             end = End.KILLED if code in (-2, -9, -15) else End.CRASHED  # SIGINT, SIGKILL, SIGTERM come from outside
             self.outcomes[job] = Outcome(end, note=f"the process ended with code {code}")
 
-    def _give_up(self, job: int, note: str) -> None:
-        """No process starts, so none of the waiting jobs will have one."""
-        for i in (job, *self.waiting):
-            self.outcomes[i] = Outcome(End.BROKEN, note=f"no process for {self.pool.function}: {note}")
-        self.waiting.clear()
+    def _no_process(self, why: str) -> VerifierError:
+        return VerifierError(f"no process for {self.pool.function} can be started: {why}")
 
     def _release(self, worker: _Worker) -> None:
         del self.busy[worker]
