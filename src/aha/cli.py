@@ -570,7 +570,7 @@ def explain(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout or train.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train or verdicts.")],
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",

@@ -13,7 +13,7 @@ from aha.reward.response import Response
 from aha.tasks.checkers import checker_of
 
 _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
-_PHRASE = re.compile(r"\banswer\s*(?:is\b\s*:?|:)[*\s]*(?P<answer>.*)", re.IGNORECASE)
+_PHRASE = re.compile(r"\banswer\s*(?:is\b\s*:?|:)[*\s]*", re.IGNORECASE)
 _LEAD = re.compile(r"(?:(?:so|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 
@@ -37,13 +37,14 @@ def find_answer(problem: Problem, response: Response) -> Found | None:
             return Found(box, "box in the answer tag")
         lead = _LEAD.match(tagged)
         phrase = _PHRASE.match(tagged, lead.end() if lead else 0)
-        said = _sentence(phrase["answer"]) if phrase else ""
+        said = _sentence(tagged[phrase.end() :]) if phrase else ""
         return Found(said, "phrase in the answer tag") if said else Found(tagged, "answer tag")
     box = last_box(response.untagged)
     if box is not None:
         return Found(box, "box")
-    phrases = [_sentence(found["answer"]) for found in _PHRASE.finditer(response.untagged)]
-    return Found(phrases[-1], "phrase") if phrases and phrases[-1] else None
+    ends = [phrase.end() for phrase in _PHRASE.finditer(response.untagged)]
+    said = _sentence(response.untagged[ends[-1] :]) if ends else ""
+    return Found(said, "phrase") if said else None
 
 
 def last_box(text: str) -> str | None:
@@ -61,5 +62,7 @@ def last_box(text: str) -> str | None:
 
 
 def _sentence(text: str) -> str:
+    """Up to the end of the line or of the sentence."""
+    text = text.partition("\n")[0]
     end = _SENTENCE_END.search(text)
     return (text[: end.start()] if end else text).strip().strip("*").strip()

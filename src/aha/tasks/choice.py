@@ -28,10 +28,10 @@ def read_letter(text: str) -> str | None:
         return alone[1].upper()
     if not (worded := _WITH_TEXT.fullmatch(text)):
         return None
-    rest = worded[3]
+    letter, rest = worded[1] or worded[2], worded[3]
     words = {found.start() for found in _WORD.finditer(rest)}
-    others = [found for found in _LETTER.finditer(rest) if found.start() not in words]
-    return None if others or _UNDECIDED.search(rest) else worded[1] or worded[2]
+    others = [found for found in _LETTER.finditer(rest) if found.start() not in words and found[0] != letter]
+    return None if others or _UNDECIDED.search(rest) else letter
 
 
 def is_correct(problem: Problem, answer: str) -> bool:
