@@ -21,7 +21,7 @@ TASKS = [
     (Problem("b", "?", "x+1", "math"), "1+x", "x"),
     (Problem("c", "?", "B", "choice"), "(B)", "(A)"),
     (Problem("d", "?", "Mount Fuji", "exact"), "mount  fuji", "Fuji"),
-    (Problem("e", "?", "(1) Al is a knight (2) Bo is a knave", "knights_knaves"), "Bo: knave, Al: knight", "Al: knight"),
+    (Problem("e", "?", "Al is a knight, Bo is a knave", "knights_knaves"), "Bo: knave, Al: knight", "Al: knave"),
 ]
 
 

@@ -22,6 +22,7 @@ from aha.data.examples import load_examples
 from aha.data.problems import is_held_out, load_problems
 from aha.errors import DataError, InvariantError, SettingError
 from aha.records import Sample, StageResult
+from aha.reward import rules
 from aha.reward.response import read_response
 from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, sft, tokenizer
 from aha.stages.context import Context, Interrupted
@@ -257,7 +258,7 @@ def test_a_random_reward_trains_on_a_coin_and_still_measures_accuracy(micro: Any
 
 
 def test_accuracy_is_measured_whether_or_not_it_is_rewarded(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rl.rules, "accuracy", lambda problem, response: rl.rules.format_tags(problem, _GOOD))
+    monkeypatch.setattr(rl, "judge_accuracy", lambda problems, _: [rules.format_tags(p, _GOOD) for p in problems])
     weights = Weights(accuracy=0.0, format=0.0, random=1.0)
     settings = RL.model_copy(update={"steps": 1, "weights": weights})
     out = run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "random")

@@ -58,7 +58,7 @@ def test_memory_is_limited(pool: Workers) -> None:
 def test_a_process_killed_in_mid_job_is_no_fault_of_the_job(pool: Workers, number: int, tmp_path: Path) -> None:
     outcomes = pool.run([("signal once", [str(tmp_path / "mark"), number]), ("is", 2)])
     assert [o.end for o in outcomes] == [End.DONE, End.DONE]
-    assert pool.started == 3
+    assert pool.started in (2, 3)  # the other process may be free in time to take the job over
 
 
 def test_a_job_that_kills_two_processes_is_at_fault_and_the_signal_tells_whose_it_is(pool: Workers) -> None:
