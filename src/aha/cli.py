@@ -443,7 +443,7 @@ def evaluate(
     model: ModelPath,
     bench: Annotated[
         list[str],
-        typer.Option(metavar="NAME|FILE.jsonl", help="chain, countdown, arithmetic, or a problem file (repeatable)."),
+        typer.Option(metavar="NAME|FILE.jsonl", help="chain, countdown, arithmetic, gym:FAMILY or a file; repeatable."),
     ],
     samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
     max_new_tokens: MaxNewTokens = None,
@@ -456,11 +456,15 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on held-out problems: pass@1, cons@k, pass@k with 95 % intervals, format, language, length."""
+    from aha.data.problems import BadGold
     from aha.evaluate.benches import load_bench
 
     if out:
         _check_writable(out)  # before hours of work
-    benches = {name: load_bench(name, limit=limit) for name in bench}
+    dropped: dict[str, list[BadGold]] = {name: [] for name in bench}
+    benches = {name: load_bench(name, limit=limit, dropped=dropped[name]) for name in bench}
+    for bad in (bad for rows in dropped.values() for bad in rows):
+        print(f"left out: {bad.file}, row {bad.row}: {bad.why}", file=sys.stderr)
     from aha.stages.assess import assess
     from aha.stages.generate import open_model
     from aha.util.files import write_json_atomic
@@ -478,6 +482,9 @@ def evaluate(
             seed=seed,
             progress=advance,
         )
+    for name, rows in dropped.items():
+        if rows:
+            results[name]["dropped_golds"] = [{"row": bad.row, "gold": bad.gold, "why": bad.why} for bad in rows]
     sampling = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
     found = {"model": str(model), **sampling, "template": policy.renderer.template, "benches": results}
     if as_json:
@@ -520,7 +527,7 @@ def explain(
         str, typer.Argument(metavar="PROBLEM", help="FILE.jsonl:ROW (from 1), or a gold answer of --task.")
     ],
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A completion with tags, or a bare answer.")],
-    task: Annotated[str, typer.Option(help="What a bare gold answers: number, chain or countdown.")] = "number",
+    task: Annotated[str, typer.Option(help="What a bare gold answers: number, math, choice...")] = "number",
     as_json: Json = False,
 ) -> None:
     """Show what the verifier sees in an answer, what it compares, and its verdict."""
@@ -536,7 +543,8 @@ def explain(
                 "problem": found.problem.prompt,
                 "gold": found.problem.answer,
                 "think": found.response.think,
-                "answer": found.response.answer,
+                "answer": found.answer.text if found.answer else None,
+                "found_by": found.answer.rule if found.answer else None,
                 "remark": found.remark,
                 "compared": [vars(row) for row in found.compared],
                 "verdicts": {v.name: {"status": v.status.value, "score": v.score, "note": v.note} for v in verdicts},
@@ -548,11 +556,13 @@ def explain(
         table.add_row("problem", found.problem.prompt, "")
     if found.response.think:
         table.add_row("thinking", _shorten(found.response.think, 80), "")
-    table.add_row("answer", found.response.answer or f"(none: {found.remark})", found.problem.answer)
+    table.add_row("answer", found.answer.text if found.answer else f"(none: {found.remark})", found.problem.answer)
+    if found.answer:
+        table.add_row("found by", found.answer.rule, "")
     for row in found.compared:
         table.add_row(row.what, row.found, row.wanted)
     _print_rich(table)
-    if found.remark and found.response.answer is not None:
+    if found.remark and found.answer:
         print(found.remark)
     for verdict in verdicts:
         print(f"{verdict.name}: {verdict.status.value.upper()} (score {verdict.score:g})")
@@ -560,7 +570,7 @@ def explain(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout or train.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train or verdicts.")],
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",

@@ -14,6 +14,7 @@ import pytest
 from aha.data.problems import (
     arithmetic_problems,
     is_held_out,
+    load_checked,
     load_problems,
     save_problems,
     split_by_hash,
@@ -22,10 +23,12 @@ from aha.data.problems import (
     toy_problem,
     toy_sets,
 )
-from aha.errors import DataError
+from aha.errors import DataError, VerifierError
 from aha.records import Problem
+from aha.tasks import mathematics
 from aha.tasks.checkers import checker_of
 from aha.testing import few_problems
+from aha.util.workers import Workers
 
 
 def write(path: Path, *rows: dict[str, Any]) -> Path:
@@ -172,3 +175,36 @@ def test_arithmetic_covers_its_levels_once() -> None:
     assert {p.meta["level"] for p in problems} == {1, 2, 3}
     train, test = split_by_hash(problems)
     assert len(train) + len(test) == len(problems)
+
+
+def test_formulas_that_no_answer_can_equal_are_left_out_and_listed(tmp_path: Path) -> None:
+    golds = ["x+1", "x +* /", "7", "12:00", "\\frac{", "B"]
+    rows = [{"problem": f"q{i}", "answer": gold, "task": "math"} for i, gold in enumerate(golds)]
+    path = write(tmp_path / "mine.jsonl", *rows, {"problem": "n", "answer": "5"})
+    kept, dropped = load_checked(path)
+    assert [p.answer for p in kept] == ["x+1", "7", "B", "5"]
+    assert [(bad.file, bad.row, bad.gold) for bad in dropped] == [
+        (str(path), 2, "x +* /"), (str(path), 4, "12:00"), (str(path), 5, "\\frac{"),
+    ]  # fmt: skip
+    assert "cannot be read" in dropped[0].why and "not equal" in dropped[1].why
+    assert len(load_problems(path)) == 7  # a stage's own file has been checked
+
+
+def test_a_file_of_bad_golds_alone_is_an_error_with_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", *[{"problem": "q", "answer": "x +* /", "task": "math"}] * 3)
+    with pytest.raises(DataError, match=r"mine\.jsonl: none of the 3 golds.*row 1: 'x \+\* /'.*cannot be read"):
+        load_checked(path)
+
+
+def test_other_tasks_stay_strict(tmp_path: Path) -> None:
+    rows = {"problem": "q", "answer": "7"}, {"problem": "q", "answer": "K", "task": "choice"}
+    path = write(tmp_path / "mine.jsonl", *rows)
+    with pytest.raises(DataError, match="row 2: the checker of task 'choice' does not accept"):
+        load_checked(path)
+
+
+def test_golds_that_nobody_can_judge_are_not_blamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mathematics, "POOL", Workers("nowhere:nothing", deadline=1.0))
+    path = write(tmp_path / "mine.jsonl", {"problem": "q", "answer": "u+v", "task": "math"})
+    with pytest.raises(VerifierError, match="No module named 'nowhere'"):
+        load_checked(path)

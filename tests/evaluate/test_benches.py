@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from aha.data.problems import is_held_out, save_problems, split_key
+from aha.data.problems import BadGold, is_held_out, save_problems, split_key
 from aha.errors import UsageError
 from aha.evaluate.benches import BENCHES, load_bench
+from aha.records import Problem
 from aha.tasks import number
 from aha.tasks.checkers import checker_of
 
@@ -26,3 +27,17 @@ def test_a_file_is_a_bench_and_an_unknown_name_gets_a_hint(tmp_path: Path) -> No
     assert load_bench(str(tmp_path / "mine.jsonl"), limit=1) == problems[:1]
     with pytest.raises(UsageError, match="did you mean 'chain'"):
         load_bench("chian", limit=None)
+
+
+def test_bad_golds_of_a_file_are_left_out_and_handed_over(tmp_path: Path) -> None:
+    problems = [Problem(str(i), f"q{i}", gold, "math") for i, gold in enumerate(("x+1", "x +* /", "7"))]
+    save_problems(tmp_path / "mine.jsonl", problems)
+    dropped: list[BadGold] = []
+    assert load_bench(str(tmp_path / "mine.jsonl"), limit=None, dropped=dropped) == [problems[0], problems[2]]
+    assert [(bad.row, bad.gold) for bad in dropped] == [(2, "x +* /")]
+
+
+def test_a_family_of_reasoning_gym_is_a_bench_of_held_out_questions() -> None:
+    pytest.importorskip("reasoning_gym")
+    problems = load_bench("gym:leg_counting", limit=10)
+    assert len(problems) == 10 and all(is_held_out(split_key(p)) for p in problems)

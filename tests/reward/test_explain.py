@@ -7,6 +7,7 @@ import pytest
 from aha.errors import UsageError
 from aha.records import Status
 from aha.reward.explain import Compared, explain, find_problem
+from aha.reward.extraction import Found
 from aha.util.files import append_jsonl
 
 
@@ -76,3 +77,36 @@ def test_a_row_of_a_file(tmp_path: Path) -> None:
 def test_golds_that_cannot_be(gold: str, task: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         find_problem(gold, task=task)
+
+
+def test_a_formula_is_shown_as_text_and_as_it_was_read() -> None:
+    found = explain(find_problem("\\frac{x}{2}", task="math"), "<think> a </think> so \\boxed{0.5x}")
+    assert found.answer == Found("0.5x", "box") and found.remark == ""
+    assert found.compared == (Compared("formula", "0.5x", "\\frac{x}{2}"), Compared("read as", "0.5*x", "x/2"))
+    assert found.accuracy.status is Status.RIGHT
+
+
+def test_why_a_formula_is_wrong_is_said() -> None:
+    found = explain(find_problem("7", task="math"), "3 4")
+    assert found.compared[1] == Compared("read as", "(unreadable)", "7")
+    assert "numbers side by side" in found.remark and found.accuracy.status is Status.WRONG
+    assert "another number" in explain(find_problem("7", task="math"), "The answer is 8.").remark
+
+
+def test_letters_and_roles_are_compared() -> None:
+    found = explain(find_problem("B", task="choice"), "C) Rome")
+    assert found.compared == (Compared("letter", "C", "B"),) and found.accuracy.status is Status.WRONG
+    assert "exactly one letter" in explain(find_problem("B", task="choice"), "A or B").remark
+    problem = find_problem("Al is a knight, Bo is a knave", task="knights_knaves")
+    found = explain(problem, "Bo is a knight and Cy is a knave")
+    assert found.compared == (
+        Compared("al", "-", "knight"), Compared("bo", "knight", "knave"), Compared("cy", "knave", "-"),
+    )  # fmt: skip
+    assert explain(find_problem("Mount Fuji", task="exact"), "mount fuji").accuracy.status is Status.RIGHT
+
+
+def test_a_formula_that_cannot_be_a_gold() -> None:
+    with pytest.raises(UsageError, match="not accepted by the checker"):
+        find_problem("x +* /", task="math")
+    with pytest.raises(UsageError, match="FILE.jsonl:ROW"):
+        find_problem("7", task="reasoning_gym")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+import torch
 
 from aha.errors import VerifierError
 from aha.records import Problem, Status, Verdict
@@ -98,6 +100,41 @@ def test_too_many_errors_stop_the_run_and_quote_the_first() -> None:
     with pytest.raises(VerifierError, match=r"'v' failed on 2 of 4.*25%.*broke on 1"):
         score(rewards, PROBLEMS, RESPONSES, progress=0.0, max_error_rate=0.25)
     assert score(rewards, PROBLEMS, RESPONSES, progress=0.0, max_error_rate=0.5).valid.count(False) == 2
+
+
+def test_the_message_names_the_problem_and_the_start_of_the_response() -> None:
+    with pytest.raises(VerifierError, match=r"the first is to problem '1', '1', and says: broke on 1"):
+        score([Reward("v", each(failing("1", "2")), 1.0, always)], PROBLEMS, RESPONSES, progress=0.0)
+    long = Response("", None, False, untagged="word " * 100)
+    with pytest.raises(VerifierError) as caught:
+        score([Reward("v", each(failing("0")), 1.0, always)], PROBLEMS[:1], [long], progress=0.0)
+    assert "'word word" in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), None, "1", torch.tensor(1.0), 1j])
+def test_a_score_that_is_no_finite_number_is_an_error_of_its_reward(value: Any) -> None:
+    rewards = [Reward("odd", constant("x", value), 1.0, always), Reward("a", constant("a", 0.5), 1.0, always)]
+    scored = score(rewards, PROBLEMS, RESPONSES, progress=0.0, max_error_rate=1.0)
+    assert scored.valid == [False] * 4 and scored.total == [0.5] * 4 and scored.parts["odd"] == [None] * 4
+    with pytest.raises(VerifierError, match=r"'odd' failed on 4 of 4.*reward 'odd' gives .*no finite number"):
+        score(rewards, PROBLEMS, RESPONSES, progress=0.0)
+
+
+def test_a_judge_that_raises_has_failed_on_its_sample_or_on_all() -> None:
+    def one(problem: Problem, response: Response) -> Verdict:
+        if problem.id == "2":
+            raise IndexError("too far")
+        return Verdict("v", Status.RIGHT, 1.0)
+
+    def many(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+        raise IndexError("too far")
+
+    rewards = [Reward("v", each(one), 1.0, always)]
+    scored = score(rewards, PROBLEMS, RESPONSES, progress=0.0, max_error_rate=0.3)
+    assert scored.valid == [True, True, False, True]
+    for judge in (each(one), many):
+        with pytest.raises(VerifierError, match=r"it raised IndexError\('too far'\)"):
+            score([Reward("v", judge, 1.0, always)], PROBLEMS, RESPONSES, progress=0.0)
 
 
 def test_the_rate_is_of_the_problems_that_the_reward_judges() -> None:

@@ -178,6 +178,29 @@ def test_problem_sets_are_split(micro: Any) -> None:
         assert all(is_held_out(p.id) == name.endswith("test") for p in found)
 
 
+def test_bad_golds_of_a_file_are_left_out_listed_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    rows = [{"problem": f"q{i}", "answer": f"x^2+{i}", "task": "math"} for i in range(60)]
+    rows[7]["answer"] = "x +* /"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    out = run_stage(problems.run, problems.Settings(source=path), {}, tmp_path / "own")
+    kept = load_problems(out / "train.jsonl") + load_problems(out / "test.jsonl")
+    assert sorted(p.prompt for p in kept) == sorted(f"q{i}" for i in range(60) if i != 7)
+    assert metrics(out)["dropped_golds"] == 1
+    (bad,) = [json.loads(line) for line in (out / "dropped_golds.jsonl").read_text().splitlines()]
+    assert (bad["file"], bad["row"], bad["gold"]) == (str(path), 8, "x +* /") and "cannot be read" in bad["why"]
+
+
+def test_families_of_reasoning_gym_are_a_source(tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    settings = problems.Settings(source="gym:leg_counting,spell_backward", train=20, test=4)
+    out = run_stage(problems.run, settings, {}, tmp_path / "gym")
+    for name, count in (("train", 20), ("test", 4)):
+        found = load_problems(out / f"{name}.jsonl")
+        assert len(found) == count and {p.task for p in found} == {"reasoning_gym"}
+    assert {p.meta["family"] for p in load_problems(out / "train.jsonl")} == {"leg_counting", "spell_backward"}
+
+
 def test_examples_are_of_training_problems_and_in_the_format(micro: Any) -> None:
     found = load_examples(micro.cold_start / "examples.jsonl")
     said = metrics(micro.cold_start)
@@ -248,7 +271,7 @@ def test_a_random_reward_trains_on_a_coin_and_still_measures_accuracy(micro: Any
 
 
 def test_accuracy_is_measured_whether_or_not_it_is_rewarded(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rollout.rules, "accuracy", lambda problem, response: rules.format_tags(problem, _GOOD))
+    monkeypatch.setattr(rollout, "judge_accuracy", lambda problems, _: [rules.format_tags(p, _GOOD) for p in problems])
     weights = Weights(accuracy=0.0, format=0.0, random=1.0)
     settings = RL.model_copy(update={"steps": 1, "weights": weights})
     out = run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "random")

@@ -6,14 +6,24 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from aha.data.problems import arithmetic_problems, is_held_out, load_problems, split_by_hash, split_key, spread
+from aha.data.problems import (
+    HELD_OUT,
+    BadGold,
+    arithmetic_problems,
+    is_held_out,
+    load_checked,
+    split_by_hash,
+    split_key,
+    spread,
+)
 from aha.errors import UsageError, nearest
 from aha.records import Problem
-from aha.tasks import chain, countdown
+from aha.tasks import chain, countdown, gym
 from aha.tasks.words import LANGUAGES
 from aha.util.seeds import python_rng
 
 NUM_PROBLEMS = 200
+GYM_SEED = 0
 
 
 def _chain(count: int) -> list[Problem]:
@@ -36,16 +46,24 @@ BENCHES: dict[str, Callable[[int], list[Problem]]] = {
 }
 
 
-def load_bench(name: str, *, limit: int | None) -> list[Problem]:
-    """The problems of a bench by name (200 of them) or of a JSON-lines file; the first ``limit`` of them where given.
+def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = None) -> list[Problem]:
+    """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``) or of a
+    JSON-lines file; the first ``limit`` of them where given.
 
-    Generated problems are on the held-out side of the split by hash, so no stage of a run has trained on them.
+    Generated problems are on the held-out side of the split by hash, so no stage of a run has trained on them. Rows of
+    a file whose gold no answer can equal are left out and put into ``dropped``.
     """
+    count = NUM_PROBLEMS if limit is None else limit
     if name in BENCHES:
-        return BENCHES[name](NUM_PROBLEMS if limit is None else limit)
+        return BENCHES[name](count)
+    if name.startswith("gym:"):
+        drawn = gym.generate(name.removeprefix("gym:"), seed=GYM_SEED, size=round(2 * count / HELD_OUT))
+        return [problem for problem in drawn if is_held_out(split_key(problem))][:count]
     if not name.endswith((".jsonl", ".jsonl.gz")):
         raise UsageError(f"no bench {name!r}: {nearest(name, BENCHES)} (or give a .jsonl file of problems)")
-    problems = load_problems(Path(name))
+    problems, bad = load_checked(Path(name))
+    if dropped is not None:
+        dropped += bad
     return problems if limit is None else problems[:limit]
 
 

@@ -14,6 +14,8 @@ from aha.errors import VerifierError
 from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k, score_interval
 from aha.records import Completion, Group, Problem, Status, Verdict
 from aha.reward import rules
+from aha.reward.accuracy import judge_accuracy
+from aha.reward.extraction import find_answer
 from aha.reward.response import Response, read_response
 from aha.tasks.checkers import checker_of
 from aha.tokens.render import Renderer
@@ -43,7 +45,7 @@ def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
 def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
     """pass@1, cons@k and pass@k for the largest of ``votes``, format, length, the vote curve, each task's own, and
     language where any thinking has words."""
-    verdicts = [[rules.accuracy(j.problem, r) for r in j.responses] for j in judged]
+    verdicts = judge_rows(judged)
     num_errors = count_errors([verdict for row in verdicts for verdict in row])
     correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
     keys = [[_vote_key(j.problem, r) for r in j.responses] for j in judged]
@@ -71,6 +73,13 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
     return metrics | {"by_task": by_task}
 
 
+def judge_rows(judged: Sequence[Judged]) -> list[list[Verdict]]:
+    """The accuracy of every response, a row a problem, judged in one call."""
+    problems = [j.problem for j in judged for _ in j.responses]
+    verdicts = iter(judge_accuracy(problems, [response for j in judged for response in j.responses]))
+    return [[next(verdicts) for _ in j.responses] for j in judged]
+
+
 def general_score(judged: Sequence[Judged]) -> Estimate:
     """Mean rule score of general prompts."""
     return _share(judged, rules.general_rule)
@@ -85,7 +94,8 @@ def count_errors(verdicts: Sequence[Verdict]) -> int:
 
 
 def _vote_key(problem: Problem, response: Response) -> str | None:
-    return None if response.answer is None else checker_of(problem).vote_key(response.answer)
+    found = find_answer(problem, response)
+    return None if found is None else checker_of(problem).vote_key(found.text)
 
 
 def _language(judged: Sequence[Judged]) -> list[float]:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aha.data.problems import load_problems
+from aha.data.problems import SLOW_TASKS, load_problems
 from aha.errors import UsageError, nearest
-from aha.records import Problem, Verdict
+from aha.records import Problem, Status, Verdict
 from aha.reward import rules
+from aha.reward.extraction import Found, find_answer
 from aha.reward.response import TAGS, Response, read_response
-from aha.tasks import chain, countdown, number
+from aha.tasks import chain, choice, countdown, exact, formula, knights_knaves, mathematics, number
 
 _ROW = re.compile(r"(?P<file>.+\.jsonl(?:\.gz)?):(?P<row>\d+)")
 
@@ -29,10 +30,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Explanation:
-    """``remark`` says why nothing could be compared, where that is so. ``format`` is ``None`` for a bare answer."""
+    """``answer`` is what was judged and the rule that found it; ``remark`` says why nothing could be compared, or why
+    an answer that was read is wrong, where that is known. ``format`` is ``None`` for a bare answer."""
 
     problem: Problem
     response: Response
+    answer: Found | None
     remark: str
     compared: tuple[Compared, ...]
     accuracy: Verdict
@@ -42,23 +45,38 @@ class Explanation:
 def explain(problem: Problem, text: str) -> Explanation:
     """``text`` is a completion with tags or a bare answer."""
     bare = not any(tag in text for tag in TAGS)
-    response = Response(think="", answer=text.strip() or None, well_formed=False) if bare else read_response(text)
+    response = _read_bare(problem, text) if bare else read_response(text)
+    answer = find_answer(problem, response)
+    if bare and answer and response.answer:
+        answer = Found(answer.text, answer.rule.replace("answer tag", "text"))
+    accuracy = rules.accuracy(problem, response)
     remark = ""
     compared: tuple[Compared, ...] = ()
-    if response.answer is None:
+    if answer is None:
         remark = _why_no_answer(text)
     else:
-        compared = _COMPARISONS[problem.task](problem, response.answer)
+        compared = _COMPARISONS[problem.task](problem, answer.text)
         if any(row.found == _UNREADABLE for row in compared):
-            remark = _UNREAD_REMARKS[problem.task]
+            remark = _UNREAD_REMARKS.get(problem.task, "")
+        if problem.task in SLOW_TASKS and accuracy.status is not Status.RIGHT:
+            remark = accuracy.note
     return Explanation(
         problem=problem,
         response=response,
+        answer=answer,
         remark=remark,
         compared=compared,
-        accuracy=rules.accuracy(problem, response),
+        accuracy=accuracy,
         format=None if bare else rules.format_tags(problem, response),
     )
+
+
+def _read_bare(problem: Problem, text: str) -> Response:
+    """A text without tags: what a box in it or "the answer is" says, where the task looks for that, else all of it."""
+    untagged = Response("", None, False, untagged=text.strip())
+    if find_answer(problem, untagged):
+        return untagged
+    return Response("", text.strip() or None, False)
 
 
 def find_problem(reference: str, *, task: str) -> Problem:
@@ -81,6 +99,8 @@ def find_problem(reference: str, *, task: str) -> Problem:
     if task not in _COMPARISONS:
         raise UsageError(f"--task {task}: {nearest(task, _COMPARISONS)}")
     gold = reference.strip()
+    if task == "reasoning_gym":
+        raise UsageError("a problem of reasoning-gym is more than its gold: give FILE.jsonl:ROW")
     meta: dict[str, object] = {}
     if task == "countdown":
         read = countdown.value_of(gold)
@@ -100,6 +120,8 @@ _UNREAD_REMARKS = {
     "number": "the answer must hold exactly one number, in digits and not in a formula",
     "chain": f"the answer must be one whole number of at most {chain.MAX_DIGITS} digits and nothing else",
     "countdown": "the answer must be a plain expression of whole numbers, + - * / and brackets",
+    "choice": "the answer must name exactly one letter from A to J",
+    "knights_knaves": "the answer must say of everybody once 'NAME is a knight' or 'NAME is a knave'",
 }
 
 
@@ -121,10 +143,45 @@ def _compare_countdown(problem: Problem, answer: str) -> tuple[Compared, ...]:
     )
 
 
+def _compare_math(problem: Problem, answer: str) -> tuple[Compared, ...]:
+    found, wanted = formula.clean(answer), formula.clean(problem.answer)
+    gold_read, answer_read = mathematics.what_was_read(wanted, wanted if formula.refuse(found) else found)
+    if formula.refuse(found):
+        answer_read = ""
+    return (
+        Compared("formula", found[:200], wanted),
+        Compared("read as", _shown(answer_read or None), _shown(gold_read or None)),
+    )
+
+
+def _compare_choice(problem: Problem, answer: str) -> tuple[Compared, ...]:
+    return (Compared("letter", _shown(choice.read_letter(answer)), _shown(choice.read_letter(problem.answer))),)
+
+
+def _compare_roles(problem: Problem, answer: str) -> tuple[Compared, ...]:
+    found, wanted = knights_knaves.read_roles(answer), knights_knaves.read_roles(problem.answer) or {}
+    if found is None:
+        return tuple(Compared(name, _UNREADABLE, role) for name, role in wanted.items())
+    return tuple(Compared(name, found.get(name, "-"), wanted.get(name, "-")) for name in {**wanted, **found})
+
+
+def _compare_exact(problem: Problem, answer: str) -> tuple[Compared, ...]:
+    return (Compared("text", exact.plain(answer), exact.plain(problem.answer)),)
+
+
+def _compare_gym(problem: Problem, answer: str) -> tuple[Compared, ...]:
+    return (Compared("family", problem.meta["family"], problem.meta["family"]),)
+
+
 _COMPARISONS: dict[str, Callable[[Problem, str], tuple[Compared, ...]]] = {
     "number": _compare_number,
     "chain": _compare_chain,
     "countdown": _compare_countdown,
+    "math": _compare_math,
+    "choice": _compare_choice,
+    "knights_knaves": _compare_roles,
+    "exact": _compare_exact,
+    "reasoning_gym": _compare_gym,
 }
 
 

@@ -13,14 +13,16 @@ class Response:
 
     ``answer`` is ``None`` unless there is exactly one ``<answer>...</answer>`` without a tag inside: several answers
     are no answer, or a model could list its guesses. ``think`` is everything before the answer when the
-    format is broken: what is said outside the tags is read too. ``tags`` counts each of ``TAGS``, one that the prompt
-    opened included; ``tokens`` is how long the completion was. Both are no part of what a response says, so two
-    responses are equal without them.
+    format is broken: what is said outside the tags is read too. ``untagged`` is what follows the thinking where there
+    is no answer tag at all: some tasks look for an answer in it (``reward/extraction.py``). ``tags`` counts each of
+    ``TAGS``, one that the prompt opened included; ``tokens`` is how long the completion was. Both are no part of what a
+    response says, so two responses are equal without them.
     """
 
     think: str
     answer: str | None
     well_formed: bool
+    untagged: str = ""
     tags: tuple[int, ...] = field(default=(0, 0, 0, 0), compare=False)
     tokens: int = field(default=0, compare=False)
 
@@ -44,8 +46,16 @@ def read_response(completion: str, *, prompt_tail: str = "", tokens: int = 0) ->
         think = text[places[0] + len(TAGS[0]) : places[1]].strip()
         between = text[places[1] + len(TAGS[1]) : places[2]].strip()
         if places[0] == 0 and think and answer is not None and not between and text.endswith(TAGS[3]):
-            return Response(think, answer, True, tags, tokens)
+            return Response(think, answer, True, "", tags, tokens)
     think = text[: places[2]] if places[2] >= 0 else text
     for tag in TAGS[:2]:
         think = think.replace(tag, " ")
-    return Response(think.strip(), answer, False, tags, tokens)
+    return Response(think.strip(), answer, False, _untagged(text), tags, tokens)
+
+
+def _untagged(text: str) -> str:
+    """What follows ``</think>``, or the whole of a text without tags; nothing where the thinking was cut."""
+    if TAGS[2] in text or TAGS[3] in text or text.count(TAGS[1]) > 1:
+        return ""
+    thought, closed, rest = text.partition(TAGS[1])
+    return rest.strip() if closed else "" if TAGS[0] in thought else text

@@ -19,6 +19,7 @@ from aha.errors import DataError
 from aha.evaluate.runner import Judged, read_groups
 from aha.records import Problem, StageResult, Status
 from aha.reward import rules
+from aha.reward.accuracy import judge_accuracy
 from aha.reward.response import read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
@@ -108,8 +109,9 @@ def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: s
     language."""
     kept: dict[str, WorkedExample] = {}
     problem = judged.problem
-    for response in judged.responses:
-        if rules.accuracy(problem, response).score != 1.0:
+    verdicts = judge_accuracy([problem] * len(judged.responses), judged.responses)
+    for response, verdict in zip(judged.responses, verdicts, strict=True):
+        if verdict.score != 1.0:
             counts["wrong"] += 1
         elif not response.well_formed:
             counts["bad format"] += 1

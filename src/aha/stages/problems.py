@@ -1,26 +1,45 @@
 """Problems to train and to test on, written once and shared by every later stage: no problem is on both sides.
 
-Writes ``train.jsonl``, ``test.jsonl`` and, for the toy, ``general_train.jsonl`` and ``general_test.jsonl``.
+Writes ``train.jsonl``, ``test.jsonl`` and, for the toy, ``general_train.jsonl`` and ``general_test.jsonl``. Rows of a
+file of yours whose gold no answer can equal go to ``dropped_golds.jsonl``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import StringConstraints
 
 from aha.config import Amount, Count, Frozen
-from aha.data.problems import arithmetic_problems, load_problems, save_problems, split_by_hash, spread, toy_sets
+from aha.data.problems import (
+    HELD_OUT,
+    BadGold,
+    arithmetic_problems,
+    load_checked,
+    save_problems,
+    split_by_hash,
+    spread,
+    toy_sets,
+)
 from aha.errors import DataError
-from aha.records import StageResult
+from aha.records import Problem, StageResult
 from aha.stages.context import Context
+from aha.tasks import gym
+from aha.util.files import write_text_atomic
 from aha.util.seeds import python_rng
+
+GymFamilies = Annotated[str, StringConstraints(pattern=r"^gym:[a-z0-9_]+(,[a-z0-9_]+)*$")]
 
 
 class Settings(Frozen):
-    """``source``: the toy's chain sums and countdowns, generated sums and products, or a JSON-lines file of yours."""
+    """``source``: the toy's chain sums and countdowns, generated sums and products, families of reasoning-gym
+    (``gym:leg_counting,spell_backward``), or a JSON-lines file of yours."""
 
-    source: Literal["toy", "arithmetic"] | Path
+    source: Literal["toy", "arithmetic"] | GymFamilies | Path
     train: Count = 20_000
     test: Count = 200
     general_train: Amount = 1_200
@@ -30,7 +49,8 @@ class Settings(Frozen):
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """Draw or load, split by a hash, write; of a long list the first ``train`` and ``test``, all kinds in turn."""
     rng = python_rng(context.seed, "problems")
-    sets = {}
+    sets: dict[str, list[Problem]] = {}
+    dropped: list[BadGold] = []
     if settings.source == "toy":
         sets = toy_sets(
             rng,
@@ -40,7 +60,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             general_test=settings.general_test,
         )
     else:
-        problems = arithmetic_problems() if settings.source == "arithmetic" else load_problems(Path(settings.source))
+        problems, dropped = _source(settings, context.seed)
+        _save_dropped(context.out / "dropped_golds.jsonl", dropped)
         train, test = split_by_hash(problems)
         if not train or not test:
             raise DataError(
@@ -49,4 +70,21 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         sets = {"train": spread(train, rng)[: settings.train], "test": spread(test, rng)[: settings.test]}
     for name, problems in sets.items():
         save_problems(context.out / f"{name}.jsonl", problems)
-    return StageResult({name: len(problems) for name, problems in sets.items()})
+    counts = {name: len(problems) for name, problems in sets.items()}
+    return StageResult(counts | ({"dropped_golds": len(dropped)} if dropped else {}))
+
+
+def _source(settings: Settings, seed: int) -> tuple[list[Problem], list[BadGold]]:
+    if settings.source == "arithmetic":
+        return arithmetic_problems(), []
+    if isinstance(settings.source, str) and settings.source.startswith("gym:"):
+        families = settings.source.removeprefix("gym:").split(",")
+        size = (settings.train + round(settings.test / HELD_OUT)) // len(families) + 1
+        return [p for family in families for p in gym.generate(family, seed=seed, size=size)], []
+    return load_checked(Path(settings.source))
+
+
+def _save_dropped(path: Path, dropped: Sequence[BadGold]) -> None:
+    """Not where there is none: the folder of a stage without bad golds stays as it was."""
+    if dropped:
+        write_text_atomic(path, "".join(json.dumps(asdict(bad), ensure_ascii=False) + "\n" for bad in dropped))

@@ -13,6 +13,7 @@ from aha.errors import CheckpointError, InvariantError, SettingError
 from aha.model.heads import load_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward import length, rules
+from aha.reward.accuracy import judge_accuracy
 from aha.reward.formats import carrot, tag_count
 from aha.reward.learned import Reads, learned_judge
 from aha.reward.repetition import ngram_penalty
@@ -132,7 +133,7 @@ def build_rewards(
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
     rewards = [
-        Reward("accuracy", each(rules.accuracy), weights.accuracy, is_reasoning),
+        Reward("accuracy", judge_accuracy, weights.accuracy, is_reasoning),
         Reward("carrot", each(carrot), weights.carrot, is_reasoning),
         Reward("format", each(rules.format_tags), weights.format, anything),
         Reward("tags", each(tag_count), weights.tags, anything),
@@ -172,7 +173,7 @@ def load_preferences(inputs: Mapping[str, Path], renderer: Renderer) -> dict[str
 def check_known_good(rewards: Sequence[Reward], problem: Problem, renderer: Renderer) -> None:
     """Score a completion that is known to be right before anything is trained on: a template or a tag that no
     completion can satisfy gives reward 0 for ever and no error."""
-    if not is_reasoning(problem):
+    if not is_reasoning(problem) or not problem.answer:
         return
     rules_only = [r for r in rewards if r.name in ("accuracy", "format")]
     prompt = renderer.prompt_text(problem.prompt)

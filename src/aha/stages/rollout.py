@@ -14,7 +14,7 @@ import torch
 from aha.objective.algorithms import Algorithm
 from aha.objective.selection import has_signal
 from aha.records import FinishReason, Group, Problem, Status
-from aha.reward import rules
+from aha.reward.accuracy import judge_accuracy
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Reward, Scored, score
 from aha.stages.models import Policy
@@ -75,9 +75,7 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
         for text, tail, (_, completion) in zip(texts, tails, flat, strict=True)
     ]
     scored = score(rewards, problems, responses, progress=progress)
-    right = scored.parts.get("accuracy") or [
-        _right(p, r) if is_reasoning(p) else None for p, r in zip(problems, responses, strict=True)
-    ]
+    right = scored.parts.get("accuracy") or _right(problems, responses)
     shape = (len(groups), len(groups[0].completions))
     return Rollout(
         groups=groups,
@@ -93,9 +91,12 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     )
 
 
-def _right(problem: Problem, response: Response) -> float | None:
-    verdict = rules.accuracy(problem, response)
-    return None if verdict.status is Status.ERROR else verdict.score
+def _right(problems: Sequence[Problem], responses: Sequence[Response]) -> list[float | None]:
+    """Accuracy for the log where it is no reward; ``None`` where no checker judges, or it failed."""
+    rows = [i for i, problem in enumerate(problems) if is_reasoning(problem)]
+    verdicts = judge_accuracy([problems[i] for i in rows], [responses[i] for i in rows])
+    right = {i: v.score for i, v in zip(rows, verdicts, strict=True) if v.status is not Status.ERROR}
+    return [right.get(i) for i in range(len(problems))]
 
 
 def roll_out(

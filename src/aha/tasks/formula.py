@@ -1,0 +1,119 @@
+"""A mathematical answer as text: made plain, refused where no formula can be meant, read exactly where it is a number.
+
+What is refused here never reaches the computer algebra: towers of powers that would fill the memory, and texts that its
+reader takes for less than they say (it sums ``3 4`` to 7).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from fractions import Fraction
+
+MAX_LENGTH = 1_000
+MAX_DIGITS = 300
+MAX_DEPTH = 20
+
+_SYMBOLS = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63", "-")
+    | {"×": r"\times ", "·": r"\cdot ", "÷": "/", "°": r"^\circ ", "√": r"\sqrt ", "≠": r"\ne "}
+    | {"≤": r"\le ", "≥": r"\ge ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "±": r"\pm "}
+    | {"²": "^2", "³": "^3", "½": r"\frac{1}{2}"}
+)
+_ROOT_OF_DIGITS = re.compile(r"\\sqrt\s+([0-9]{2,})")
+_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
+_BETWEEN_FORMULAS = re.compile(r"(?<!\\)\$\s*(?:,\s*and|,\s*or|,|;|and|or)\s*\$")
+_SCIENTIFIC = re.compile(r"(?P<digits>[-+]?[0-9]+(?:\.[0-9]+)?)[eE](?P<power>[-+]?[0-9]{1,3})")
+_MIXED = re.compile(r"(?P<sign>-?)(?P<whole>[0-9]+) (?P<over>[0-9]+)/(?P<under>[0-9]+)")
+_SPACED_THOUSANDS = re.compile(r"-?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?)(?:(?P<decimal>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"|(?P<over>[0-9]+)/(?P<under>[0-9]+)|\\[dt]?frac\{(?P<above>[0-9]+)\}\{(?P<below>[0-9]+)\})"
+)
+_TWO_NUMBERS = re.compile(r"[0-9]\s+[.0-9]")
+_POWER = r"\s*[})]*\s*(?:\^|\*\*)\s*[{(]*\s*-?\s*"
+_HUGE = (
+    re.compile(rf"[0-9]{_POWER}[0-9]+{_POWER}[0-9]"),  # 10^10^10
+    re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\s*[0-9]{5,}"),  # 7^{100000}
+    re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!\s*[)}]*\s*!"),  # 9999!, 9!!!
+)
+_SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
+_STYLE = re.compile(r"\\(?:left|right|displaystyle|mathrm|mathbf|text|textbf|mathit|operatorname)(?![a-zA-Z])")
+
+
+def clean(text: str) -> str:
+    """One formula without its delimiters, closing full stop and typographic signs: ``"$ 3×4 $."`` is ``3\\times 4``.
+
+    Several formulas (``$3$ and $4$``) become a list; ``4.5e33``, ``3 1/2`` and ``1 000`` get a form that is read as
+    they are meant.
+    """
+    if len(text) > MAX_LENGTH:
+        return text  # it will be refused; and a megabyte need not be searched
+    plain = " ".join(_ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", text.translate(_SYMBOLS)).split())
+    plain = _BETWEEN_FORMULAS.sub(", ", plain)
+    for opening, closing in _DELIMITERS:
+        plain = plain.strip()
+        plain = plain[:-1].rstrip() if plain.endswith(".") and not plain.endswith("..") else plain
+        if plain.startswith(opening) and plain.endswith(closing) and len(plain) >= len(opening) + len(closing):
+            plain = plain[len(opening) : -len(closing)]
+    plain = plain.replace(r"\$", " ").replace("**", "^").strip()
+    if plain.count("$") == 1:
+        plain = plain.strip("$ ")  # a currency, or a delimiter whose other half is lost
+    if found := _SCIENTIFIC.fullmatch(plain):
+        return rf"{found['digits']} \times 10^{{{found['power']}}}"
+    if found := _MIXED.fullmatch(plain):
+        return rf"{found['sign']}{found['whole']}\frac{{{found['over']}}}{{{found['under']}}}"
+    return plain.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(plain) else plain
+
+
+def refuse(text: str) -> str:
+    """Why no formula is read from a cleaned text; empty when one may be."""
+    if not text:
+        return "empty"
+    if len(text) > MAX_LENGTH:
+        return f"{len(text)} characters, more than {MAX_LENGTH}"
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") for c in text):
+        return "invisible characters"
+    if any(not c.isascii() and (c.isnumeric() or unicodedata.category(c) in ("Nd", "No")) for c in text):
+        return "digits of another script"
+    if re.search(rf"[0-9]{{{MAX_DIGITS + 1}}}", text):
+        return f"a number of more than {MAX_DIGITS} digits"
+    if any(huge.search(text) for huge in _HUGE):
+        return "a number too large to compute"
+    if re.search(r"(?<!\\)\$", text):
+        return "more than one formula, or text around it"
+    if _TWO_NUMBERS.search(text):
+        return "numbers side by side"
+    depth = deepest = 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        deepest = max(deepest, depth)
+    return f"brackets nested {deepest} deep" if deepest > MAX_DEPTH else ""
+
+
+def read_number(text: str) -> Fraction | None:
+    """The exact value of a cleaned text that is a number and nothing else: ``1,250``, ``-0.5``, ``3/4``,
+    ``\\frac{3}{4}``."""
+    found = _NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS else None
+    if not found:
+        return None
+    sign = -1 if found["sign"] == "-" else 1
+    if found["decimal"]:
+        return sign * Fraction(found["decimal"].replace(",", ""))
+    over, under = int(found["over"] or found["above"]), int(found["under"] or found["below"])
+    return sign * Fraction(over, under) if under else None
+
+
+def vote_key(answer: str) -> str | None:
+    """What a majority vote counts as one answer: an exact number where it is one (``1/2``, ``0.5`` and
+    ``\\frac{1}{2}`` vote together), else the formula without spaces and styles. What is refused abstains.
+
+    No algebra is done: ``2+x`` and ``x+2`` are two answers, so a vote may be split, but never joined wrongly.
+    """
+    text = clean(answer)
+    if refuse(text):
+        return None
+    number = read_number(text)
+    if number is not None:
+        return str(number)
+    return _STYLE.sub("", _SPACES.sub("", text.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")))
