@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import resource
@@ -70,6 +71,13 @@ def _op(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
     return struct.pack("HBBI", code, if_true, if_false, value)
 
 
+@functools.cache
+def _allowed(column: int) -> bytes:
+    numbers = [entry.split()[1 + column] for entry in _ALLOWED.split(";")]
+    allow = _op(_RETURN, _ALLOW)
+    return b"".join(_op(_JUMP_EQUAL, int(number), 0, 1) + allow for number in numbers if number != "-")
+
+
 def _filter(pid: int, column: int, architecture: int) -> bytes:
     """The filter as instructions of classic BPF. ``pid`` is the only process that may be sent a signal: itself."""
     allow, fail = _op(_RETURN, _ALLOW), _op(_RETURN, _FAIL | errno.EPERM)
@@ -83,10 +91,7 @@ def _filter(pid: int, column: int, architecture: int) -> bytes:
 
     program = [_op(_LOAD, _ARCHITECTURE), _op(_JUMP_EQUAL, architecture, 1, 0), _op(_RETURN, _KILL_PROCESS)]
     program += [_op(_LOAD, _NUMBER), _op(_JUMP_AT_LEAST, _X32, 0, 1), fail]
-    for entry in _ALLOWED.split(";"):
-        number = entry.split()[1 + column]
-        if number != "-":
-            program += [_op(_JUMP_EQUAL, int(number), 0, 1), allow]
+    program.append(_allowed(column))
     program += when(_CLONE, [_op(_LOAD, _FIRST), _op(_JUMP_BITS, _CLONE_THREAD, 0, 1), allow, fail])
     program += when(_CLONE3, [_op(_RETURN, _FAIL | errno.ENOSYS)])  # its flags lie in memory: libc then uses clone
     for call in (_KILL, _TGKILL):

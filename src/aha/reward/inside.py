@@ -223,7 +223,7 @@ class _Watch:
         with contextlib.suppress(OSError):
             os.close(self._orders)
         while not self.outcome:
-            ended, status, usage = os.wait4(self._pid, 0 if not self._open and self._deadline == math.inf else os.WNOHANG)
+            ended, status, usage = os.wait4(self._pid, os.WNOHANG)
             if ended:
                 self._drain()
                 self.outcome = self.outcome or self._judge(status, usage)
@@ -316,7 +316,9 @@ def _watch(requests: int, replies: int, scratch: str, layers: list[str]) -> NoRe
         watch.send(json.dumps(order).encode())
         watch.wait()
     else:
+        _raise_at(order["wall_seconds"] + 1)
         failures = _run_tests(watch, order, tests)
+        _raise_at(0)
     reply = {
         "outcome": watch.outcome or "ok",
         "stdout": watch.stdout[: order["output"]].decode("utf-8", "replace"),
@@ -330,9 +332,8 @@ def _watch(requests: int, replies: int, scratch: str, layers: list[str]) -> NoRe
 
 def _run_tests(watch: _Watch, order: Mapping[str, Any], request: Mapping[str, Any]) -> list[tuple[int, str]]:
     """The tests that failed, by number, each with what happened."""
-    tests, last_memory = request["tests"], ""
+    tests = request["tests"]
     program = remote.Program(watch.exchange)
-    _raise_at(order["wall_seconds"] + 1)
     try:
         program.read(watch.exchange(json.dumps(order).encode()))
         namespace = remote.build_namespace(
@@ -342,19 +343,16 @@ def _run_tests(watch: _Watch, order: Mapping[str, Any], request: Mapping[str, An
         return _failures(tests, 0, _what_happened(watch, error))
     failures: list[tuple[int, str]] = []
     for index, test in enumerate(tests):
-        last_memory = ""
         try:
             exec(compile(test, "test", "exec"), namespace)
             happened = _what_happened(watch, _Ended()) if watch.outcome else ""
         except BaseException as error:
             happened = _what_happened(watch, error)
-            last_memory = "memory" if isinstance(error, MemoryError) else ""
         if watch.outcome:
             return failures + _failures(tests, index, happened)
         if happened:
             failures.append((index, happened))
             if request["stop"]:
-                watch.outcome = last_memory
                 break
     return failures
 
@@ -375,7 +373,7 @@ def _what_happened(watch: _Watch, error: BaseException) -> str:
 
 
 def _raise_at(seconds: float) -> None:
-    """Ends a test that itself never does: what it computes with may be what a program gave it."""
+    """Ends a test that itself never does: what it computes with may be what a program gave it. 0: never."""
 
     def late(number: int, frame: object) -> NoReturn:
         raise _Ended
@@ -398,7 +396,6 @@ def _run_program(scratch: str, layers: list[str]) -> NoReturn:
         os.closerange(_ORDERS, _ANSWERS + 1)
     os.environ.clear()
     sys.argv[:] = ["program.py"]
-    sys.path[:] = [path for path in sys.path if path.startswith((sys.base_prefix, sys.base_exec_prefix))]
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
