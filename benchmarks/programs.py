@@ -1,7 +1,7 @@
 """The program verifier on published benchmarks: every reference solution must pass, changed ones must fail.
 
-``python benchmarks/programs.py --humaneval FILE --mbpp FILE [--json]``; JSON lines, as their authors publish them. A mutant
-that still passes is not always the verifier's fault: it may compute the same, or the benchmark's tests may be weak.
+``python benchmarks/programs.py --humaneval FILE --mbpp FILE [--json]``; JSON lines. A mutant that
+still passes is not always the verifier's fault: it may compute the same, or the benchmark's tests may be weak.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 
 
-def measure(*, humaneval: Path | None, mbpp: Path | None, mutants: int, seed: int, workers: int | None) -> dict[str, Any]:
+def measure(
+    *, humaneval: Path | None, mbpp: Path | None, mutants: int, seed: int, workers: int | None
+) -> dict[str, Any]:
     """Counts of each benchmark, programs per second, and the time of one sandbox to start."""
     rows = []
     for name, path, build in (("HumanEval", humaneval, humaneval_problem), ("MBPP", mbpp, mbpp_problem)):

@@ -53,7 +53,10 @@ def judge(box: Sandbox, asked: Problem, source: str, **options: Any) -> Verdict:
         ("```py\na\n```\nthen\n```Python3\nb\n```\n", "b\n"),
         ("```python\na\n```\nprints\n```text\n7\n```", "a\n"),
         ("```\na\n```\n```\nb\n```", "b\n"),
-        ("<think> ```python\nwrong\n``` </think> the answer: ```python\nno fence\n", " the answer: ```python\nno fence\n"),
+        (
+            "<think> ```python\nwrong\n``` </think> the answer: ```python\nno fence\n",
+            " the answer: ```python\nno fence\n",
+        ),
         ("<think>\n```python\nwrong\n```\n</think>\n```python\nright\n```", "right\n"),
         ("<think> so </think> <answer>\n```python\nright\n```\n</answer>", "right\n"),
         ("<think> so </think> <answer> print(1) </answer>", "print(1)"),
@@ -70,7 +73,7 @@ def test_program_of_a_response(text: str, program: str | None) -> None:
 
 
 def test_program_of_a_response_that_was_read() -> None:
-    assert extract_program(read_response("<think> x </think> <answer> ```python\na\n``` </answer>")) == "```python\na\n```"
+    assert extract_program(read_response("<think> x </think> <answer> ```python\na\n``` </answer>")) == "a\n"
     assert extract_program(Response("x", "```python\na\n```", True)) == "a\n"
     assert extract_program(Response("```python\na\n```", None, False)) is None
 
@@ -205,8 +208,8 @@ FORGERIES = {
             say(b'{"outcome": "ok", "stdout": "", "stderr": "", "seconds": 0, "failures": []}')
             os._exit(0)""",
     "answers nonsense": "import os\ndef f(x):\n os.write(4, b'\\0\\0\\0\\2[]')",
-    "answers what no tag means": "import os\ndef f(x):\n os.write(4, b'\\0\\0\\0\\x14{\"value\": {\"x\": 1}} ')",
-    "answers a raised nothing": "import os\ndef f(x):\n os.write(4, b'\\0\\0\\0\\x13{\"error\": [\"\", \"\"]} ')",
+    "answers what no tag means": 'import os\ndef f(x):\n os.write(4, b\'\\0\\0\\0\\x14{"value": {"x": 1}} \')',
+    "answers a raised nothing": 'import os\ndef f(x):\n os.write(4, b\'\\0\\0\\0\\x13{"error": ["", ""]} \')',
     "answers without an end": "import os\ndef f(x):\n while True: os.write(4, b'\\xff' * 4096)",
     "is nested without an end": """
         def f(x):
@@ -217,6 +220,18 @@ FORGERIES = {
     "is a list without an end": "def f(x): return [0] * 10**8",
     "is an iterator without an end": "import itertools\ndef f(x): return itertools.count()",
     "stops answering": "import os\nos.closerange(0, 64)\ndef f(x): return x * x",
+    "is slow to rebuild": """
+        import os, struct
+        def f(x):
+            text = '{"value": {"set": [%s]}}' % ", ".join('{"int": "%x"}' % (i * (2**61 - 1)) for i in range(150_000))
+            frame = struct.pack(">I", len(text)) + text.encode()
+            while frame:
+                frame = frame[os.write(4, frame):]""",
+    "is a number that takes for ever": """
+        import os, struct
+        def f(x):
+            text = b'{"value": {"Fraction": "1e999999999"}}'
+            os.write(4, struct.pack(">I", len(text)) + text)""",
     "breaks its server": """
         import sys, json
         sys.modules["aha.reward.remote"].encode = lambda *a: True
@@ -247,7 +262,10 @@ def test_what_the_tests_use_is_real(box: Sandbox) -> None:
     for test in ("assert math.isclose(f(1), 1)", "assert len(f(1)) == 3", "assert same(f(1), 1)"):
         setup = "def same(a, b):\n    return a == b"
         assert judge(box, problem([test], setup=setup), shadows).score == 0.0
-        assert judge(box, problem([test.replace("f(1)", "candidate(1)")], setup=setup, entry_point="f"), shadows).score == 0
+        assert (
+            judge(box, problem([test.replace("f(1)", "candidate(1)")], setup=setup, entry_point="f"), shadows).score
+            == 0
+        )
     assert judge(box, problem(["assert math.isclose(f(1), 1)"]), "def f(x): return 1.0").score == 1.0
 
 
@@ -269,7 +287,8 @@ def test_the_expected_output_never_enters_the_sandbox(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "value",
     [
-        "None", "True", "-7", "2**70", "-(2**80)", "1.5", "float('inf')", "1 + 2j", "'é\\n'", "b'\\xff'", "bytearray(b'x')",
+        "None", "True", "-7", "2**70", "-(2**80)", "1.5", "float('inf')", "1 + 2j", "'é\\n'", "b'\\xff'",
+        "bytearray(b'x')",
         "[1, [2, (3,)]]", "(1, 'a', None)", "{1, 2}", "frozenset({1})", "{'a': [1], (2, 3): {4}}", "range(2, 9, 3)",
         "__import__('decimal').Decimal('1.10')", "__import__('fractions').Fraction(1, 3)",
         "__import__('collections').deque([1, 2])", "{1: 2}.keys()", "{1: 2}.items()", "'\\ud800'",
@@ -366,9 +385,7 @@ def test_a_program_that_waits_is_stopped_and_the_others_are_judged() -> None:
     asked = [problem([{"input": "", "output": "1"}])] * 4
     sleeps, prints = "```python\nimport time; time.sleep(60)\n```", "```python\nprint(1)\n```"
     began = time.monotonic()
-    verdicts = judge_programs(
-        asked, [sleeps, prints, sleeps, prints], limits=Limits(wall_seconds=1), workers=2
-    )
+    verdicts = judge_programs(asked, [sleeps, prints, sleeps, prints], limits=Limits(wall_seconds=1), workers=2)
     assert time.monotonic() - began < 30
     assert [verdict.score for verdict in verdicts] == [0, 1, 0, 1]
     assert verdicts[0].note == "test 1 of 1: timeout"
@@ -393,7 +410,9 @@ def test_nothing_is_run_where_a_layer_is_missing(monkeypatch: pytest.MonkeyPatch
         judge_programs([SQUARES], ["def f(x): return x * x"])
 
 
-@pytest.mark.parametrize("tests", [None, [], "assert f(1)", [""], [{"input": "1"}], ["assert f(1)", {"input": "", "output": ""}]])
+@pytest.mark.parametrize(
+    "tests", [None, [], "assert f(1)", [""], [{"input": "1"}], ["assert f(1)", {"input": "", "output": ""}]]
+)
 def test_a_problem_without_tests_is_refused_by_name(tests: Any) -> None:
     broken = Problem("sorting/7", "Sort.", "", "code", meta={} if tests is None else {"tests": tests})
     with pytest.raises(DataError, match="sorting/7"):
@@ -413,7 +432,7 @@ def test_the_judge_is_one_that_the_rubric_takes() -> None:
 
 HUMANEVAL_ROW = {
     "task_id": "Own/0",
-    "prompt": 'import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef root(x: int) -> float:\n    """Its square root."""\n',
+    "prompt": "import math\n\n\ndef half(x):\n    return x / 2\n\n\ndef root(x: int) -> float:\n    'Its root.'\n",
     "canonical_solution": "    return math.sqrt(x)\n",
     "test": "def check(candidate):\n    assert candidate(4) == 2\n    assert half(candidate(16)) == 2\n",
     "entry_point": "root",

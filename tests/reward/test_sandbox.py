@@ -107,7 +107,7 @@ ATTACKS = [
             threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
         print("BREACH")""", (ERROR,), "can't start new thread"),
     Attack("10 GB at once", "x = bytes(10 * 2**30); print('BREACH')", (MEMORY,)),
-    Attack("10 GB mapped", "import mmap; mmap.mmap(-1, 10 * 2**30); print('BREACH')", (ERROR, MEMORY), "allocate memory"),
+    Attack("10 GB mapped", "import mmap; mmap.mmap(-1, 10 * 2**30); print('BREACH')", (ERROR, MEMORY), "allocate"),
     Attack("memory piece by piece", """
         kept = []
         for _ in range(300):
@@ -145,7 +145,7 @@ for home in ("/home", "/var", "/opt", "/mnt", "/srv", "/etc/passwd", os.path.exp
 for folder, _, files in os.walk("/"):
     if not folder.startswith(("/lib", "/usr/lib", os.path.dirname(os.path.dirname(os.__file__)))):
         for name in files:
-            if os.path.join(folder, name) not in ("/etc/ld.so.cache", *("/dev/" + d for d in ("null", "zero", "random", "urandom"))):
+            if folder != "/dev" and os.path.join(folder, name) != "/etc/ld.so.cache":
                 print("BREACH", folder, name)
 """, (OK,)),
     Attack("shadow file", "print('BREACH', open('/etc/shadow').read())", (ERROR,), "No such file"),
@@ -185,7 +185,7 @@ attempt("fill", fill)
 if written > 70 * 2**20:
     print("BREACH", written)
 """, (OK,)),
-    Attack("one huge file", "import os\nos.truncate(os.open('/tmp/x', os.O_CREAT | os.O_RDWR), 2**40)\nprint('BREACH')", (ERROR,)),
+    Attack("one huge file", "import os\nos.truncate(os.open('/tmp/x', 66), 2**40)\nprint('BREACH')", (ERROR,)),
     Attack("files without end", """
         for number in range(100_000):
             open(f"/tmp/{number}", "w").close()
@@ -214,7 +214,10 @@ call("rt_sigqueueinfo", 129 if os.uname().machine == "x86_64" else 138, 1, 9, 0)
                 time.sleep(60)
             os._exit(0)
         print("BREACH")""", (ERROR,)),
-    Attack("session of its own", TRY + "attempt('setsid', os.setsid)\nattempt('setpgid', lambda: os.setpgid(0, 0))", (OK,)),
+    Attack("session of its own", TRY + """
+attempt("setsid", os.setsid)
+attempt("setpgid", lambda: os.setpgid(0, 0))
+""", (OK,)),
     Attack("symbolic links", TRY + """
 os.symlink("/", "/tmp/root")
 os.symlink(CALLER, "/tmp/caller")
@@ -261,7 +264,8 @@ for name, first, second in (
     ("kexec_load", 246, 104), ("swapon", 167, 224), ("sethostname", 170, 161), ("msgget", 68, 186),
     ("semget", 64, 190), ("inotify_init1", 294, 26), ("signalfd4", 289, 74), ("timerfd_create", 283, 85),
     ("sched_setaffinity", 203, 122), ("setpriority", 141, 140), ("acct", 163, 89), ("syslog", 103, 116),
-    ("quotactl", 179, 60), ("prctl", 157, 167), ("tkill", 200, 130), ("process_madvise", 440, 440), ("none", 9999, 9999),
+    ("quotactl", 179, 60), ("prctl", 157, 167), ("tkill", 200, 130), ("process_madvise", 440, 440),
+    ("no such call", 9999, 9999),
 ):
     call(name, first if x86 else second, 0, 0, 0, 0, 0)
 if x86:
@@ -319,7 +323,7 @@ for fd in range(3, 2000):
     Attack("code that is too deep", "exec('-' * 3_000_000 + '1')", (ERROR, MEMORY, KILLED)),
     Attack("closes its output", "import os\nos.close(1)\nos.close(2)", (OK, ERROR)),
     Attack("closes its output and stays", "import os, time\nos.closerange(0, 64)\ntime.sleep(100)", (TIMEOUT,)),
-    Attack("exits in a thread", "import os, threading\nthreading.Thread(target=os._exit, args=(3,)).start()", (ERROR, OK)),
+    Attack("exits in a thread", "import os, threading\nthreading.Thread(target=os._exit, args=(3,)).start()", (ERROR,)),
     Attack("replaces what runs it", """
         import sys, builtins, gc
         for name in list(sys.modules):
@@ -379,7 +383,8 @@ def test_a_program_sees_nothing_of_an_earlier_one(box: Sandbox) -> None:
         import gc, math, os, sys
         print(os.listdir("/tmp"), os.getcwd(), hasattr(math, "secret"))
         half = "left-by-"
-        print([o for o in gc.get_objects() if isinstance(o, (list, dict, tuple)) and half + "the-first" in map(str, o)])"""
+        held = [o for o in gc.get_objects() if isinstance(o, (list, dict, tuple))]
+        print([o for o in held if half + "the-first" in map(str, o)])"""
     assert box.run(textwrap.dedent(look)).stdout == "[] /tmp False\n[]\n"
 
 
@@ -411,7 +416,7 @@ def test_memory_that_a_program_inherits_has_never_held_a_request(box: Sandbox) -
 @needs_all
 def test_what_a_program_may_do(box: Sandbox) -> None:
     source = """
-        import collections, dataclasses, decimal, json, math, os, random, re, sqlite3, sys, tempfile, threading, time, zlib
+        import dataclasses, decimal, os, sqlite3, sys, tempfile, threading
         sys.setrecursionlimit(10**6)
         threading.stack_size(2**26)
         def deep(n): return 0 if n == 0 else 1 + deep(n - 1)
@@ -550,7 +555,7 @@ def test_without_a_layer_programs_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert check_layers("seccomp") == ("rlimits", "seccomp")
     assert check_layers("rlimits") == ("rlimits", "seccomp")
     fake_layers(monkeypatch, rlimits="", seccomp="no filter", namespaces="")
-    with pytest.raises(SandboxRefused, match=r"(?s)active: rlimits, namespaces.*seccomp .*no filter.*minimum='rlimits'"):
+    with pytest.raises(SandboxRefused, match=r"(?s)active: rlimits, namespaces.*seccomp .*: no filter.*'rlimits'"):
         check_layers()
     fake_layers(monkeypatch, rlimits="none", seccomp="none", namespaces="none")
     with pytest.raises(SandboxRefused, match=r"(?s)active: none.*nothing is left here"):
@@ -626,8 +631,8 @@ def test_the_filter_of_each_architecture(machine: str, column: int) -> None:
         return execute(code, architecture=audit, number=numbers[column], arguments=arguments)
 
     assert execute(code, architecture=0x40000003, number=0) == kill  # 32-bit calls have other numbers
-    assert verdict((0, 63)) == verdict((1, 64)) == verdict((9, 222)) == verdict((231, 94)) == allow  # read ... exit_group
-    assert verdict((41, 198)) == verdict((101, 117)) == verdict((59, 221)) == verdict((165, 40)) == eperm  # socket ...
+    assert verdict((0, 63)) == verdict((1, 64)) == verdict((9, 222)) == verdict((231, 94)) == allow
+    assert verdict((41, 198)) == verdict((101, 117)) == verdict((59, 221)) == verdict((165, 40)) == eperm
     assert verdict((272, 97)) == verdict((319, 279)) == verdict((425, 425)) == verdict((310, 270)) == eperm
     assert verdict((56, 220), 0x3D0F00) == allow  # a thread, as libc makes it
     assert verdict((56, 220), 17) == verdict((56, 220), 0x10000011) == eperm  # fork; a user namespace

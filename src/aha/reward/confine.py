@@ -2,8 +2,8 @@
 filter, resource limits. Linux on x86_64 or aarch64; each wall raises ``OSError`` with its reason where it cannot stand.
 
 The policy is ONE process that reads its input, computes, writes its output and files of its own: no new process, no new
-program, no network, no signals to others. Everything else follows: with one process the memory limit of a process is the
-limit of the program, and nothing can be left behind.
+program, no network, no signals to others. The rest follows: with one process the memory limit of a process is the limit
+of the program, and nothing can be left behind.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def install_filter() -> None:
 def limit_resources(*, seconds: int, memory: int, processes: int | None) -> None:
     """``seconds`` of CPU time, ``memory`` in bytes of address space; no core files, small files, few open ones.
 
-    ``processes`` counts those of this user wherever the kernel sees the same user, threads included; ``None``: no limit.
+    ``processes`` counts all of this user's that the kernel sees, threads included; ``None``: no limit.
     """
     limits = {
         resource.RLIMIT_CPU: (seconds, seconds + 1),  # at the first SIGXCPU, which a program may ignore, then SIGKILL

@@ -42,6 +42,10 @@ _PRELOADED = (
 _MAX_FRAME = 32 * 2**20
 _WATCHER_MEMORY = 2**30
 _MEMORY_EXIT = 86
+# How a watcher ends that cannot cope with a value which a program has built for that: the program's failure, not ours.
+_OVERWHELMED = (signal.SIGXCPU, signal.SIGSEGV, signal.SIGABRT)
+_OVERWHELMING = {"outcome": "killed", "stdout": "", "stderr": "", "seconds": 0.0, "failures": None}
+_WATCHER_SECONDS = 3  # of CPU time, more than the program has
 _ORDERS, _ANSWERS = 3, 4  # file descriptors of a program that is served
 
 
@@ -138,7 +142,9 @@ def _serve(requests: int, replies: int, layers: list[str]) -> NoReturn:
             confine.unmount_scratch()
         else:
             shutil.rmtree(scratch, ignore_errors=True)
-        if status:
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OVERWHELMED:
+            _write_frame(replies, json.dumps(_OVERWHELMING).encode())
+        elif status:
             os._exit(1)
         os.write(replies, b".")
 
@@ -309,8 +315,7 @@ def _watch(requests: int, replies: int, scratch: str, layers: list[str]) -> NoRe
     request = json.loads(_read_frame(requests) or b"")
     order, tests = request["order"], request.get("tests")
     watch.start(order)
-    seconds = math.ceil(order["cpu_seconds"] + order["wall_seconds"]) + 2
-    _confine(layers, seconds=seconds, memory=_WATCHER_MEMORY)
+    _confine(layers, seconds=order["cpu_seconds"] + _WATCHER_SECONDS, memory=_WATCHER_MEMORY)
     failures = []
     if tests is None:
         watch.send(json.dumps(order).encode())
@@ -413,7 +418,7 @@ def _run_program(scratch: str, layers: list[str]) -> NoReturn:
 def _run_script(order: Mapping[str, Any], module: types.ModuleType) -> int:
     """Exit code, as Python's own: threads are waited for, output is flushed, an exception is shown and is 1."""
     code = _exit_code(lambda: exec(compile(order["source"], "program.py", "exec"), module.__dict__))
-    return max(code, _exit_code(threading._shutdown), _exit_code(atexit._run_exitfuncs), _exit_code(_flush))
+    return max(code, *map(_exit_code, (threading._shutdown, atexit._run_exitfuncs, _flush)))  # type: ignore[attr-defined]
 
 
 def _exit_code(action: Callable[[], object]) -> int:
@@ -425,9 +430,12 @@ def _exit_code(action: Callable[[], object]) -> int:
         if stop.code is None or isinstance(stop.code, int):
             return (stop.code or 0) & 255
         return 1
-    except BaseException:
+    except BaseException as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+            trace = trace.tb_next
         try:
-            traceback.print_exc(limit=-5)
+            traceback.print_exception(type(error), error, trace, limit=-5)
         except MemoryError:
             return _MEMORY_EXIT
         except BaseException:

@@ -59,8 +59,8 @@ def _answer_in(text: str) -> str:
 def find_difference(found: str, expected: str) -> str:
     """Where two outputs differ, in words; empty where they do not.
 
-    The number of lines is compared first, or an output that stops early would agree with all that it has. Blank space at
-    the end of a line and blank lines at the end of the text do not count.
+    The number of lines is compared first, or an output that stops early would agree with all that it has. Space at the
+    end of a line and blank lines at the end of the text do not count.
     """
     ours, theirs = ([line.rstrip() for line in text.rstrip().splitlines()] for text in (found, expected))
     if len(ours) != len(theirs):

@@ -37,7 +37,7 @@ _WORDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {  
     "bytes": (bytes, bytes.hex, bytes.fromhex),
     "bytearray": (bytearray, bytearray.hex, bytearray.fromhex),
     "Decimal": (Decimal, str, Decimal),
-    "Fraction": (Fraction, str, Fraction),
+    "Fraction": (Fraction, str, lambda word: Fraction(*map(int, word.split("/")))),  # 1e999999999 is no whole number
 }
 
 
@@ -70,7 +70,8 @@ def encode(value: Any, refer: Callable[[Any], int]) -> Any:
 
 
 def decode(data: Any, find: Callable[[int], Any]) -> Any:
-    """The plain value, or what ``find`` has for a number. ``ValueError``, ``TypeError`` on what ``encode`` never wrote."""
+    """The plain value, or what ``find`` has for a number. ``ValueError`` or ``TypeError`` where ``encode`` cannot have
+    written it."""
     if isinstance(data, list):
         return [decode(item, find) for item in data]
     if not isinstance(data, dict):

@@ -6,6 +6,7 @@ without it and what none of them guards is in docs/decisions/0009-program-sandbo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -62,8 +63,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """``Result(Outcome.OK, "42\\n", "", 0.002)``. ``stderr`` is its end. ``failures`` are the tests that failed, each as
-    its number from 0 and what happened; where tests were asked for, none of them is the proof that all have run."""
+    """``Result(Outcome.OK, "42\\n", "", 0.002)``. ``stderr`` is cut to its end. ``failures`` are the tests that failed,
+    each as its number from 0 and what happened; where tests were asked for, no failure means that all have passed."""
 
     outcome: Outcome
     stdout: str
@@ -107,7 +108,7 @@ def check_layers(minimum: Minimum = "namespaces") -> tuple[Minimum, ...]:
     if missing:
         reasons = "\n".join(f"  {layer.name} ({layer.guards}): {layer.missing}" for layer in missing)
         raise SandboxRefused(
-            f"programs of a model are not run: a layer of the sandbox is missing (active: {', '.join(active) or 'none'})\n"
+            f"programs are not run: a layer of the sandbox is missing (active: {', '.join(active) or 'none'})\n"
             f"{reasons}\n"
             "Run on Linux 5.12 or later where users may make namespaces (sysctl user.max_user_namespaces above 0, "
             "kernel.apparmor_restrict_unprivileged_userns 0; in a container, a seccomp profile that allows unshare and "
@@ -135,7 +136,9 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -143,8 +146,11 @@ class Sandbox:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            with process:
-                pass
+            for stream in (process.stdin, process.stdout):
+                with contextlib.suppress(OSError):  # what it had not read yet
+                    if stream is not None:
+                        stream.close()
+            process.wait()
 
     def run(self, source: str, *, stdin: str = "", limits: Limits | None = None) -> Result:
         """Runs ``source`` as a script. ``SandboxError`` when the sandbox itself fails."""
@@ -192,6 +198,9 @@ class Sandbox:
             raise SandboxError(f"the sandbox failed: {error}") from error
         finally:
             guard.cancel()
+        if reply["failures"] is None:
+            unfinished = "the tests could not cope with what the program returned"
+            reply["failures"] = [(index, unfinished) for index in range(len(tests["tests"] if tests else ()))]
         failures = tuple((index, what) for index, what in reply["failures"])
         return Result(Outcome(reply["outcome"]), reply["stdout"], reply["stderr"], reply["seconds"], failures)
 
