@@ -28,7 +28,7 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }  # fmt: skip
 
 
-def measure(
+def check_benchmarks(
     *, humaneval: Path | None, mbpp: Path | None, mutants: int, seed: int, workers: int | None
 ) -> dict[str, Any]:
     """Counts of each benchmark, programs per second, and the time of one sandbox to start."""
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = vars(parser.parse_args())
     as_json = given.pop("json")
-    found = measure(**given)
+    found = check_benchmarks(**given)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -232,6 +232,11 @@ FORGERIES = {
         def f(x):
             text = b'{"value": {"Fraction": "1e999999999"}}'
             os.write(4, struct.pack(">I", len(text)) + text)""",
+    "answers a type that there is not": """
+        import os, struct
+        def f(x):
+            text = b'{"value": {"type": "eval"}}'
+            os.write(4, struct.pack(">I", len(text)) + text)""",
     "breaks its server": """
         import sys, json
         sys.modules["aha.reward.remote"].encode = lambda *a: True
@@ -291,7 +296,7 @@ def test_the_expected_output_never_enters_the_sandbox(monkeypatch: pytest.Monkey
         "bytearray(b'x')",
         "[1, [2, (3,)]]", "(1, 'a', None)", "{1, 2}", "frozenset({1})", "{'a': [1], (2, 3): {4}}", "range(2, 9, 3)",
         "__import__('decimal').Decimal('1.10')", "__import__('fractions').Fraction(1, 3)",
-        "__import__('collections').deque([1, 2])", "{1: 2}.keys()", "{1: 2}.items()", "'\\ud800'",
+        "__import__('collections').deque([1, 2])", "{1: 2}.keys()", "{1: 2}.items()", "'\\ud800'", "int", "ValueError",
     ],
 )  # fmt: skip
 def test_values_cross_in_both_directions(box: Sandbox, value: str) -> None:
@@ -471,6 +476,11 @@ def test_a_row_of_mbpp(box: Sandbox) -> None:
     assert asked.prompt.startswith("Write a function to double.\nYour code should pass these tests:\nassert double(2)")
     assert judge(box, asked, asked.answer).score == 1.0
     assert judge(box, asked, "def double(x): return x + 2").score == 0.0
+    summing = {**MBPP_ROW, "code": "def sum(a, b): return a + b", "test_list": ["assert sum(1, 2) == 3"]}
+    assert judge(box, mbpp_problem(summing), "def sum(a, b): return a + b").score == 1.0
+    shadows = "def isinstance(a, b): return True\ndef double(x): return 'x'"
+    strict = {**MBPP_ROW, "test_list": ["assert isinstance(double(2), int)"]}
+    assert judge(box, mbpp_problem(strict), shadows).score == 0.0
     renamed = {"id": "m/7", "problem": "t", "answer": MBPP_ROW["code"], "tests": MBPP_ROW["test_list"]}
     assert judge(box, mbpp_problem({**renamed, "test_setup": "limit = 100"}), asked.answer).score == 1.0
 

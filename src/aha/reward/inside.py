@@ -342,7 +342,11 @@ def _run_tests(watch: _Watch, order: Mapping[str, Any], request: Mapping[str, An
     try:
         program.read(watch.exchange(json.dumps(order).encode()))
         namespace = remote.build_namespace(
-            program, setup=request["setup"], tests=tests, entry_point=request["entry_point"]
+            program,
+            setup=request["setup"],
+            tests=tests,
+            entry_point=request["entry_point"],
+            exports=request["exports"],
         )
     except BaseException as error:
         return _failures(tests, 0, _what_happened(watch, error))

@@ -4,8 +4,8 @@ A problem of task ``code`` has its tests in ``meta["tests"]``, in one of two for
 
 - pairs ``{"input": ..., "output": ...}``: the program is a script; the expected output never enters the sandbox;
 - statements with ``assert``: they call what the program defines, from a process of their own. ``meta["setup"]`` is run
-  before them; ``meta["entry_point"]`` names the function that they call ``candidate``; ``meta["prefix"]`` is code that
-  the program continues.
+  before them; ``meta["entry_point"]`` names the function that they call ``candidate``, or ``meta["exports"]`` the names
+  of the program that they see (by default all that they use); ``meta["prefix"]`` is code that the program continues.
 
 The reward is all or nothing unless a share is asked for: a share pays a program for the tests that are easy to guess.
 """
@@ -28,6 +28,7 @@ TASK = "code"
 TOLERANCE = 1e-6  # relative or absolute, where a number with a point or an exponent is expected
 _FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<code>.*?)^[ \t]*```", re.MULTILINE | re.DOTALL)
 _FLOAT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_DEFINITION = re.compile(r"^(?:async[ \t]+def|def|class)[ \t]+(\w+)|^(\w+)[ \t]*=(?!=)", re.MULTILINE)
 _NOTE_LENGTH = 200
 
 
@@ -175,6 +176,7 @@ def _run_statements(
         tests=tests,
         setup=meta.get("setup", ""),
         entry_point=meta.get("entry_point", ""),
+        exports=meta.get("exports"),
         stop=stop,
         limits=limits,
     )
@@ -218,8 +220,12 @@ def mbpp_problem(row: Mapping[str, Any]) -> Problem:
         raise DataError(f"MBPP row {row.get('task_id', row.get('id'))!r}: no 'test_list'")
     text = _field(row, "text", "prompt", "problem")
     prompt = f"{text}\nYour code should pass these tests:\n" + "\n".join(tests)
-    meta = {"tests": tests, "setup": row.get("test_setup_code", row.get("test_setup", ""))}
-    return Problem(_field(row, "task_id", "id"), prompt, _field(row, "code", "answer"), TASK, meta=meta)
+    answer = _field(row, "code", "answer")
+    exports = sorted(
+        {a or b for a, b in _DEFINITION.findall(answer)}
+    )  # tests see what the reference defines, and may call it `sum`
+    meta = {"tests": tests, "setup": row.get("test_setup_code", row.get("test_setup", "")), "exports": exports}
+    return Problem(_field(row, "task_id", "id"), prompt, answer, TASK, meta=meta)
 
 
 def _field(row: Mapping[str, Any], *names: str) -> str:

@@ -55,6 +55,8 @@ def encode(value: Any, refer: Callable[[Any], int]) -> Any:
         return [encode(item, refer) for item in value]
     if isinstance(value, dict):
         return {"dict": [[encode(key, refer), encode(item, refer)] for key, item in value.items()]}
+    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+        return {"type": value.__name__}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}
     for tag, (kind, write, _) in _WORDS.items():
@@ -81,6 +83,8 @@ def decode(data: Any, find: Callable[[int], Any]) -> Any:
         return {decode(key, find): decode(item, find) for key, item in body}
     if tag == "range":
         return range(*body)
+    if tag == "type":
+        return _builtin_type(body)
     if tag == "ref":
         return find(int(body))
     if tag in _WORDS:
@@ -88,6 +92,13 @@ def decode(data: Any, find: Callable[[int], Any]) -> Any:
     if tag in _LISTS:
         return _LISTS[tag][1]([decode(item, find) for item in body])
     raise ValueError(f"unknown tag {tag!r}")
+
+
+def _builtin_type(name: Any) -> type:
+    kind = getattr(builtins, str(name), None)
+    if not isinstance(kind, type):
+        raise ValueError(f"{name!r} is no built-in type")
+    return kind
 
 
 # --- in the process of the program ---------------------------------------------------------------------------------
@@ -105,6 +116,8 @@ def serve(namespace: Mapping[str, Any], receive: Callable[[], bytes | None], sen
         if operation == "names":
             return [name for name in operands[0] if name in namespace]
         if operation == "get":
+            if operands[0] not in namespace:
+                raise NameError(f"name {operands[0]!r} is not defined")
             return namespace[operands[0]]
         target, *rest = (decode(operand, known.__getitem__) for operand in operands)
         if operation == "call":
@@ -194,16 +207,23 @@ def _number_of(value: Any) -> int:
     return number
 
 
-def build_namespace(program: Program, *, setup: str, tests: Collection[str], entry_point: str) -> dict[str, Any]:
+def build_namespace(
+    program: Program, *, setup: str, tests: Collection[str], entry_point: str, exports: Collection[str] | None
+) -> dict[str, Any]:
     """What the tests see: what ``setup`` defines, and of the program its entry point (as ``candidate`` too), or without
-    one every name that the tests use. A built-in or a module of the standard library is always the real one."""
+    one the names in ``exports``, or where that is ``None`` every name that they use. Then built-ins and modules of the
+    standard library are the real ones, whatever the program calls by their names."""
     namespace: dict[str, Any] = {"__name__": "tests"}
     used = sorted({name for text in (setup, *tests) for name in _names_in(compile(text, "tests", "exec"))})
     for name in used:
         if name in sys.stdlib_module_names:
             namespace[name] = __import__(name)
     if not entry_point:
-        wanted = [name for name in used if not hasattr(builtins, name) and name not in namespace]
+        wanted = [
+            name
+            for name in used
+            if (name in exports if exports is not None else not hasattr(builtins, name) and name not in namespace)
+        ]
         for name in program.ask("names", wanted):
             if name in wanted:
                 namespace[name] = program.ask("get", name)

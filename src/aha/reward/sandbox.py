@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -92,7 +92,7 @@ def find_layers() -> tuple[Layer, ...]:
         return tuple(Layer(name, f"{sys.platform} has no such thing") for name in _LAYERS)
     try:
         process = _spawn("detect")
-        with process:
+        with process, _deadline(process, _GRACE):
             found = json.loads(_read_frame(process))
     except (OSError, SandboxError) as error:
         return tuple(Layer(name, f"no process could be started: {error}") for name in _LAYERS)
@@ -163,46 +163,59 @@ class Sandbox:
         tests: Sequence[str],
         setup: str = "",
         entry_point: str = "",
+        exports: Sequence[str] | None = None,
         stop: bool = True,
         limits: Limits | None = None,
     ) -> Result:
         """Runs ``tests``, statements, on what ``source`` defines, each side in a process of its own (remote.py).
 
         ``setup`` is run before the tests, beside them. With an ``entry_point`` it is all that the tests see of the
-        program, also as ``candidate``. ``stop`` ends at the first failure. ``SandboxError`` when the sandbox fails.
+        program, also as ``candidate``; else ``exports`` are the names that they see, by default every one that they use.
+        ``stop`` ends at the first failure. ``SandboxError`` when the sandbox fails.
         """
-        asked = {"tests": list(tests), "setup": setup, "entry_point": entry_point, "stop": stop}
+        asked = {"tests": list(tests), "setup": setup, "entry_point": entry_point, "exports": exports, "stop": stop}
         return self._ask(source, "", limits or Limits(), asked)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = self._process = _spawn(",".join(self._layers))
+        with _deadline(process, _GRACE):
+            if process.stdout is None or process.stdout.read(1) != b".":
+                raise SandboxError("it did not start, although its layers were there: `aha doctor` tries them")
+        return process
 
     def _ask(self, source: str, stdin: str, limits: Limits, tests: Mapping[str, Any] | None) -> Result:
         order = {"source": source, "stdin": stdin, "serve": tests is not None}
         order |= {name: getattr(limits, name) for name in Limits.__slots__}
         request = json.dumps({"order": order, "tests": tests}).encode()
-        if self._process is None:
-            self._process = _spawn(",".join(self._layers))
-            if self._process.stdout is None or self._process.stdout.read(1) != b".":
-                self.close()
-                raise SandboxError("the sandbox did not start, although its layers were there: `aha doctor` tries them")
-        process = self._process
-        guard = threading.Timer(limits.wall_seconds + limits.cpu_seconds + _GRACE, process.kill)
-        guard.start()
         try:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(struct.pack(">I", len(request)) + request)
-            process.stdin.flush()
-            reply = json.loads(_read_frame(process))
-            if process.stdout.read(1) != b".":  # everything that the program was is gone
-                raise SandboxError("the sandbox could not clear away a program")
+            process = self._process = self._process or self._start()
+            with _deadline(process, limits.wall_seconds + limits.cpu_seconds + _GRACE):
+                assert process.stdin is not None and process.stdout is not None
+                process.stdin.write(struct.pack(">I", len(request)) + request)
+                process.stdin.flush()
+                reply = json.loads(_read_frame(process))
+                if process.stdout.read(1) != b".":  # everything that the program was is gone
+                    raise SandboxError("it could not clear away a program")
         except (OSError, ValueError, SandboxError) as error:
             self.close()
             raise SandboxError(f"the sandbox failed: {error}") from error
-        finally:
-            guard.cancel()
         if reply["failures"] is None:
             unfinished = "the tests could not cope with what the program returned"
             reply["failures"] = [(index, unfinished) for index in range(len(tests["tests"] if tests else ()))]
         failures = tuple((index, what) for index, what in reply["failures"])
         return Result(Outcome(reply["outcome"]), reply["stdout"], reply["stderr"], reply["seconds"], failures)
+
+
+@contextlib.contextmanager
+def _deadline(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """Kills a process that keeps its caller waiting for longer: reading from it then ends."""
+    guard = threading.Timer(seconds, process.kill)
+    guard.daemon = True
+    guard.start()
+    try:
+        yield
+    finally:
+        guard.cancel()
 
 
 def _spawn(task: str) -> subprocess.Popen[bytes]:
