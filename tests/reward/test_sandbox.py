@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
@@ -11,7 +12,6 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from aha.reward.sandbox import Layer, Limits, Minimum, Outcome, Sandbox, check_l
 MISSING = "; ".join(f"{layer.name}: {layer.missing}" for layer in find_layers() if layer.missing)
 needs_all = pytest.mark.skipif(bool(MISSING), reason=f"a layer of the sandbox is missing here ({MISSING})")
 needs_limits = pytest.mark.skipif(bool(find_layers()[0].missing), reason="no resource limits here")
-LIMITS = Limits(cpu_seconds=1, wall_seconds=3, memory=256 * 2**20, output=2**20)
+LIMITS = Limits(cpu_seconds=1, wall_seconds=2, memory=256 * 2**20, output=2**20)
 SECRET = "a-secret-of-the-caller"
 
 
@@ -62,7 +62,7 @@ def box() -> Iterator[Sandbox]:
         yield one
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Attack:
     """A program that prints BREACH where it gets what it must not. ``says`` is in its standard error."""
 
@@ -142,11 +142,13 @@ call("shmget", 29 if os.uname().machine == "x86_64" else 194, 0, 2**30, 0o1600)
     Attack("home directories", TRY + """
 for home in ("/home", "/var", "/opt", "/mnt", "/srv", "/etc/passwd", os.path.expanduser("~/.ssh")):
     attempt(home, lambda: os.listdir(home))
-for folder, _, files in os.walk("/"):
-    if not folder.startswith(("/lib", "/usr/lib", os.path.dirname(os.path.dirname(os.__file__)))):
-        for name in files:
-            if folder != "/dev" and os.path.join(folder, name) != "/etc/ld.so.cache":
-                print("BREACH", folder, name)
+python = os.path.dirname(os.path.dirname(os.__file__))
+shown = ("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", python)
+for folder, folders, files in os.walk("/"):
+    folders[:] = [name for name in folders if os.path.join(folder, name) not in shown]
+    for name in files:
+        if folder != "/dev" and os.path.join(folder, name) != "/etc/ld.so.cache":
+            print("BREACH", folder, name)
 """, (OK,)),
     Attack("shadow file", "print('BREACH', open('/etc/shadow').read())", (ERROR,), "No such file"),
     Attack("processes of the host", TRY + """
@@ -344,8 +346,9 @@ def test_attack(attack: Attack, box: Sandbox, tmp_path: Path) -> None:
     scratch = {path.name for path in Path("/tmp").iterdir()}
     places = f"CALLER = {str(tmp_path)!r}\nREPOSITORY = {str(repository)!r}\n"
     began = time.monotonic()
-    result = box.run(places + textwrap.dedent(attack.source), limits=LIMITS)
-    assert time.monotonic() - began < LIMITS.wall_seconds + 15
+    limits = LIMITS if TIMEOUT in attack.outcomes else dataclasses.replace(LIMITS, cpu_seconds=10, wall_seconds=60)
+    result = box.run(places + textwrap.dedent(attack.source), limits=limits)
+    assert time.monotonic() - began < limits.wall_seconds + 15
     assert "BREACH" not in result.stdout, result.stdout
     assert result.outcome in attack.outcomes, result
     assert attack.says in result.stderr

@@ -55,7 +55,7 @@ def encode(value: Any, refer: Callable[[Any], int]) -> Any:
         return [encode(item, refer) for item in value]
     if isinstance(value, dict):
         return {"dict": [[encode(key, refer), encode(item, refer)] for key, item in value.items()]}
-    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+    if isinstance(value, type) and value in vars(builtins).values():
         return {"type": value.__name__}
     if isinstance(value, range):
         return {"range": [value.start, value.stop, value.step]}

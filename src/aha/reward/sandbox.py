@@ -170,7 +170,7 @@ class Sandbox:
         """Runs ``tests``, statements, on what ``source`` defines, each side in a process of its own (remote.py).
 
         ``setup`` is run before the tests, beside them. With an ``entry_point`` it is all that the tests see of the
-        program, also as ``candidate``; else ``exports`` are the names that they see, by default every one that they use.
+        program, also as ``candidate``; else ``exports`` are the names that they see, by default all that they use.
         ``stop`` ends at the first failure. ``SandboxError`` when the sandbox fails.
         """
         asked = {"tests": list(tests), "setup": setup, "entry_point": entry_point, "exports": exports, "stop": stop}
