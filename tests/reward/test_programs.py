@@ -349,6 +349,9 @@ def test_a_test_that_swallows_exceptions_does_not_pass_a_program_that_is_gone(bo
     forgiving = problem(["try:\n    f(1)\nexcept BaseException:\n    pass"])
     assert judge(box, forgiving, "import os\ndef f(x): os._exit(0)").status is Status.WRONG
     assert judge(box, forgiving, "def f(x): raise ValueError").status is Status.RIGHT
+    endless = problem(["try:\n    while f(1): pass\nexcept BaseException:\n    pass"])
+    verdict = judge(box, endless, "def f(x): return 1", limits=Limits(cpu_seconds=9, wall_seconds=1))
+    assert (verdict.status, verdict.note.split(":")[1].strip()) == (Status.WRONG, "timeout")
 
 
 # --- many at a time ------------------------------------------------------------------------------------------------

@@ -321,9 +321,9 @@ def _watch(requests: int, replies: int, scratch: str, layers: list[str]) -> NoRe
         watch.send(json.dumps(order).encode())
         watch.wait()
     else:
-        _raise_at(order["wall_seconds"] + 1)
+        _raise_at(watch, order["wall_seconds"] + 1)
         failures = _run_tests(watch, order, tests)
-        _raise_at(0)
+        _raise_at(watch, 0)
     reply = {
         "outcome": watch.outcome or "ok",
         "stdout": watch.stdout[: order["output"]].decode("utf-8", "replace"),
@@ -381,10 +381,11 @@ def _what_happened(watch: _Watch, error: BaseException) -> str:
     return f"{name}: {text}" if text else name if name != "AssertionError" else "the assertion is false"
 
 
-def _raise_at(seconds: float) -> None:
+def _raise_at(watch: _Watch, seconds: float) -> None:
     """Ends a test that itself never does: what it computes with may be what a program gave it. 0: never."""
 
     def late(number: int, frame: object) -> NoReturn:
+        watch.outcome = watch.outcome or "timeout"  # a test may swallow the exception
         raise _Ended
 
     signal.signal(signal.SIGALRM, late)
