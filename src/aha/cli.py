@@ -682,7 +682,7 @@ def count(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Check that this machine can run: versions, cores, memory, disk, accelerator, starting a stage."""
+    """Check that this machine can run: versions, cores, memory, disk, accelerator, starting a stage, the sandbox."""
     from aha.doctor import check_machine
 
     checks = check_machine()

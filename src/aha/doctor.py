@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from aha.reward.sandbox import find_layers
+
 NEEDED = (
     "torch",
     "safetensors",
@@ -49,6 +51,7 @@ def check_machine() -> list[Check]:
         _check_memory(),
         _check_disk(Path.cwd()),
         _check_process(),
+        _check_sandbox(),
     ]
 
 
@@ -104,3 +107,12 @@ def _check_process() -> Check:
     if process.is_alive():
         process.kill()
     return Check("starting a stage's process", process.exitcode == 0, f"exit code {process.exitcode}")
+
+
+def _check_sandbox() -> Check:
+    """Only problems of task ``code`` need it: a missing layer is said, and is nothing to worry about otherwise."""
+    layers = find_layers()
+    active = ", ".join(layer.name for layer in layers if not layer.missing) or "nothing"
+    missing = "; ".join(f"no {layer.name}: {layer.missing}" for layer in layers if layer.missing)
+    found = f"{active} ({missing}; programs of a model are refused)" if missing else active
+    return Check("sandbox for programs", True, found)

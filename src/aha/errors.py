@@ -7,6 +7,8 @@
     ├── CheckpointError      a model folder, tensor or state that does not fit
     ├── InvariantError       a check that runs while training failed: the run would have trained on nonsense
     ├── VerifierError        verifiers failed more often than the run allows
+    ├── SandboxError         the sandbox itself failed: nothing is known of the program
+    │   └── SandboxRefused   this machine cannot isolate programs as asked: nothing is run
     └── StageFailed          a stage ended with an error; everything finished before it stays usable
 
 A programming error of ours is an ``AssertionError`` and does show its traceback.
@@ -48,6 +50,14 @@ class InvariantError(AhaError):
 
 class VerifierError(AhaError):
     """Verifiers failed (not: judged wrong) more often than the run allows."""
+
+
+class SandboxError(AhaError):
+    """The sandbox failed, not the program in it."""
+
+
+class SandboxRefused(SandboxError):
+    """This machine lacks a layer of isolation that was asked for, so no program is run."""
 
 
 class StageFailed(AhaError):

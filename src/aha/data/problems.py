@@ -11,16 +11,16 @@ from pathlib import Path
 
 from aha.errors import DataError, nearest
 from aha.records import Problem, Status
-from aha.tasks import chain, countdown, general, gym, mathematics, number
+from aha.tasks import chain, countdown, general, gym, mathematics, number, programs
 from aha.tasks.checkers import checker_of
 from aha.tasks.words import LANGUAGES
 from aha.util.files import hash_fraction, read_jsonl, write_text_atomic
 
 HELD_OUT = 0.1
 CHAIN_SHARE = 0.7
-SLOW_TASKS = ("math", "reasoning_gym")
+SLOW_TASKS = ("code", "math", "reasoning_gym")
 """Judged in other processes: their golds are looked at once, where a file comes in, and not at every stage."""
-WITHOUT_GOLD = ("general", "reasoning_gym")
+WITHOUT_GOLD = ("code", "general", "reasoning_gym")
 MAX_REPEATS = 5_000  # draws in a row that were there already: no other is left
 
 
@@ -213,6 +213,9 @@ def _problem(row: Mapping[str, object], path: Path, number: int) -> Problem:
 
 def _is_judgeable(problem: Problem) -> bool:
     """Whether the gold passes its own checker; for a general prompt, whether its rule score has what it reads."""
+    if problem.task == "code":
+        programs.check_tests(problem)
+        return True
     if problem.task in SLOW_TASKS:
         return problem.task != "reasoning_gym" or {"family", "entry"} <= problem.meta.keys()
     if problem.task != "general":

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from aha.errors import AhaError
 from aha.records import Problem, Status, Verdict
 from aha.reward.extraction import find_answer
+from aha.reward.programs import judge_programs
 from aha.reward.response import Response
 from aha.tasks import gym, mathematics
 from aha.tasks.checkers import checker_of
@@ -29,6 +31,8 @@ def judge_accuracy(problems: Sequence[Problem], responses: Sequence[Response]) -
         asked, said = [problems[row] for row in rows], [responses[row] for row in rows]
         try:
             found = judge(asked, said)
+        except AhaError:  # no sandbox, no processes, no tests: nothing that a response could be blamed for
+            raise
         except Exception as error:
             found = [_failed(error, response) for response in said]
         verdicts.update(zip(rows, found, strict=True))
@@ -77,10 +81,11 @@ def _judge_gym(problems: Sequence[Problem], responses: Sequence[Response]) -> li
 
 
 BATCHES: dict[str, Judge] = {
+    "code": judge_programs,
     "math": _judge_math,
     "reasoning_gym": _judge_gym,
 }
-"""Tasks whose answers are judged many at a time, in processes of their own. The place for a judge of programs."""
+"""Tasks whose answers are judged many at a time, in processes of their own."""
 
 
 def _no_answer() -> Verdict:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aha.errors import DataError, nearest
 from aha.records import Problem
-from aha.tasks import chain, choice, countdown, exact, formula, gym, knights_knaves, mathematics, number
+from aha.tasks import chain, choice, countdown, exact, formula, gym, knights_knaves, mathematics, number, programs
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Checker:
 CHECKERS = {
     "chain": Checker(chain.is_correct, chain.vote_key),
     "choice": Checker(choice.is_correct, choice.vote_key, boxed=True),
+    "code": Checker(programs.is_correct, programs.vote_key),
     "countdown": Checker(countdown.is_correct, countdown.vote_key),
     "exact": Checker(exact.is_correct, exact.vote_key, boxed=True),
     "knights_knaves": Checker(knights_knaves.is_correct, knights_knaves.vote_key, boxed=True),
