@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ from benchmarks.setting import (
 
 TOKEN_BUDGET = 1100  # one group
 LEARNING_RATE = 1e-5
+GRPO = replace(ALGORITHMS["grpo"], beta=0.0)
 TRL_BEST = "TRL, micro-batches of 8"
 TRL_DEFAULT = "TRL, its defaults"
 
@@ -113,16 +115,15 @@ def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]])
             for p, (ids, group) in enumerate(zip(prompts, groups, strict=True))
             for g, c in enumerate(group)
         ]
-        weights = token_weights([len(r.completion_ids) for r in rows], ALGORITHMS["grpo"].aggregation)
+        weights = token_weights([len(r.completion_ids) for r in rows], GRPO.aggregation)
         policy_step(
             decoder,
             optimizer,
             collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET),
-            algorithm=ALGORITHMS["grpo"],
+            algorithm=GRPO,
             num_sequences=len(rows),
             lr=LEARNING_RATE,
             max_grad_norm=1.0,
-            beta=0.0,
         )
         taken.append(watch.read())
         parts["rollout"].append(sampled)
@@ -170,7 +171,6 @@ def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpoin
                 learning_rate=LEARNING_RATE,
                 lr_scheduler_type="constant",
                 max_grad_norm=1.0,
-                beta=0.0,
                 epsilon=0.2,
                 loss_type="grpo",
                 gradient_checkpointing=checkpointing,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from aha.errors import AhaError
+from aha.errors import DataError, SandboxError
 from aha.records import Problem, Status, Verdict
 from aha.reward.extraction import find_answer
 from aha.reward.programs import judge_programs
@@ -31,7 +31,7 @@ def judge_accuracy(problems: Sequence[Problem], responses: Sequence[Response]) -
         asked, said = [problems[row] for row in rows], [responses[row] for row in rows]
         try:
             found = judge(asked, said)
-        except AhaError:  # no sandbox, no processes, no tests: nothing that a response could be blamed for
+        except (DataError, SandboxError):  # no tests, no sandbox: a fault of the data or the machine, not of a response
             raise
         except Exception as error:
             found = [_failed(error, response) for response in said]

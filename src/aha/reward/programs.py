@@ -42,14 +42,17 @@ def extract_program(response: Response | str) -> str | None:
     The answer of a text is what ``<answer>`` holds, else what follows ``</think>``, else the text. ``None``
     where there is none. Whether it is Python is for the sandbox to find out: a parser can be brought down by a text.
     """
-    if isinstance(response, str):
-        response = read_response(response)
-    answer = response.answer or response.untagged
+    answer = response.answer or response.untagged if isinstance(response, Response) else _answer_in(response)
     if not answer.strip():
         return None
     blocks = [(match["language"].lower(), match["code"]) for match in _FENCE.finditer(answer + "\n")]
     marked = [code for language, code in blocks if language in ("python", "py", "python3")]
     return marked[-1] if marked else blocks[-1][1] if blocks else answer
+
+
+def _answer_in(text: str) -> str:
+    tagged = read_response(text).answer
+    return tagged if tagged is not None else text.rpartition("</think>")[2]
 
 
 # --- comparing output ----------------------------------------------------------------------------------------------

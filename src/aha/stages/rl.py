@@ -91,7 +91,8 @@ class Settings(Frozen):
     samples_every: Count = 10
 
     @model_validator(mode="after")
-    def _mirrored(self) -> Settings:
+    def _consistent(self) -> Settings:
+        resolve_algorithm(self)
         if self.top_p != 1.0 or self.top_k != 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: a policy gradient needs each token's probability under the "
