@@ -37,6 +37,22 @@ def mean_interval(values_P: Sequence[float], *, minimum: float = -math.inf, maxi
     return Estimate(mean, max(minimum, mean - Z95 * error), min(maximum, mean + Z95 * error))
 
 
+# 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+
+
+def seeds_interval(values_S: Sequence[float]) -> Estimate:
+    """Mean over training seeds and its interval by Student's t: seeds are few, and a normal interval of five is a third
+    too narrow. One seed has no interval: NaN."""
+    count = len(values_S)
+    if count < 2:
+        return Estimate(values_S[0] if values_S else math.nan, math.nan, math.nan)
+    mean = sum(values_S) / count
+    error = math.sqrt(sum((v - mean) ** 2 for v in values_S) / (count - 1) / count)
+    half = error * (_T975[count - 2] if count - 2 < len(_T975) else Z95)
+    return Estimate(mean, mean - half, mean + half)
+
+
 def share_interval(successes: int, count: int) -> Estimate:
     """A share of problems with Wilson's interval, which keeps a width at 0 and 1."""
     if count == 0:

@@ -1,4 +1,5 @@
-"""Next-token training of a fresh decoder on the corpus: the base model that everything starts from."""
+"""Next-token training on the corpus: of a fresh decoder, the base that everything starts from, or of one that goes on.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.records import StageResult
 from aha.stages.context import Context
-from aha.stages.models import Policy, best_device, save_policy
+from aha.stages.models import Policy, best_device, load_policy, save_policy
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.train.batch import collate_packed
@@ -49,17 +50,12 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """Each step draws its own documents from a stream named by the step, so the step number is the data position."""
-    tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer")
-    renderer = Renderer(tokenizer, TEMPLATE)
-    config = ModelConfig(
-        model_type="qwen2",
-        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_id,
-        **settings.shape.model_dump(),
-    )
-    decoder = build_decoder(config, seed=context.seed).to(best_device())
+    """``tokenizer`` for a fresh decoder of ``shape``, or ``init``, a model that is trained further.
+
+    Each step draws its own documents from a stream named by the step, so the step number is the data position.
+    """
+    policy = load_policy(inputs["init"] / "model") if "init" in inputs else _fresh(settings, inputs, context)
+    decoder, renderer = policy.decoder, policy.renderer
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")
@@ -88,5 +84,18 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, settings.steps, loss=metrics["loss"])
-    save_policy(Policy(decoder, config, renderer), context.out / "model")
+    save_policy(policy, context.out / "model")
     return StageResult({"loss": state.extra["loss"], "steps": settings.steps})
+
+
+def _fresh(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Policy:
+    tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer")
+    config = ModelConfig(
+        model_type="qwen2",
+        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
+        max_position_embeddings=512,
+        eos_token_id=tokenizer.eos_id,
+        **settings.shape.model_dump(),
+    )
+    decoder = build_decoder(config, seed=context.seed).to(best_device())
+    return Policy(decoder, config, Renderer(tokenizer, TEMPLATE))
