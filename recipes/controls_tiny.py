@@ -4,9 +4,9 @@
     aha run controls_tiny --set seeds=2 --set arms=grpo,ppo,random --out runs/few
 
 Every arm starts from the same small base, asks the same problems in the same order (of its seed) and samples as many
-completions. Eight are rows of the table of algorithms at one learning rate. Four are controls: what an SFT on the base's
-own right samples gives, what more pre-training gives, what a coin as the reward gives (any gain would be an artefact),
-and what a reward for the format alone gives (a gain says that the answer was there and not readable).
+completions. Eight are rows of the table of algorithms at one learning rate. Four are controls: what an SFT on the
+base's own right samples gives, what more pre-training gives, what a coin as the reward gives (any gain would be an
+artefact), and what a reward for the format alone gives (a gain says that the answer was there and not readable).
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def _train(
     inputs = {"init": base, "problems": asked}
     if arm == "rejection_sft":
         settings = examples.Settings(problems=STEPS * PROMPTS * SAMPLES // 4, samples=4, per_problem=4)
-        kept = Stage(
-            f"{name}_samples", examples.run, settings, {"policy": base, "problems": asked}, seed_name=stream, cost=15
-        )
-        return Stage(name, sft.run, sft.Settings(lr=5e-4), {"init": base, "data": kept}, seed_name=stream, cost=15), [kept]
+        sampled = {"policy": base, "problems": asked}
+        kept = Stage(f"{name}_samples", examples.run, settings, sampled, seed_name=stream, cost=15)
+        learned = {"init": base, "data": kept}
+        return Stage(name, sft.run, sft.Settings(lr=5e-4), learned, seed_name=stream, cost=15), [kept]
     if arm == "more_pretraining":
         settings = pretraining.model_copy(update={"steps": 400, "lr": 1e-3})
         return Stage(name, pretrain.run, settings, {"init": base}, seed_name=stream, cost=25), []
