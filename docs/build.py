@@ -17,7 +17,6 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from aha.config import canonical
 from aha.errors import AhaError, UsageError
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
-from aha.objective.algorithms import ALGORITHMS, Algorithm
+from aha.objective.algorithms import ALGORITHMS
+from aha.objective.describe import describe as describe_algorithm
 from aha.pipeline.fingerprint import settings_changed
 from aha.pipeline.graph import Pipeline, describe
 from aha.pipeline.recipe import load_pipeline
@@ -247,13 +247,9 @@ def sizes(results: Results, root: Path) -> str:
 
 def algorithms(results: Results, root: Path) -> str:
     """The table of algorithms as the program holds it."""
-    rows = []
-    for field in (field.name for field in fields(Algorithm) if field.name not in ("name", "citation")):
-        values = (getattr(row, field) for row in ALGORITHMS.values())
-        shown = (getattr(value, "__name__", "–" if value is None else str(value)) for value in values)
-        rows.append((f"`{field}`", *shown))
+    rows = [(f"`{row.name}`", *describe_algorithm(row).values()) for row in ALGORITHMS.values()]
     notes = "\n".join(f"- `{row.name}`: {row.citation}" for row in ALGORITHMS.values())
-    return _table(("", *(f"`{name}`" for name in ALGORITHMS)), rows) + "\n\n" + notes
+    return _table(("algorithm", *describe_algorithm(ALGORITHMS["grpo"])), rows) + "\n\n" + notes
 
 
 def commands(results: Results, root: Path) -> str:

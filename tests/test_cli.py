@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -24,11 +25,14 @@ from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.model.decoder import build_decoder
 from aha.model.folder import load_model, save_model
+from aha.objective.algorithms import ALGORITHMS
 from aha.util.files import read_json, write_json_atomic
 
 TOY = Path(__file__).parent / "pipeline" / "toy_recipe.py"
 Program = Callable[..., tuple[int, str, str]]
-COMMANDS = ("run", "report", "inspect", "generate", "evaluate", "explain", "bench", "convert", "count", "doctor")
+COMMANDS = (
+    "run", "report", "inspect", "generate", "evaluate", "explain", "algorithms", "bench", "convert", "count", "doctor"
+)
 
 
 def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -293,3 +297,15 @@ def test_doctor_without_torch_says_so(aha_main: Program, monkeypatch: pytest.Mon
     checks = {check["name"]: check for check in json.loads(output)["checks"]}
     assert code == 1 and "torch cannot be imported" in checks["matrix product"]["found"]
     assert checks["disk"]["ok"] and checks["accelerator"]["found"] == "unknown without torch"
+
+
+def test_algorithms_lists_every_row_and_says_what_differs(aha_main: Program) -> None:
+    code, out, _ = aha_main("algorithms")
+    assert code == 0
+    assert all(re.search(rf"^ *{re.escape(name)} ", out, re.MULTILINE) for name in ALGORITHMS)
+    code, out, _ = aha_main("algorithms", "grpo", "cppo", "--json")
+    assert (code, json.loads(out)) == (0, {"differs": {"prune": {"grpo": 0.0, "cppo": 0.875}}})
+    code, out, _ = aha_main("algorithms", "ppo", "--json")
+    assert json.loads(out)["algorithms"]["ppo"]["critic"]["lr_ratio"] == 5.0
+    code, _, err = aha_main("algorithms", "grpp")
+    assert code == 2 and "grpo" in err

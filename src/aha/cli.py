@@ -569,6 +569,51 @@ def explain(
 
 
 @app.command()
+def algorithms(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME [OTHER]]", help="One in all its choices; of two, what differs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the table of RL algorithms, one whole, or what differs between two: aha algorithms grpo dapo."""
+    from aha.objective.algorithms import ALGORITHMS
+    from aha.objective.describe import choices, describe, differences
+
+    names = names or []
+    for name in names:
+        if name not in ALGORITHMS:
+            raise UsageError(f"no algorithm {name!r}: {nearest(name, ALGORITHMS)}")
+    if len(names) > 2:
+        raise UsageError(f"{len(names)} names: give one to see it whole, two to see what differs")
+    rows = [ALGORITHMS[name] for name in names or ALGORITHMS]
+    if len(names) == 2:
+        found = differences(*rows)
+        if as_json:
+            _print_json({"differs": {key: dict(zip(names, pair, strict=True)) for key, pair in found.items()}})
+            return
+        table = _table("choice", *names)
+        for key, pair in found.items():
+            table.add_row(key, *("-" if value is None else str(value) for value in pair))
+        _print_rich(table)
+    elif as_json:
+        _print_json({"algorithms": {row.name: {**choices(row), "citation": row.citation} for row in rows}})
+        return
+    elif names:
+        table = _table("choice", names[0])
+        for key, value in choices(rows[0]).items():
+            table.add_row(key, "-" if value is None else str(value))
+        _print_rich(table)
+    else:
+        table = _table("algorithm", *describe(rows[0]))
+        for row in rows:
+            table.add_row(row.name, *describe(row).values())
+        _print_rich(table)
+        return
+    for row in rows:
+        print(f"{row.name}: {row.citation}")
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train or verdicts.")],
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aha.errors import SettingError
-from aha.objective.algorithms import ALGORITHMS, Algorithm, Critic, differences
+from aha.objective.algorithms import ALGORITHMS, Algorithm, Critic
 from aha.objective.kl import k1, k2, k3
 
 INF = math.inf
@@ -68,11 +68,6 @@ def test_what_is_not_published_is_said() -> None:
     for name in ("grpo", "kimi", "cispo", "reinforce++"):
         assert any(word in ALGORITHMS[name].citation for word in ("not stated", "not printed")), name
 
-
-def test_differences_name_what_differs_and_nothing_else() -> None:
-    assert differences(ALGORITHMS["grpo"], ALGORITHMS["grpo"]) == {}
-    assert differences(ALGORITHMS["grpo"], ALGORITHMS["cppo"]) == {"prune": (0.0, 0.875)}
-    assert differences(ALGORITHMS["dapo"], ALGORITHMS["grpo"])["clip_high"] == (0.28, 0.2)
 
 
 @pytest.mark.parametrize(

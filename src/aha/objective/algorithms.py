@@ -7,11 +7,10 @@ advantages.py and gae.py, ``ratio`` and the clips by policy.py, ``kl`` by kl.py,
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -309,13 +308,3 @@ _ROWS = (
 )
 
 ALGORITHMS = {row.name: row for row in _ROWS}
-
-
-def differences(first: Algorithm, second: Algorithm) -> dict[str, tuple[Any, Any]]:
-    """The choices in which two rows differ: ``{"clip_high": (0.2, 0.28), ...}``; name and citation aside."""
-    pairs = {
-        field.name: (getattr(first, field.name), getattr(second, field.name))
-        for field in dataclasses.fields(Algorithm)
-        if field.name not in ("name", "citation")
-    }
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
