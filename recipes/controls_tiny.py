@@ -16,7 +16,7 @@ from aha.pipeline.graph import Pipeline, Stage
 from aha.stages import compare, evaluate, examples, pretrain, problems, rl, sft, tokenizer
 from aha.stages.rewarding import Weights
 
-STEPS, PROMPTS, SAMPLES = 50, 16, 16
+STEPS, PROMPTS, SAMPLES = 40, 16, 16
 ALGORITHMS = {
     "grpo": "grpo",
     "ppo": "ppo",

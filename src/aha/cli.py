@@ -201,8 +201,15 @@ def _conclude(folder: Path, *, as_json: bool) -> None:
 
 
 def _show_summary(summary: dict[str, Any]) -> None:
+    from aha.report.comparisons import HEADS
+    from aha.report.comparisons import rows as comparison_rows
     from aha.report.tables import stage_columns
 
+    for comparison in summary.get("comparisons", {}).values():
+        table = _table(*HEADS)
+        for row in comparison_rows(comparison):
+            table.add_row(*row)
+        _print_rich(table, error=True)
     measures = list(stage_columns(summary))
     rows = summary["stages"] | {f"{name} (stale)": row for name, row in summary.get("stale", {}).items()}
     stages = {name: row for name, row in rows.items() if any(key in row for key in measures)}

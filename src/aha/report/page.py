@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from aha.records import Sample
+from aha.report.comparisons import section
 from aha.report.findings import ABSENT, APPEARED, limits
 from aha.report.graph import gantt_svg, kind_class, recipe_svg
 from aha.report.names import duration, is_proportion, model_label, number, percent, with_interval
@@ -35,7 +36,9 @@ _CURVE_NOTE = f"each step faint, mean of the last {WINDOW} steps bold"
 
 def render_page(run: Run, summary: Mapping[str, Any]) -> str:
     """The whole page. Sections whose stages have not run say so; sections the recipe has no stages for are left out."""
+    whole, run = run, run.without_arms()
     sections = [
+        ("comparison", "Which way to train", section(whole, summary)),
         ("curve", "Accuracy and length over the steps", _curve(run, summary)),
         ("stages", "What each stage bought", _stages(run, summary)),
         ("findings", "What this run shows, and what it does not", _findings(run, summary)),
@@ -55,10 +58,10 @@ def render_page(run: Run, summary: Mapping[str, Any]) -> str:
     bodies = "".join(f'<section id="{key}"><h2>{escape(title)}</h2>{body}</section>' for key, title, body in shown)
     seed = run.arguments.get("seed")
     title = f"{run.recipe}, seed {seed}" if seed is not None else run.recipe
-    done = sum(stage.done for stage in run.stages)
+    done = sum(stage.done for stage in whole.stages)
     lead = (
         f"Recipe <b>{escape(run.recipe)}</b>{f' (version {escape(run.version)})' if run.version else ''}: {done} of "
-        f"{len(run.stages)} stages "
+        f"{len(whole.stages)} stages "
         f"finished, {escape(duration(summary['seconds']))} of work."
     )
     return (

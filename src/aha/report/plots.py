@@ -202,6 +202,21 @@ def bar_plot(bars: Mapping[str, Measure], title: str) -> str:
     return _svg(figure, title, axes, "", "pass@1, %")
 
 
+@_styled
+def gain_plot(gains: Mapping[str, Measure]) -> str:
+    """Gains in points, least first from below, with their intervals; a line stands at no gain."""
+    figure, axes = _figure(height=0.7 + 0.24 * len(gains))
+    ordered = sorted(gains.items(), key=lambda pair: pair[1].value)
+    for place, (_, gain) in enumerate(ordered):
+        low, high = (gain.value if bound is None else bound for bound in (gain.low, gain.high))
+        axes.plot([100 * low, 100 * high], [place, place], color=INK, linewidth=1.1)
+        axes.plot(100 * gain.value, place, "o", color=_BLUE, markersize=6)
+    axes.set_yticks(range(len(ordered)), [model_label(arm) for arm, _ in ordered])
+    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.grid(visible=False, axis="y")
+    return _svg(figure, "Gain of each arm over the start", axes, "gain in pass@1, points", "")
+
+
 def reward_parts(stage: Stage) -> list[str]:
     """The keys ``reward/<name>`` of a stage's steps: each named reward, unweighted."""
     return task_keys(stage, "reward")

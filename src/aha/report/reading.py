@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,24 @@ class Run:
 
     def of_kind(self, kind: str) -> list[Stage]:
         return [stage for stage in self.stages if stage.kind == kind]
+
+    def without_arms(self) -> Run:
+        """This run without the stages that only serve the arms of a comparison (the inputs ``arm/0``, ``arm/1``, ... of
+        a "compare" stage and what these were made from): their figures are shown together, not one by one."""
+        users: dict[str, set[str]] = {stage.name: set() for stage in self.stages}
+        for stage in self.stages:
+            for edge, names in stage.inputs.items():
+                own = stage.kind == "compare" and "/" not in edge
+                for name in names:
+                    users.setdefault(name, set()).add("" if own else stage.name)
+        arms = {stage.name for stage in self.of_kind("compare")}
+        others: list[Stage] = []
+        for stage in reversed(self.stages):  # users stand after what they use
+            if users[stage.name] and users[stage.name] <= arms:
+                arms.add(stage.name)
+            else:
+                others.append(stage)
+        return replace(self, stages=tuple(reversed(others)))
 
     def evaluations(self) -> dict[str, Stage]:
         """Model name -> its evaluation stage, in recipe order, finished or not."""

@@ -23,7 +23,7 @@ def build_summary(run: Path) -> dict[str, Any]:
     """Writes ``summary.json`` into the run folder and returns what it wrote.
 
     ``stages`` maps each evaluated model to its evaluation's measures, with ``seconds`` of the stage that made the
-    model;
+    model (those of a comparison's arms stand in ``comparisons``, by arm, alone);
     ``stale`` has the same of evaluations whose settings, inputs or code have changed since, which no finding counts;
     ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to; ``seconds`` is the sum
     over all stages.
@@ -36,6 +36,7 @@ def build_summary(run: Path) -> dict[str, Any]:
 
 def compute_summary(run: Run) -> dict[str, Any]:
     """``build_summary`` without writing."""
+    whole, run = run, run.without_arms()
     stages: dict[str, Any] = {}
     stale: dict[str, Any] = {}
     for model, evaluation in run.evaluations().items():
@@ -56,8 +57,13 @@ def compute_summary(run: Run) -> dict[str, Any]:
         "stages": stages,
         "stale": stale,
         "curves": {stage.name: curve_numbers(stage) for stage in run.of_kind("rl") if stage.rows and not stage.stale},
-        "missing": [stage.name for stage in run.stages if not stage.done],
-        "seconds": sum(stage.seconds or 0.0 for stage in run.stages),
+        "comparisons": {
+            stage.name: {key: value for key, value in stage.metrics.items() if key != "seconds"}
+            for stage in run.of_kind("compare")
+            if stage.metrics and not stage.stale
+        },
+        "missing": [stage.name for stage in whole.stages if not stage.done],
+        "seconds": sum(stage.seconds or 0.0 for stage in whole.stages),
     }
     summary["findings"] = [asdict(finding) for finding in compute_findings(run, summary)]
     result = _finite_only(summary)
