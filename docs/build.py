@@ -33,8 +33,10 @@ from aha.objective.describe import describe as describe_algorithm
 from aha.pipeline.fingerprint import settings_changed
 from aha.pipeline.graph import Pipeline, describe
 from aha.pipeline.recipe import load_pipeline
-from aha.report.plots import save_readme_figure
-from aha.report.reading import load_run
+from aha.report.comparisons import curves_of, gains, markdown
+from aha.report.names import percent
+from aha.report.plots import save_comparison_figure, save_readme_figure
+from aha.report.reading import Run, load_run
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
@@ -74,8 +76,15 @@ def take(run: Path, root: Path) -> Path:
     path = root / "docs" / "results" / f"{summary['recipe']}-seed{summary['seed']}.json"
     write_json_atomic(path, summary)
     if load_results(root)[summary["recipe"]][0]["seed"] == summary["seed"]:
-        save_readme_figure(run, root / "docs" / "figures" / f"{summary['recipe']}.png")
+        _draw(load_run(run), summary, root / "docs" / "figures" / f"{summary['recipe']}.png")
     return path
+
+
+def _draw(run: Run, summary: Mapping[str, Any], path: Path) -> None:
+    for stage in run.of_kind("compare"):
+        save_comparison_figure(gains(summary["comparisons"][stage.name]), curves_of(run, stage), path)
+        return
+    save_readme_figure(run.folder, path)
 
 
 def _check_settings(run: Path) -> None:
@@ -229,6 +238,21 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", f"`{text}`" if "<" in text else text
 
 
+def arms_of(recipe: str) -> Callable[[Results, Path], str]:
+    """The table of a recipe's comparison."""
+
+    def block(results: Results, root: Path) -> str:
+        summary = _first(results, recipe)
+        if summary is None:
+            return ""
+        return "\n\n".join(
+            f"The base: pass@1 {percent(comparison['start'])}.\n\n{markdown(comparison)}"
+            for comparison in summary["comparisons"].values()
+        )
+
+    return block
+
+
 def sizes(results: Results, root: Path) -> str:
     """Parameters of the toy's models and the tokens they are pre-trained on."""
     pipeline = load_pipeline("r1_tiny", [])[0]
@@ -296,6 +320,8 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "r1_tiny-stages": stages_of("r1_tiny"),
     "r1_tiny-seeds": seeds_of("r1_tiny"),
     "r1_tiny-findings": findings_of("r1_tiny"),
+    "controls_tiny-arms": arms_of("controls_tiny"),
+    "controls_tiny-settings": settings_of("controls_tiny"),
     "r1_real-graph": graph_of("r1_real"),
     "r1_real-settings": settings_of("r1_real"),
     "r1_real-stages": stages_of("r1_real"),

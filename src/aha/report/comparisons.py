@@ -52,12 +52,20 @@ def section(run: Run, summary: Mapping[str, Any]) -> str:
     return "".join(_one(run, stage, summary["comparisons"].get(stage.name)) for stage in run.of_kind("compare"))
 
 
+def gains(comparison: Mapping[str, Any]) -> dict[str, Measure]:
+    """Arm -> its gain over the start."""
+    found = {arm: parse_measure(entry["gain"]) for arm, entry in comparison["arms"].items()}
+    return {arm: gain for arm, gain in found.items() if gain is not None}
+
+
+def curves_of(run: Run, stage: Stage) -> list[Stage]:
+    """The mean curve of each arm that has taken steps of RL."""
+    return [curve for arm in stage.settings.get("arms", ()) if (curve := mean_curve(run, stage, arm)).rows]
+
+
 def _one(run: Run, stage: Stage, comparison: Mapping[str, Any] | None) -> str:
-    curves = [curve for arm in stage.settings.get("arms", ()) if (curve := mean_curve(run, stage, arm)).rows]
-    figures = []
-    if comparison:
-        gains = {arm: parse_measure(entry["gain"]) for arm, entry in comparison["arms"].items()}
-        figures.append(gain_plot({arm: gain for arm, gain in gains.items() if gain is not None}))
+    curves = curves_of(run, stage)
+    figures = [gain_plot(gains(comparison))] if comparison else []
     if curves:
         figures.append(overlay_plot(curves, "accuracy", "accuracy on training prompts"))
         figures.append(overlay_plot(curves, "length", "tokens a response"))

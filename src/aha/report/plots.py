@@ -124,6 +124,18 @@ def reward_plot(stage: Stage) -> str:
 def overlay_plot(stages: Sequence[Stage], key: str, label: str, *, log: bool = False) -> str:
     """One measure of several RL stages, means of 10 steps, each over its own steps."""
     figure, axes = _figure()
+    shown = _draw_curves(axes, stages, key)
+    if log:
+        axes.set_yscale("log")
+    else:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0.0, low), max(high, 1e-9))
+    _legend(axes, shown)
+    return _svg(figure, f"{label} over the steps", axes, "step", label)
+
+
+def _draw_curves(axes: Axes, stages: Sequence[Stage], key: str) -> int:
+    """How many of the stages have the measure."""
     shown = 0
     for place, stage in enumerate(stages):
         steps, values = series(stage.rows, key)
@@ -132,17 +144,11 @@ def overlay_plot(stages: Sequence[Stage], key: str, label: str, *, log: bool = F
                 steps,
                 rolling_mean(values, WINDOW),
                 color=colour(stage.name, place),
-                linestyle=_DASHES.get(stage.name, "-"),
+                linestyle=_DASHES.get(stage.name, ("-", (0, (5, 1.6)))[place // len(PALETTE) % 2]),
                 label=model_label(stage.name),
             )
             shown += 1
-    if log:
-        axes.set_yscale("log")
-    else:
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(0.0, low), max(high, 1e-9))
-    _legend(axes, shown)
-    return _svg(figure, f"{label} over the steps", axes, "step", label)
+    return shown
 
 
 @_styled
@@ -206,6 +212,11 @@ def bar_plot(bars: Mapping[str, Measure], title: str) -> str:
 def gain_plot(gains: Mapping[str, Measure]) -> str:
     """Gains in points, least first from below, with their intervals; a line stands at no gain."""
     figure, axes = _figure(height=0.7 + 0.24 * len(gains))
+    _draw_gains(axes, gains)
+    return _svg(figure, "Gain of each arm over the start", axes, "gain in pass@1, points", "")
+
+
+def _draw_gains(axes: Axes, gains: Mapping[str, Measure]) -> None:
     ordered = sorted(gains.items(), key=lambda pair: pair[1].value)
     for place, (_, gain) in enumerate(ordered):
         low, high = (gain.value if bound is None else bound for bound in (gain.low, gain.high))
@@ -214,7 +225,22 @@ def gain_plot(gains: Mapping[str, Measure]) -> str:
     axes.set_yticks(range(len(ordered)), [model_label(arm) for arm, _ in ordered])
     axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.grid(visible=False, axis="y")
-    return _svg(figure, "Gain of each arm over the start", axes, "gain in pass@1, points", "")
+
+
+@_styled
+def save_comparison_figure(gains: Mapping[str, Measure], curves: Sequence[Stage], path: Path) -> None:
+    """The gains of all arms beside their training accuracy (means over seeds), one PNG."""
+    with matplotlib.rc_context({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 110}):
+        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _draw_gains(left, gains)
+        left.set_title("Gain in pass@1 over the base, points", loc="left", fontsize=11.5, weight="bold")
+        _draw_curves(right, curves, "accuracy")
+        right.set_xlabel("step")
+        right.set_title("Accuracy on training prompts", loc="left", fontsize=11.5, weight="bold")
+        right.legend(ncols=2, fontsize=8.5)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def reward_parts(stage: Stage) -> list[str]:
