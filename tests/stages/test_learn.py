@@ -1,0 +1,79 @@
+"""What one rollout teaches, and what a step says of it: only completions whose verdict is known count."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from aha.objective.algorithms import ALGORITHMS
+from aha.records import Completion, FinishReason, Group
+from aha.reward.response import read_response
+from aha.reward.rubric import Scored
+from aha.stages.learn import Learner, build_learner, learn
+from aha.stages.models import Policy
+from aha.stages.rl_metrics import step_metrics
+from aha.stages.rollout import Rollout
+from aha.testing import few_problems, tiny_policy
+from aha.train.batch import PolicyRow, collate_policy
+from aha.train.step import compute_logprobs
+
+SETTINGS: dict[str, Any] = {
+    "lr": 1e-2, "max_grad_norm": 1.0, "temperature": 1.0, "token_budget": 512, "max_new_tokens": 8,
+    "importance_cap": 2.0,
+}  # fmt: skip
+
+
+def on_policy(
+    policy: Policy, rewards_PG: Sequence[Sequence[float]], valid_PG: Sequence[Sequence[bool]] | None = None
+) -> Rollout:
+    """Groups of random tokens with the log-probs that ``policy`` itself gives them, judged as told."""
+    rng, G = random.Random(0), len(rewards_PG[0])
+    groups, V = [], policy.config.vocab_size
+    for p in range(len(rewards_PG)):
+        problem, prompt = replace(few_problems()[2], id=str(p)), (p + 1, p + 2, 3)
+        said = [tuple(rng.randrange(V) for _ in range(rng.randint(3, 8))) for _ in range(G)]
+        rows = [PolicyRow(prompt, ids, 0.0, [0.0] * len(ids)) for ids in said]
+        (batch,) = collate_policy(rows, weights=[1.0] * G, token_budget=512)
+        logp = batch.by_row(compute_logprobs(policy.decoder, [batch])[0])
+        known = [Completion(ids, tuple(logp[g].tolist()), FinishReason.END, 0) for g, ids in enumerate(said)]
+        groups.append(Group(problem, prompt, tuple(known)))
+    B = len(groups) * G
+    valid = torch.ones(len(groups), G, dtype=torch.bool) if valid_PG is None else torch.tensor(valid_PG)
+    rewards = torch.tensor(rewards_PG, dtype=torch.float64)
+    return Rollout(
+        groups=groups,
+        problems=[group.problem for group in groups for _ in range(G)],
+        texts=[""] * B,
+        responses=[read_response("")] * B,
+        scored=Scored(rewards.flatten().tolist(), {}, valid.flatten().tolist()),
+        right=list(rewards.flatten().tolist()),
+        finish=[FinishReason.END] * B,
+        rewards_PG=rewards,
+        valid_PG=valid,
+        kept=list(range(len(groups))),
+    )
+
+
+def with_moments(policy: Policy, algorithm: str, **changes: Any) -> Learner:
+    """A learner of a row of the table, after one update: its optimiser remembers a gradient."""
+    learner = build_learner(policy, replace(ALGORITHMS[algorithm], **changes), lr=1e-2)
+    learn(learner, on_policy(policy, [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]), rng=random.Random(0), **SETTINGS)
+    return learner
+
+
+def test_agreement_is_only_said_of_the_weights_that_sampled() -> None:
+    """Two of three groups have no gradient, so neither do some mini-batches; their update still moves the weights."""
+    rows = []
+    for seed in range(10):
+        learner = with_moments(tiny_policy(), "gspo", minibatches=3)
+        rollout = on_policy(learner.policy, [[1.0] * 3, [0.0] * 3, [0.0, 1.0, 0.0]])
+        found = learn(learner, rollout, rng=random.Random(seed), **SETTINGS)
+        rows.append((step_metrics(1, rollout, found, lr=1e-2), [update["tokens"] > 0 for update in found.updates]))
+    assert {("logprob_gap" in row, "entropy" in row, on_policy_first) for row, (on_policy_first, *_) in rows} == {
+        (True, True, True), (False, False, False),
+    }  # fmt: skip
+    assert all(row.get("logprob_gap", 0.0) < 1e-5 and "ess" in row for row, _ in rows)
