@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from aha.objective.algorithms import ALGORITHMS
@@ -17,14 +18,19 @@ from aha.stages.learn import Learner, build_learner, learn
 from aha.stages.models import Policy
 from aha.stages.rl_metrics import step_metrics
 from aha.stages.rollout import Rollout
-from aha.testing import few_problems, tiny_policy
+from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.step import compute_logprobs
 
+BYTES = byte_tokenizer()
 SETTINGS: dict[str, Any] = {
     "lr": 1e-2, "max_grad_norm": 1.0, "temperature": 1.0, "token_budget": 512, "max_new_tokens": 8,
     "importance_cap": 2.0,
 }  # fmt: skip
+
+
+def policy_of(seed: int) -> Policy:
+    return tiny_policy(seed=seed, tokenizer=BYTES)
 
 
 def on_policy(
@@ -69,7 +75,7 @@ def test_agreement_is_only_said_of_the_weights_that_sampled() -> None:
     """Two of three groups have no gradient, so neither do some mini-batches; their update still moves the weights."""
     rows = []
     for seed in range(10):
-        learner = with_moments(tiny_policy(), "gspo", minibatches=3)
+        learner = with_moments(policy_of(0), "gspo", minibatches=3)
         rollout = on_policy(learner.policy, [[1.0] * 3, [0.0] * 3, [0.0, 1.0, 0.0]])
         found = learn(learner, rollout, rng=random.Random(seed), **SETTINGS)
         rows.append((step_metrics(1, rollout, found, lr=1e-2), [update["tokens"] > 0 for update in found.updates]))
@@ -77,3 +83,39 @@ def test_agreement_is_only_said_of_the_weights_that_sampled() -> None:
         (True, True, True), (False, False, False),
     }  # fmt: skip
     assert all(row.get("logprob_gap", 0.0) < 1e-5 and "ess" in row for row, _ in rows)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "dapo", "gpg", "kimi", "reinforce", "reinforce++", "ppo", "vapo"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_completion_that_is_not_trained_on_might_as_well_not_be_there(name: str, cut: bool) -> None:
+    """Neither in the gradient (KL, critic) nor in a denominator: a verifier failed, or a cut completion is masked."""
+    if cut and ALGORITHMS[name].baseline not in ("none", "critic"):
+        pytest.skip("its reward still counts for the baseline")
+    gradients = []
+    for there in (True, False):
+        policy = policy_of(0)
+        learner = build_learner(policy, replace(ALGORITHMS[name], minibatches=1, refill=0.0), lr=1e-2)
+        if learner.reference is not None:
+            learner.reference.load_state_dict(policy_of(1).decoder.state_dict())
+        whole = on_policy(policy, [[1.0, 0.0, 0.0, 5.0]], [[True, True, True, cut]])
+        rollout = replace(whole, finish=[*whole.finish[:3], FinishReason.LENGTH]) if there else first(whole, 3)
+        changed = {**SETTINGS, "max_grad_norm": 1e9, "mask_truncated": cut}
+        learn(learner, rollout, rng=random.Random(0), **changed)
+        modules = [policy.decoder, *([learner.critic] if learner.critic is not None else [])]
+        gradients.append([p.grad.clone() for module in modules for p in module.parameters() if p.grad is not None])
+        assert max(gradient.abs().max() for gradient in gradients[-1]) > 1e-3
+    for with_it, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
+
+
+def first(whole: Rollout, G: int) -> Rollout:
+    """Of a rollout of one group, its first completions."""
+    (group,) = whole.groups
+    return replace(
+        whole,
+        groups=[replace(group, completions=group.completions[:G])],
+        rewards_PG=whole.rewards_PG[:, :G],
+        valid_PG=whole.valid_PG[:, :G],
+        finish=whole.finish[:G],
+        right=whole.right[:G],
+    )

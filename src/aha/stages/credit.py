@@ -26,7 +26,8 @@ Advantage = float | list[float]
 @dataclass(frozen=True)
 class Credit:
     """One entry for each completion of the kept groups: its place in the rollout, its advantage (one number, or one for
-    each token), whether it is trained on; ``returns`` are a critic's targets. ``scale`` multiplies the loss."""
+    each token), whether it is trained on (what is not counts in no denominator either); ``returns`` are a critic's
+    targets. ``scale`` multiplies the loss."""
 
     places: list[int]
     advantages: list[Advantage]
@@ -48,8 +49,8 @@ def assign_credit(
     """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
     completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group.
 
-    A completion whose verifier failed is not trained on; with ``mask_truncated`` neither is one that was cut (its
-    reward still counts for its group: DAPO's overlong filter).
+    A completion whose verifier failed is not trained on, by policy, critic or KL; with ``mask_truncated`` neither is one
+    that was cut (its reward still counts for its group: DAPO's overlong filter).
     """
     G = rollout.rewards_PG.shape[1]
     places = [p * G + g for p in rollout.kept for g in range(G)]
@@ -76,9 +77,8 @@ def assign_credit(
             usable = [u and t for u, t in zip(usable, telling, strict=True)]
         advantages = list(advantages_PG.flatten().tolist())
     advantages = [a if u else 0.0 for a, u in zip(advantages, usable, strict=True)]
-    chosen = usable if algorithm.prune else [True] * len(places)
-    scale = loss_scale(algorithm, [a for a in advantages if not isinstance(a, list)])
-    return Credit(places, advantages, chosen, returns, scale)
+    scale = loss_scale(algorithm, [a for a, u in zip(advantages, usable, strict=True) if u and not isinstance(a, list)])
+    return Credit(places, advantages, usable, returns, scale)
 
 
 def _per_token(

@@ -174,8 +174,9 @@ def learn(
         )
         if refresh() and learner.reference is not None:
             learner.reference.load_state_dict(decoder.state_dict())
-    if values is not None and credit.returns is not None:
-        critic_metrics["explained_variance"] = explained_variance(torch.cat(values).double(), torch.cat(credit.returns))
+    if trained and values is not None and credit.returns is not None:
+        before, targets = torch.cat([values[i] for i in trained]), torch.cat([credit.returns[i] for i in trained])
+        critic_metrics["explained_variance"] = explained_variance(before.double(), targets)
     if penalties is not None:
         critic_metrics["reward_kl"] = float(torch.cat(penalties).mean() / algorithm.beta)
     return Learned(credit, updates, critic_metrics)
