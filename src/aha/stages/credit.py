@@ -49,8 +49,8 @@ def assign_credit(
     """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
     completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group.
 
-    A completion whose verifier failed is not trained on, by policy, critic or KL; with ``mask_truncated`` neither is one
-    that was cut (its reward still counts for its group: DAPO's overlong filter).
+    A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
+    is one that was cut (its reward still counts for its group: DAPO's overlong filter).
     """
     G = rollout.rewards_PG.shape[1]
     places = [p * G + g for p in rollout.kept for g in range(G)]
