@@ -25,7 +25,7 @@ class Settings(Frozen):
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``start`` is the evaluation of the model that all began with. Of each arm: its measures and its gain in pass@1,
-    means over the seeds with a 95 % interval of Student's t, and the seconds of its training."""
+    means over the seeds with a 95 % interval of Student's t."""
     start = _metrics(inputs["start"])
     rows: dict[str, Any] = {}
     for arm in settings.arms:
@@ -40,7 +40,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             **{name: seeds_interval(values).as_dict() for name, values in measures.items()},
         }
     best = max(rows, key=lambda arm: rows[arm]["gain"]["value"])
-    models = [metrics["model"] for edge in inputs if "/" in edge for metrics in (_metrics(inputs[edge]),)]
+    models = [_metrics(inputs[edge])["model"] for edge in inputs if "/" in edge]
     return StageResult({"start": start["pass@1"]["value"], "best": best, "arms": rows, "models": models})
 
 
