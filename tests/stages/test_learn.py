@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -104,6 +105,19 @@ def test_a_completion_that_is_not_trained_on_might_as_well_not_be_there(name: st
         modules = [policy.decoder, *([learner.critic] if learner.critic is not None else [])]
         gradients.append([p.grad.clone() for module in modules for p in module.parameters() if p.grad is not None])
         assert max(gradient.abs().max() for gradient in gradients[-1]) > 1e-3
+    for with_it, without in zip(*gradients, strict=True):
+        torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
+
+
+def test_a_group_whose_greedy_answer_could_not_be_judged_is_not_trained_on() -> None:
+    gradients = []
+    for rewards_PG, greedy in ([[1.0, 0.0], [1.0, 1.0]], [0.5, math.nan]), ([[1.0, 0.0]], [0.5]):
+        policy = policy_of(0)
+        learner = build_learner(policy, ALGORITHMS["remax"], lr=1e-2)
+        changed = {**SETTINGS, "max_grad_norm": 1e9, "greedy_rewards": greedy}
+        found = learn(learner, on_policy(policy, rewards_PG), rng=random.Random(0), **changed)
+        assert found.credit.advantages[:2] == [0.5, -0.5] and not any(found.credit.advantages[2:])
+        gradients.append([p.grad.clone() for p in policy.decoder.parameters() if p.grad is not None])
     for with_it, without in zip(*gradients, strict=True):
         torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
 

@@ -47,7 +47,8 @@ def assign_credit(
     mask_truncated: bool = False,
 ) -> Credit:
     """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
-    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group.
+    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group: NaN where the
+    verifier of the greedy answer failed, so that nothing is known of the whole group.
 
     A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
     is one that was cut (its reward still counts for its group: DAPO's overlong filter).
@@ -56,6 +57,9 @@ def assign_credit(
     places = [p * G + g for p in rollout.kept for g in range(G)]
     rewards_PG, valid_PG = rollout.rewards_PG[rollout.kept], rollout.valid_PG[rollout.kept]
     lengths_B = torch.tensor([len(rollout.groups[i // G].completions[i % G].token_ids) for i in places])
+    greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
+    if greedy_P is not None:
+        valid_PG = valid_PG & greedy_P.isfinite()[:, None]
     usable = valid_PG.flatten().tolist()
     if mask_truncated:
         usable = [u and rollout.finish[i] is not FinishReason.LENGTH for u, i in zip(usable, places, strict=True)]
@@ -68,7 +72,6 @@ def assign_credit(
     else:
         if penalties is not None:
             rewards_PG = rewards_PG - torch.stack([p.double().sum() for p in penalties]).view_as(rewards_PG)
-        greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
         advantages_PG = outcome_advantages(
             rewards_PG, valid_PG, baseline=algorithm.baseline, scale=algorithm.scale, greedy_P=greedy_P
         )

@@ -247,7 +247,8 @@ def _roll_out(
     seed: int,
     step: int,
 ) -> tuple[Rollout, list[float] | None]:
-    """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer."""
+    """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer, NaN where its
+    verifier failed."""
     asked: list[Problem] = []
     params = SamplingParams(
         cap, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
@@ -276,7 +277,8 @@ def _roll_out(
     if algorithm.baseline != "greedy":
         return rollout, None
     kept = [rollout.groups[p].problem for p in rollout.kept]
-    return rollout, answer(kept, 1, replace(params, temperature=0.0)).scored.total
+    scored = answer(kept, 1, replace(params, temperature=0.0)).scored
+    return rollout, [reward if known else math.nan for reward, known in zip(scored.total, scored.valid, strict=True)]
 
 
 def _num_general(settings: Settings) -> int:
