@@ -93,6 +93,8 @@ class Settings(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         resolve_algorithm(self)
+        if self.length_stages:
+            cap_at(0, self.length_stages)
         if self.top_p != 1.0 or self.top_k != 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: a policy gradient needs each token's probability under the "
