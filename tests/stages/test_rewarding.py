@@ -97,6 +97,9 @@ def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:
 
     assert toss(0, responses) == toss(0, responses[::-1]) != toss(1, responses)
     assert 160 < sum(toss(0, responses)) < 240
+    (reward,) = build(Weights(accuracy=0.0, format=0.0, random=1.0))
+    first, second = ([v.score for v in reward.judge(problems, responses)] for _ in range(2))
+    assert first == toss(0, responses) and first != second, "groups that are asked again have other tosses"
 
 
 def test_a_preference_weight_without_its_model_is_an_error() -> None:

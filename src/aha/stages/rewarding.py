@@ -133,13 +133,14 @@ def build_rewards(
     length_shape: Length | None = None,
     max_new_tokens: int = 1,
 ) -> list[Reward]:
-    """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream."""
+    """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream,
+    which goes on from one call to the next: groups that are asked later in a step have tosses of their own."""
+    rng = python_rng(seed, "coin", step)
 
     def anything(problem: Problem) -> bool:
         return True
 
     def coin(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
-        rng = python_rng(seed, "coin", step)
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
     rewards = [
