@@ -141,3 +141,8 @@ def test_parse_value_prefers_text_for_text() -> None:
 def test_a_number_that_would_train_on_nonsense_is_refused(key: str, text: str) -> None:
     with pytest.raises(SettingError, match=f"{key}.*(greater|less|finite|needs 2)"):
         override(rl.Settings(), key, text, owner="r1_zero")
+
+
+def test_stages_of_the_length_cap_that_do_not_begin_at_step_0_are_refused_before_anything_runs() -> None:
+    with pytest.raises(SettingError, match=r"begin at steps \[5\]: the first at 0"):
+        override(rl.Settings(), "length_stages", "[[5, 10]]", owner="r1_zero")

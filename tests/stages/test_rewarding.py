@@ -12,7 +12,16 @@ from aha.model.heads import RewardModel, save_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
 from aha.reward.rubric import Judge, each, score
-from aha.stages.rewarding import Weights, build_rewards, check_known_good, is_reasoning, load_preferences
+from aha.stages import rewarding
+from aha.stages.rewarding import (
+    Length,
+    Weights,
+    build_rewards,
+    check_known_good,
+    is_reasoning,
+    length_judge,
+    load_preferences,
+)
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.tokens.render import R1_ZERO_TEMPLATE, Renderer
 from aha.util.files import write_json_atomic
@@ -56,6 +65,29 @@ def test_every_problem_has_its_judges() -> None:
             assert {r.name for r in everything if r.applies(problem)} == {"accuracy", "format"}
 
 
+def test_the_length_reward_leaves_out_what_could_not_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two problems of three completions, judged in one call; one verifier fails, and its length is in no range."""
+    calls = []
+
+    def judged(problems: list[Problem], responses: list[Response]) -> list[Verdict]:
+        calls.append(len(problems))
+        status = {"right": Status.RIGHT, "wrong": Status.WRONG, "error": Status.ERROR}
+        return [Verdict("accuracy", status[str(r.answer)], float(r.answer == "right")) for r in responses]
+
+    monkeypatch.setattr(rewarding, "judge_accuracy", judged)
+    one, other = few_problems()[2:4]
+    said = [("right", 10), ("wrong", 20), ("error", 90), ("right", 30), ("right", 10), ("wrong", 20)]
+    responses = [Response("", answer, True, tokens=tokens) for answer, tokens in said]
+    judge = length_judge(Length(kind="kimi"), max_new_tokens=100)
+    verdicts = judge([one] * 3 + [other] * 3, responses)
+    # first group: 0.5 - 0 / 10, then min(0, 0.5 - 10 / 10); second: right at 30, 10, wrong in the middle
+    assert [v.score for v in verdicts if v.status is not Status.ERROR] == [0.5, -0.5, -0.5, 0.5, 0.0]
+    assert [v.status is Status.ERROR for v in verdicts] == [False, False, True, False, False, False]
+    assert calls == [6] and {v.name for v in verdicts} == {"length"}
+    overlong = length_judge(Length(kind="overlong", cache=0.2), max_new_tokens=100)([one] * 3, responses[:3])
+    assert [v.score for v in overlong] == [0.0, 0.0, -0.5] and calls == [6]
+
+
 def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:
     problems, responses = [HELP] * 400, [Response("", str(i), True) for i in range(400)]
 
@@ -65,6 +97,9 @@ def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:
 
     assert toss(0, responses) == toss(0, responses[::-1]) != toss(1, responses)
     assert 160 < sum(toss(0, responses)) < 240
+    (reward,) = build(Weights(accuracy=0.0, format=0.0, random=1.0))
+    first, second = ([v.score for v in reward.judge(problems, responses)] for _ in range(2))
+    assert first == toss(0, responses) and first != second, "groups that are asked again have other tosses"
 
 
 def test_a_preference_weight_without_its_model_is_an_error() -> None:

@@ -26,7 +26,8 @@ Advantage = float | list[float]
 @dataclass(frozen=True)
 class Credit:
     """One entry for each completion of the kept groups: its place in the rollout, its advantage (one number, or one for
-    each token), whether it is trained on; ``returns`` are a critic's targets. ``scale`` multiplies the loss."""
+    each token), whether it is trained on (what is not counts in no denominator either); ``returns`` are a critic's
+    targets. ``scale`` multiplies the loss."""
 
     places: list[int]
     advantages: list[Advantage]
@@ -46,15 +47,19 @@ def assign_credit(
     mask_truncated: bool = False,
 ) -> Credit:
     """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
-    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group.
+    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group: NaN where the
+    verifier of the greedy answer failed, so that nothing is known of the whole group.
 
-    A completion whose verifier failed is not trained on; with ``mask_truncated`` neither is one that was cut (its
-    reward still counts for its group: DAPO's overlong filter).
+    A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
+    is one that was cut (its reward still counts for its group: DAPO's overlong filter).
     """
     G = rollout.rewards_PG.shape[1]
     places = [p * G + g for p in rollout.kept for g in range(G)]
     rewards_PG, valid_PG = rollout.rewards_PG[rollout.kept], rollout.valid_PG[rollout.kept]
     lengths_B = torch.tensor([len(rollout.groups[i // G].completions[i % G].token_ids) for i in places])
+    greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
+    if greedy_P is not None:
+        valid_PG = valid_PG & greedy_P.isfinite()[:, None]
     usable = valid_PG.flatten().tolist()
     if mask_truncated:
         usable = [u and rollout.finish[i] is not FinishReason.LENGTH for u, i in zip(usable, places, strict=True)]
@@ -67,7 +72,6 @@ def assign_credit(
     else:
         if penalties is not None:
             rewards_PG = rewards_PG - torch.stack([p.double().sum() for p in penalties]).view_as(rewards_PG)
-        greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
         advantages_PG = outcome_advantages(
             rewards_PG, valid_PG, baseline=algorithm.baseline, scale=algorithm.scale, greedy_P=greedy_P
         )
@@ -76,9 +80,8 @@ def assign_credit(
             usable = [u and t for u, t in zip(usable, telling, strict=True)]
         advantages = list(advantages_PG.flatten().tolist())
     advantages = [a if u else 0.0 for a, u in zip(advantages, usable, strict=True)]
-    chosen = usable if algorithm.prune else [True] * len(places)
-    scale = loss_scale(algorithm, [a for a in advantages if not isinstance(a, list)])
-    return Credit(places, advantages, chosen, returns, scale)
+    scale = loss_scale(algorithm, [a for a, u in zip(advantages, usable, strict=True) if u and not isinstance(a, list)])
+    return Credit(places, advantages, usable, returns, scale)
 
 
 def _per_token(

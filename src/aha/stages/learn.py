@@ -119,12 +119,12 @@ def learn(
     trained = [i for i in everything if credit.chosen[i]]
     in_loss = bool(algorithm.beta) and algorithm.kl_in == "loss"
     if algorithm.nll:
-        right = [i for i in trained if rollout.right[credit.places[i]] == 1.0]
-        rows = [row._replace(nll=float(i in set(right))) for i, row in enumerate(rows)]
-    telling = [i for i in trained if in_loss or algorithm.mirror or rows[i].matters]
+        right = {i for i in trained if rollout.right[credit.places[i]] == 1.0}
+        rows = [row._replace(nll=float(i in right)) for i, row in enumerate(rows)]
+    telling = {i for i in trained if in_loss or algorithm.mirror or rows[i].matters}
     old: dict[int, Tensor] = {}
     if importance_cap is not None and algorithm.minibatches > 1 and not warming_up:
-        old = of_rows(lambda batches: compute_logprobs(decoder, batches, temperature=temperature), telling)
+        old = of_rows(lambda batches: compute_logprobs(decoder, batches, temperature=temperature), sorted(telling))
     updates, critic_metrics = [], {}
     for chosen in split(trained, algorithm.minibatches, rng):
         if learner.critic is not None and learner.critic_optimizer is not None and algorithm.critic is not None:
@@ -146,7 +146,7 @@ def learn(
         weights = token_weights(lengths, algorithm.aggregation, constant=max_new_tokens)
         imitated = sum(len(rows[i].completion_ids) for i in chosen if rows[i].nll)
         nll = algorithm.nll * len(chosen) / imitated if imitated else 0.0
-        kept = [(i, weight) for i, weight in zip(chosen, weights.tolist(), strict=True) if i in set(telling)]
+        kept = [(i, weight) for i, weight in zip(chosen, weights.tolist(), strict=True) if i in telling]
         batches = collate_policy(
             [rows[i]._replace(nll=nll * rows[i].nll) for i, _ in kept],
             weights=[weight * credit.scale for _, weight in kept],
@@ -174,8 +174,9 @@ def learn(
         )
         if refresh() and learner.reference is not None:
             learner.reference.load_state_dict(decoder.state_dict())
-    if values is not None and credit.returns is not None:
-        critic_metrics["explained_variance"] = explained_variance(torch.cat(values).double(), torch.cat(credit.returns))
+    if trained and values is not None and credit.returns is not None:
+        before, targets = torch.cat([values[i] for i in trained]), torch.cat([credit.returns[i] for i in trained])
+        critic_metrics["explained_variance"] = explained_variance(before.double(), targets)
     if penalties is not None:
         critic_metrics["reward_kl"] = float(torch.cat(penalties).mean() / algorithm.beta)
     return Learned(credit, updates, critic_metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -66,33 +67,42 @@ class Length(Frozen):
 
 
 def length_judge(settings: Length, *, max_new_tokens: int) -> Judge:
-    """The length reward as a judge; completions of one problem are one group."""
+    """The length reward as a judge; completions of one problem, which come one after the other, are one group. Where
+    accuracy is a part of it and its checker fails, so does this: the completion is in no group."""
     longest = settings.longest or max_new_tokens
 
     def judge(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
-        scores: list[float] = []
-        for _, rows in itertools.groupby(range(len(problems)), key=lambda i: problems[i].id):
+        if settings.kind == "overlong":  # right and wrong alike
+            cache = max(1, round(settings.cache * longest))
+            return [_length(length.soft_overlong(r.tokens, max_length=longest, cache=cache)) for r in responses]
+        verdicts = [replace(verdict, name="length") for verdict in judge_accuracy(problems, responses)]
+        judged = [i for i, verdict in enumerate(verdicts) if verdict.status is not Status.ERROR]
+        for _, rows in itertools.groupby(judged, key=lambda i: problems[i].id):
             group = list(rows)
-            lengths = [responses[i].tokens for i in group]
-            right = [rules.accuracy(problems[i], responses[i]).status is Status.RIGHT for i in group]
-            each_one = list(zip(lengths, right, strict=True))
-            match settings.kind:
-                case "overlong":
-                    cache = max(1, round(settings.cache * longest))
-                    scores += [length.soft_overlong(n, max_length=longest, cache=cache) for n in lengths]
-                case "kimi":
-                    scores += length.kimi_k15(lengths, right)
-                case "cosine":
-                    scores += [length.cosine(n, r, max_length=longest) for n, r in each_one]
-                case "l1-exact":
-                    scores += [length.l1_exact(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
-                case "l1-max":
-                    scores += [length.l1_max(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
-                case "efficient":
-                    scores += length.efficient(lengths, right, alpha=settings.alpha)
-        return [Verdict("length", Status.RIGHT if s > 0 else Status.WRONG, s) for s in scores]
+            lengths, right = [responses[i].tokens for i in group], [verdicts[i].status is Status.RIGHT for i in group]
+            for i, value in zip(group, of_group(lengths, right), strict=True):
+                verdicts[i] = _length(value)
+        return verdicts
+
+    def of_group(lengths: list[int], right: list[bool]) -> list[float]:
+        each_one = list(zip(lengths, right, strict=True))
+        match settings.kind:
+            case "kimi":
+                return length.kimi_k15(lengths, right)
+            case "cosine":
+                return [length.cosine(n, r, max_length=longest) for n, r in each_one]
+            case "l1-exact":
+                return [length.l1_exact(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
+            case "l1-max":
+                return [length.l1_max(n, r, target=settings.target, alpha=settings.alpha) for n, r in each_one]
+            case _:
+                return length.efficient(lengths, right, alpha=settings.alpha)
 
     return judge
+
+
+def _length(value: float) -> Verdict:
+    return Verdict("length", Status.RIGHT if value > 0 else Status.WRONG, value)
 
 
 def _repetition(problem: Problem, response: Response) -> Verdict:
@@ -123,13 +133,14 @@ def build_rewards(
     length_shape: Length | None = None,
     max_new_tokens: int = 1,
 ) -> list[Reward]:
-    """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream."""
+    """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream,
+    which goes on from one call to the next: groups that are asked later in a step have tosses of their own."""
+    rng = python_rng(seed, "coin", step)
 
     def anything(problem: Problem) -> bool:
         return True
 
     def coin(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
-        rng = python_rng(seed, "coin", step)
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
     rewards = [

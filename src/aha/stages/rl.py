@@ -93,6 +93,8 @@ class Settings(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         resolve_algorithm(self)
+        if self.length_stages:
+            cap_at(0, self.length_stages)
         if self.top_p != 1.0 or self.top_k != 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: a policy gradient needs each token's probability under the "
@@ -247,7 +249,8 @@ def _roll_out(
     seed: int,
     step: int,
 ) -> tuple[Rollout, list[float] | None]:
-    """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer."""
+    """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer, NaN where its
+    verifier failed."""
     asked: list[Problem] = []
     params = SamplingParams(
         cap, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
@@ -276,7 +279,8 @@ def _roll_out(
     if algorithm.baseline != "greedy":
         return rollout, None
     kept = [rollout.groups[p].problem for p in rollout.kept]
-    return rollout, answer(kept, 1, replace(params, temperature=0.0)).scored.total
+    scored = answer(kept, 1, replace(params, temperature=0.0)).scored
+    return rollout, [reward if known else math.nan for reward, known in zip(scored.total, scored.valid, strict=True)]
 
 
 def _num_general(settings: Settings) -> int:

@@ -25,7 +25,8 @@ from aha.stages.samples import write_samples
 
 def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) -> dict[str, float]:
     """Of everything that was sampled, whether or not it is trained on. The agreement of sampler and trainer is read off
-    the first update, which is on policy; a step without any gradient has measured nothing and says nothing of it."""
+    the first update, which alone is on policy: one without a gradient has measured nothing, and moves the weights all
+    the same by what earlier ones left in the optimiser, so that the next says nothing of it either."""
     lengths = [len(tokens) for tokens in rollout.token_ids]
     reasoning = [i for i, problem in enumerate(rollout.problems) if is_reasoning(problem)]
     right = {i: score for i in reasoning if (score := rollout.right[i]) is not None}
@@ -64,10 +65,12 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
         if given := [v for v in values if v is not None]:  # a preference says nothing before its quarter
             row[f"reward/{name}"] = _mean(given)
     updates = learned.updates
+    if updates and updates[0]["tokens"]:
+        row |= {key: updates[0][key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
     if measured := [update for update in updates if update["tokens"]]:
-        first, last = measured[0], measured[-1]
-        row |= {key: first[key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
-        row |= {key: last[key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")}
+        row |= {
+            key: measured[-1][key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")
+        }
     row["lr"] = lr
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
     return row | learned.critic

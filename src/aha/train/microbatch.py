@@ -38,7 +38,7 @@ def split_branches(
     longest_prompt = longest = 0
     for index in sorted(range(len(lengths)), key=lambda i: (place[prompts[i]], -lengths[i])):
         wider_prompt, wider = max(longest_prompt, prompt_lengths[index]), max(longest, lengths[index])
-        num_prompts = len(asked | {prompts[index]})
+        num_prompts = len(asked) + (prompts[index] not in asked)
         if not batches or num_prompts * wider_prompt + (len(batches[-1]) + 1) * wider > budget:
             batches.append([])
             asked, wider_prompt, wider = set(), prompt_lengths[index], lengths[index]
