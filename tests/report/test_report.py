@@ -157,6 +157,15 @@ def test_length_ratio_is_last_five_over_lowest_five(write_run: WriteRun) -> None
     assert "×3.75 its lowest" in sentence and "a dip and then growth" in sentence
 
 
+def test_agreement_is_of_steps_whose_sampler_holds_the_trainers_weights(write_run: WriteRun) -> None:
+    run = write_run()
+    gaps = [(0.0, 2e-6), (1.0, 0.7), (2.0, 0.9), (0.0, 3e-6)]
+    rows = [{"step": i, "staleness": age, "max_logprob_gap": gap} for i, (age, gap) in enumerate(gaps, 1)]
+    (run / "r1_zero" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = load_run(run).stage("r1_zero")
+    assert stage is not None and curve_numbers(stage)["max_logprob_gap"] == 3e-6
+
+
 def test_reflection_words_are_compared_by_tenths(write_run: WriteRun) -> None:
     run = write_run()
     for first, last, outcome in ((0.1, 0.6, APPEARED), (0.6, 0.1, ABSENT), (0.5, 0.5, ABSENT)):

@@ -88,6 +88,13 @@ def test_a_planted_fault_is_found_where_it_is(
     assert what(findings(plant(start, stop, **values))) == expected
 
 
+def test_a_sampler_that_is_older_by_design_is_no_mismatch() -> None:
+    rows = plant(60, 61, mismatch_kl=0.2)
+    rows[59]["staleness"] = 1.0
+    rows[60]["staleness"] = 0.0
+    assert what(findings(rows)) == [("mismatch_kl", 61, "stop")]
+
+
 def test_a_warning_comes_again_when_its_cause_does() -> None:
     rows = plant(60, 70, truncated=0.4)
     rows[79]["truncated"] = 0.4

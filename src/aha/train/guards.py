@@ -35,7 +35,8 @@ class GuardSettings(Frozen):
     that of the ``trend`` before: collapsed. Both together, since good runs lose most of their entropy early
     (2505.22617).
     ``kl_high``, ``kl_stop`` nats a token from the reference. ``mismatch_high``, ``mismatch_stop`` nats a token between
-    sampler and trainer; verl's and TRL's threads put healthy bfloat16 runs under 0.01.
+    sampler and trainer, in steps in which both hold the same weights (``staleness`` 0); verl's and TRL's threads put
+    healthy bfloat16 runs under 0.01.
     ``repetition_high``, ``repetition_collapse``: share of the tokens in a loop at a completion's end.
     ``truncated_high``: share of completions cut (replications: over 20 to 30 % the cap is too low).
     ``clip_high_share``: share of tokens clipped from above (replications: over 1 to 2 % the rollouts are stale).
@@ -152,6 +153,8 @@ def _kl(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | 
 
 
 def _mismatch(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | None:
+    if _value(row, "staleness"):  # other weights by design: ess and clip_high say whether they are too old
+        return None
     advice = "sampler and trainer disagree on the same weights: compare their types, caches and sampling settings"
     return _two_levels(row, "mismatch_kl", (settings.mismatch_high, "warn"), (settings.mismatch_stop, "stop"), advice)
 
