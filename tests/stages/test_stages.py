@@ -8,28 +8,27 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pyarrow import parquet
+from tiny_rl import StopsAt, run_stage, without_time
 from transformers import AutoModelForCausalLM
 
 from aha.config import Frozen
 from aha.data.examples import load_examples
 from aha.data.problems import is_held_out, load_problems
 from aha.errors import DataError, InvariantError, SettingError
-from aha.records import Sample, StageResult
+from aha.records import Sample
 from aha.reward import rules
 from aha.reward.response import read_response
 from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, rollout, sft, tokenizer
-from aha.stages.context import Context, Interrupted
+from aha.stages.context import Interrupted
 from aha.stages.models import load_policy
 from aha.stages.rewarding import Weights
-from aha.util.files import read_json, read_jsonl, write_json_atomic
+from aha.util.files import read_json, read_jsonl
 
 SHAPE = pretrain.Shape(
     hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
@@ -50,23 +49,6 @@ EXAMPLES = examples.Settings(problems=4, samples=2, clean=20, general=10, max_ne
 SFT = sft.Settings(epochs=2, batch_tokens=300, rows=2, warmup=1)
 REWARD = reward_model.Settings(reads="answer", pairs=40, held_out_pairs=10, batch=8)
 EVALUATE = evaluate.Settings(samples=4, general_samples=2, max_new_tokens=40, chunk=4, kept_samples=3)
-
-
-def run_stage(
-    run: Callable[..., StageResult],
-    settings: Frozen,
-    inputs: Mapping[str, Path],
-    out: Path,
-    *,
-    seed: int = 0,
-    context: Context | None = None,
-) -> Path:
-    """What a worker does: run in ``out`` and write the result."""
-    torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
-    result = run(settings, inputs, context or Context(out, name=out.name, seed=seed, run_seed=0))
-    write_json_atomic(out / "result.json", {"metrics": result.metrics})
-    return out
 
 
 @dataclass(frozen=True)
@@ -374,26 +356,6 @@ def test_arithmetic_is_a_source(tmp_path: Path) -> None:
     out = run_stage(problems.run, problems.Settings(source="arithmetic", train=30, test=10), {}, tmp_path / "sums")
     assert len(load_problems(out / "train.jsonl")) == 30
     assert not (out / "general_train.jsonl").exists()
-
-
-class StopsAt(Context):
-    """Saves after ``step`` and stops, after ``lost`` more steps whose work is lost as in a crash."""
-
-    def __init__(self, out: Path, step: int, lost: int) -> None:
-        super().__init__(out, name=out.name, seed=0, run_seed=0)
-        self.step, self.lost, self.calls = step, lost, 0
-
-    def save_due(self) -> bool:
-        self.calls += 1
-        return self.calls == self.step
-
-    def progress(self, step: int, total: int, **fields: float) -> None:
-        if self.calls == self.step + self.lost:
-            raise Interrupted
-
-
-def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
 
 
 @pytest.mark.parametrize(
