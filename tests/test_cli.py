@@ -134,6 +134,8 @@ def test_a_report_that_cannot_be_made_does_not_hide_why_a_run_failed(
         (["run", TOY, "--set", "e.steps=8"], "no stage 'e'"),
         (["run", TOY, "--set", "sede=8"], "no argument 'sede': did you mean 'seed'"),
         (["run", TOY, "--only", "e"], "has no stage 'e'"),
+        (["run", "r1_tiny", "--set", "r1_zero.algorithm=grpo-r2"], "no algorithm 'grpo-r2'; did you mean 'grpo-r1'"),
+        (["run", "r1_tiny", "--set", "r1_zero.samples=1"], "compares the samples of a group and needs 2 or more"),
         (["run", "r1_tniy"], "no recipe 'r1_tniy': did you mean 'r1_tiny'"),
         (["run", TOY, "--jbos", "2"], "No such option: --jbos"),
         (["rnu"], "No such command 'rnu'"),

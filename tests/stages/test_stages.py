@@ -3,11 +3,9 @@ same seed, the same bits after a stop, and errors for what cannot be."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -305,20 +303,6 @@ def test_a_length_cap_that_cuts_most_completions_stops_the_first_step(micro: Any
         run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "short")
 
 
-def test_an_impossible_template_stops_the_first_step(micro: Any, tmp_path: Path) -> None:
-    shutil.copytree(micro.base, tmp_path / "base")
-    template = tmp_path / "base" / "model" / "aha.json"
-    inputs = {"init": tmp_path / "base", "problems": micro.problems}
-    template.write_text(json.dumps({"template": "User : {question} ? Assistant : <answer>"}), encoding="utf-8")
-    with pytest.raises(InvariantError, match="known-good answer"):
-        run_stage(rl.run, RL, inputs, tmp_path / "a")
-    template.write_text(json.dumps({"template": "User : {question} ? Assistant : <think>"}), encoding="utf-8")
-    run_stage(rl.run, RL.model_copy(update={"steps": 1}), inputs, tmp_path / "b")
-    template.write_text(json.dumps({"template": "User : ? Assistant :"}), encoding="utf-8")
-    with pytest.raises(SettingError, match="question"):
-        run_stage(rl.run, RL, inputs, tmp_path / "c")
-
-
 def test_unknown_names_and_too_little_data_are_errors(micro: Any, tmp_path: Path) -> None:
     inputs = {"init": micro.base, "problems": micro.problems}
     with pytest.raises(SettingError, match="did you mean 'grpo-r1'"):
@@ -383,20 +367,3 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert (out / "model" / file.name).read_bytes() == file.read_bytes(), file.name
     assert without_time(read_jsonl(out / "metrics.jsonl")) == without_time(read_jsonl(straight / "metrics.jsonl"))
     assert read_json(out / "result.json") == read_json(straight / "result.json")
-
-
-def test_a_reference_that_was_refreshed_is_continued(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    row = dataclasses.replace(rl.ALGORITHMS["grpo-r1"], reference_refresh=2)
-    monkeypatch.setitem(rl.ALGORITHMS, "grpo-r1", row)
-    settings = RL.model_copy(update={"beta": 1.0})
-    inputs = {"init": micro.base, "problems": micro.problems}
-    straight = run_stage(rl.run, settings, inputs, tmp_path / "straight")
-    out = tmp_path / "stopped"
-    out.mkdir()
-    with pytest.raises(Interrupted):
-        run_stage(rl.run, settings, inputs, out, context=StopsAt(out, 2, 0))
-    run_stage(rl.run, settings, inputs, out)
-    weights = "model/model.safetensors"
-    assert (out / weights).read_bytes() == (straight / weights).read_bytes()
-    kl = [row["kl"] for row in read_jsonl(straight / "metrics.jsonl")]
-    assert max(kl) > 0
