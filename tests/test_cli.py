@@ -233,6 +233,18 @@ def test_inspect_shows_samples_rewards_and_advantages(aha_main: Program, tmp_pat
         assert code == 2 and message in errors
 
 
+def test_inspect_shows_what_guards_found(aha_main: Program, tmp_path: Path) -> None:
+    write_samples(tmp_path / "run" / "r1_zero")
+    says = "step 2: repetition 0.9 (limit 0.5): completions end in loops"
+    rows = [{"step": 1}, {"step": 2, "guards": [{"what": "repetition", "action": "rollback", "says": says}]}]
+    (tmp_path / "run" / "r1_zero" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output, _ = aha_main("inspect", tmp_path / "run", "--json")
+    event = {"step": 2, "what": "repetition", "action": "rollback", "says": says.removeprefix("step 2: ")}
+    assert code == 0 and json.loads(output)["guards"] == [event]
+    code, output, _ = aha_main("inspect", tmp_path / "run" / "r1_zero", "--step", "1")
+    assert code == 0 and output.index("it is [2]") < output.index("rollback")
+
+
 def test_inspect_names_a_damaged_file(aha_main: Program, tmp_path: Path) -> None:
     write_samples(tmp_path / "r1")
     file = tmp_path / "r1" / "samples" / "000002.parquet"
