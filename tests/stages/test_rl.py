@@ -12,9 +12,12 @@ from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, without_time, 
 
 from aha.data.pool import Choice
 from aha.objective.algorithms import ALGORITHMS
+from aha.records import Problem, Status, Verdict
+from aha.reward.response import Response
+from aha.reward.rubric import Reward, each
 from aha.stages import rl
 from aha.stages.context import Interrupted
-from aha.stages.rewarding import Weights
+from aha.stages.rewarding import Weights, build_rewards
 from aha.util.files import read_json
 
 
@@ -90,3 +93,31 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert len(rows_of(out)) == step + lost
         run_stage(rl.run, settings, inputs, out)
         same_bits(straight, out)
+
+
+def share_of_digits(problem: Problem, response: Response) -> Verdict:
+    words = (response.untagged or response.think).split()
+    return Verdict("digits", Status.RIGHT, sum(word.isdigit() for word in words) / max(len(words), 1))
+
+
+def digits_said(inputs: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, coin: bool) -> float:
+    """The share of digits among the words of the last five steps; about half of what an untrained model says."""
+
+    def build(weights: Weights, *_: Any, seed: int, step: int, **__: Any) -> list[Reward]:
+        toss = build_rewards(weights, {}, preference_start=0.0, seed=seed, step=step)
+        return [Reward("digits", each(share_of_digits), float(not coin), lambda _: True), *toss]
+
+    monkeypatch.setattr(rl, "build_rewards", build)
+    settings = settings_of("ppo", steps=30, samples=8, max_new_tokens=24, samples_every=30)
+    settings = settings.model_copy(update={"weights": Weights(accuracy=0.0, format=0.0, random=float(coin))})
+    rows = rows_of(run_stage(rl.run, settings, inputs, out, seed=seed))
+    assert 0.3 < rows[0]["reward/digits"] < 0.7
+    return sum(row["reward/digits"] for row in rows[-5:]) / 5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ppo_learns_what_is_rewarded_and_a_coin_teaches_nothing(
+    seed: int, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digits_said(inputs, tmp_path / "rl", monkeypatch, seed=seed, coin=False) > 0.9
+    assert digits_said(inputs, tmp_path / "coin", monkeypatch, seed=seed, coin=True) < 0.75
