@@ -138,6 +138,8 @@ def test_a_report_that_cannot_be_made_does_not_hide_why_a_run_failed(
         (["run", TOY, "--set", "e.steps=8"], "no stage 'e'"),
         (["run", TOY, "--set", "sede=8"], "no argument 'sede': did you mean 'seed'"),
         (["run", TOY, "--only", "e"], "has no stage 'e'"),
+        (["run", "r1_tiny", "--set", "r1_zero.algorithm=grpo-r2"], "no algorithm 'grpo-r2'; did you mean 'grpo-r1'"),
+        (["run", "r1_tiny", "--set", "r1_zero.samples=1"], "compares the samples of a group and needs 2 or more"),
         (["run", "r1_tniy"], "no recipe 'r1_tniy': did you mean 'r1_tiny'"),
         (["run", TOY, "--jbos", "2"], "No such option: --jbos"),
         (["rnu"], "No such command 'rnu'"),
@@ -233,6 +235,18 @@ def test_inspect_shows_samples_rewards_and_advantages(aha_main: Program, tmp_pat
     ]:
         code, _, errors = aha_main("inspect", *arguments)
         assert code == 2 and message in errors
+
+
+def test_inspect_shows_what_guards_found(aha_main: Program, tmp_path: Path) -> None:
+    write_samples(tmp_path / "run" / "r1_zero")
+    says = "step 2: repetition 0.9 (limit 0.5): completions end in loops"
+    rows = [{"step": 1}, {"step": 2, "guards": [{"what": "repetition", "action": "rollback", "says": says}]}]
+    (tmp_path / "run" / "r1_zero" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, output, _ = aha_main("inspect", tmp_path / "run", "--json")
+    event = {"step": 2, "what": "repetition", "action": "rollback", "says": says.removeprefix("step 2: ")}
+    assert code == 0 and json.loads(output)["guards"] == [event]
+    code, output, _ = aha_main("inspect", tmp_path / "run" / "r1_zero", "--step", "1")
+    assert code == 0 and output.index("it is [2]") < output.index("rollback")
 
 
 def test_inspect_names_a_damaged_file(aha_main: Program, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -259,8 +260,13 @@ def inspect(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 16,
     as_json: Json = False,
 ) -> None:
-    """Show samples of a stage: reward by part, and one transcript with the advantage of every token."""
-    samples = _read_samples(target)
+    """Show samples of a stage: reward by part, one transcript with the advantage of every token, what guards found."""
+    from aha.report.guards import guard_events
+    from aha.report.reading import read_rows
+
+    stage = _stage_with_samples(target)
+    samples = _read_samples(stage)
+    events = guard_events(read_rows(stage / "metrics.jsonl"))
     steps = sorted({sample["step"] for sample in samples})
     if step is not None and step not in steps:
         raise UsageError(f"{target} has no samples of step {step}: steps {', '.join(map(str, steps))}")
@@ -278,7 +284,8 @@ def inspect(
     if not rows:
         raise UsageError(f"{target}: no sample of step {wanted} fits --task and --problem")
     if as_json:
-        _print_json({"target": str(target), "steps": steps, "step": wanted, "samples": rows})
+        guards = [asdict(event) for event in events]
+        _print_json({"target": str(target), "steps": steps, "step": wanted, "samples": rows, "guards": guards})
         return
     if detail >= len(rows):
         raise UsageError(f"--detail {detail}: the table has rows 0 to {len(rows) - 1}")
@@ -300,31 +307,40 @@ def inspect(
         )
     _print_rich(table)
     _show_transcript(rows[detail])
+    if events:
+        table = _table("step", "guard", "action", "finding")
+        for event in events[-limit:]:
+            table.add_row(str(event.step), event.what, event.action, event.says)
+        _print_rich(table)
 
 
-def _read_samples(target: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    files = sorted((target / "samples").glob("*.parquet"))
-    if not files:
+def _stage_with_samples(target: Path) -> Path:
+    """``target``, or the only stage of it that has samples."""
+    if not any((target / "samples").glob("*.parquet")):
         stages = sorted(path.parent.name for path in target.glob("*/samples"))
         if not target.is_dir():
             known = sorted(path.parent.name for path in target.parent.glob("*/samples"))
             raise UsageError(f"{target} does not exist; stages with samples: {nearest(target.name, known)}")
         if not stages:
             raise DataError(f"{target} has no samples/*.parquet, and none of its folders has")
-        files = sorted((target / stages[-1] / "samples").glob("*.parquet"))
         if len(stages) > 1:
             raise UsageError(f"{target} has samples of several stages: give one, {target}/NAME: {', '.join(stages)}")
+        return target / stages[0]
+    return target
+
+
+def _read_samples(stage: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
     samples: list[dict[str, Any]] = []
-    for file in files:
+    for file in sorted((stage / "samples").glob("*.parquet")):
         try:
             for row in pyarrow.parquet.read_table(file).to_pylist():
                 samples.append({**row, "rewards": json.loads(row["rewards"])})
         except (OSError, pyarrow.ArrowException, KeyError, ValueError) as error:
             raise DataError(f"{file}: cannot be read as samples ({error}); remove it, or redo its stage") from None
     if not samples:
-        raise DataError(f"{target}: its samples/*.parquet hold no rows")
+        raise DataError(f"{stage}: its samples/*.parquet hold no rows")
     return samples
 
 

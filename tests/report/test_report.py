@@ -37,6 +37,7 @@ SECTIONS = [
     "dynamics",
     "tasks",
     "agreement",
+    "guards",
     "samples",
     "advantages",
     "recipe",
@@ -155,6 +156,33 @@ def test_length_ratio_is_last_five_over_lowest_five(write_run: WriteRun) -> None
     assert numbers["length_ratio"] == pytest.approx(3.75)
     sentence = finding(build_summary(run), "length_r1_zero")["sentence"]
     assert "×3.75 its lowest" in sentence and "a dip and then growth" in sentence
+
+
+def test_agreement_is_of_steps_whose_sampler_holds_the_trainers_weights(write_run: WriteRun) -> None:
+    run = write_run()
+    gaps = [(0.0, 2e-6), (1.0, 0.7), (2.0, 0.9), (0.0, 3e-6)]
+    rows = [{"step": i, "staleness": age, "max_logprob_gap": gap} for i, (age, gap) in enumerate(gaps, 1)]
+    (run / "r1_zero" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = load_run(run).stage("r1_zero")
+    assert stage is not None and curve_numbers(stage)["max_logprob_gap"] == 3e-6
+
+
+def test_what_guards_found_is_listed_with_step_action_and_words(write_run: WriteRun) -> None:
+    run = write_run()
+    _, html = read_page(build_report(run))
+    section = html.partition('<section id="guards">')[2].partition("</section>")[0]
+    assert "Nothing was found in R1-Zero (80 steps), Random reward (80 steps)" in section and "<table>" not in section
+    path = run / "r1_zero" / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[4]["guards"] = [{"what": "kl", "action": "warn", "says": "step 5: kl 1.2 (limit 1): far & wide"}]
+    for row in rows[10:70]:
+        row["guards"] = [{"what": "grad_norm_max", "action": "skip", "says": f"step {row['step']}: a spike"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, html = read_page(build_report(run))
+    section = html.partition('<section id="guards">')[2].partition("</section>")[0]
+    line = '<th scope="row">5</th><td>kl</td><td>warn</td><td class="says">kl 1.2 (limit 1): far &amp; wide</td>'
+    assert line in section and "Nothing was found in Random reward (80 steps)" in section
+    assert section.count("<td>skip</td>") == 49 and "11 more are in its metrics" in section
 
 
 def test_reflection_words_are_compared_by_tenths(write_run: WriteRun) -> None:

@@ -120,6 +120,12 @@ def test_a_score_that_is_no_finite_number_is_an_error_of_its_reward(value: Any) 
         score(rewards, PROBLEMS, RESPONSES, progress=0.0)
 
 
+@pytest.mark.parametrize("value", ["right", float("nan"), None])
+def test_what_is_no_verdict_is_an_error_of_its_reward(value: Any) -> None:
+    with pytest.raises(VerifierError, match=f"'odd' failed on 4 of 4.*gives {value!r}, which is no Verdict"):
+        score([Reward("odd", lambda p, r: [value] * 4, 1.0, always)], PROBLEMS, RESPONSES, progress=0.0)
+
+
 def test_a_judge_that_raises_has_failed_on_its_sample_or_on_all() -> None:
     def one(problem: Problem, response: Response) -> Verdict:
         if problem.id == "2":

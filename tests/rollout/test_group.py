@@ -56,7 +56,7 @@ def test_a_sample_has_the_same_seed_whatever_else_is_asked() -> None:
     ("fault", "words"),
     [
         ({"answer_version": 6}, "policy version 6, not 7"),
-        ({"lost": 1}, "3 completions instead of 4"),
+        ({"lost": 1}, "3 completions, not 4"),
         ({"lost_groups": 1}, "2 groups for 3 problems"),
         ({"length": 5}, "5 tokens, not 1 to 4"),
         ({"length": 0}, "0 tokens, not 1 to 4"),

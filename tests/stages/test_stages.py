@@ -3,33 +3,30 @@ same seed, the same bits after a stop, and errors for what cannot be."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
-import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from pyarrow import parquet
+from tiny_rl import StopsAt, run_stage, without_time
 from transformers import AutoModelForCausalLM
 
 from aha.config import Frozen
 from aha.data.examples import load_examples
 from aha.data.problems import is_held_out, load_problems
 from aha.errors import DataError, InvariantError, SettingError
-from aha.records import Sample, StageResult
+from aha.records import Sample
 from aha.reward import rules
 from aha.reward.response import read_response
 from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, rollout, sft, tokenizer
-from aha.stages.context import Context, Interrupted
+from aha.stages.context import Interrupted
 from aha.stages.models import load_policy
 from aha.stages.rewarding import Weights
-from aha.util.files import read_json, read_jsonl, write_json_atomic
+from aha.util.files import read_json, read_jsonl
 
 SHAPE = pretrain.Shape(
     hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1
@@ -50,23 +47,6 @@ EXAMPLES = examples.Settings(problems=4, samples=2, clean=20, general=10, max_ne
 SFT = sft.Settings(epochs=2, batch_tokens=300, rows=2, warmup=1)
 REWARD = reward_model.Settings(reads="answer", pairs=40, held_out_pairs=10, batch=8)
 EVALUATE = evaluate.Settings(samples=4, general_samples=2, max_new_tokens=40, chunk=4, kept_samples=3)
-
-
-def run_stage(
-    run: Callable[..., StageResult],
-    settings: Frozen,
-    inputs: Mapping[str, Path],
-    out: Path,
-    *,
-    seed: int = 0,
-    context: Context | None = None,
-) -> Path:
-    """What a worker does: run in ``out`` and write the result."""
-    torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
-    result = run(settings, inputs, context or Context(out, name=out.name, seed=seed, run_seed=0))
-    write_json_atomic(out / "result.json", {"metrics": result.metrics})
-    return out
 
 
 @dataclass(frozen=True)
@@ -323,20 +303,6 @@ def test_a_length_cap_that_cuts_most_completions_stops_the_first_step(micro: Any
         run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "short")
 
 
-def test_an_impossible_template_stops_the_first_step(micro: Any, tmp_path: Path) -> None:
-    shutil.copytree(micro.base, tmp_path / "base")
-    template = tmp_path / "base" / "model" / "aha.json"
-    inputs = {"init": tmp_path / "base", "problems": micro.problems}
-    template.write_text(json.dumps({"template": "User : {question} ? Assistant : <answer>"}), encoding="utf-8")
-    with pytest.raises(InvariantError, match="known-good answer"):
-        run_stage(rl.run, RL, inputs, tmp_path / "a")
-    template.write_text(json.dumps({"template": "User : {question} ? Assistant : <think>"}), encoding="utf-8")
-    run_stage(rl.run, RL.model_copy(update={"steps": 1}), inputs, tmp_path / "b")
-    template.write_text(json.dumps({"template": "User : ? Assistant :"}), encoding="utf-8")
-    with pytest.raises(SettingError, match="question"):
-        run_stage(rl.run, RL, inputs, tmp_path / "c")
-
-
 def test_unknown_names_and_too_little_data_are_errors(micro: Any, tmp_path: Path) -> None:
     inputs = {"init": micro.base, "problems": micro.problems}
     with pytest.raises(SettingError, match="did you mean 'grpo-r1'"):
@@ -376,26 +342,6 @@ def test_arithmetic_is_a_source(tmp_path: Path) -> None:
     assert not (out / "general_train.jsonl").exists()
 
 
-class StopsAt(Context):
-    """Saves after ``step`` and stops, after ``lost`` more steps whose work is lost as in a crash."""
-
-    def __init__(self, out: Path, step: int, lost: int) -> None:
-        super().__init__(out, name=out.name, seed=0, run_seed=0)
-        self.step, self.lost, self.calls = step, lost, 0
-
-    def save_due(self) -> bool:
-        self.calls += 1
-        return self.calls == self.step
-
-    def progress(self, step: int, total: int, **fields: float) -> None:
-        if self.calls == self.step + self.lost:
-            raise Interrupted
-
-
-def without_time(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
-
-
 @pytest.mark.parametrize(
     ("name", "step", "lost"),
     [("base", 5, 2), ("base", 16, 0), ("r1_zero", 1, 1), ("r1_zero", 2, 0), ("r1_zero", 3, 0), ("dev1", 2, 1),
@@ -421,20 +367,3 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert (out / "model" / file.name).read_bytes() == file.read_bytes(), file.name
     assert without_time(read_jsonl(out / "metrics.jsonl")) == without_time(read_jsonl(straight / "metrics.jsonl"))
     assert read_json(out / "result.json") == read_json(straight / "result.json")
-
-
-def test_a_reference_that_was_refreshed_is_continued(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    row = dataclasses.replace(rl.ALGORITHMS["grpo-r1"], reference_refresh=2)
-    monkeypatch.setitem(rl.ALGORITHMS, "grpo-r1", row)
-    settings = RL.model_copy(update={"beta": 1.0})
-    inputs = {"init": micro.base, "problems": micro.problems}
-    straight = run_stage(rl.run, settings, inputs, tmp_path / "straight")
-    out = tmp_path / "stopped"
-    out.mkdir()
-    with pytest.raises(Interrupted):
-        run_stage(rl.run, settings, inputs, out, context=StopsAt(out, 2, 0))
-    run_stage(rl.run, settings, inputs, out)
-    weights = "model/model.safetensors"
-    assert (out / weights).read_bytes() == (straight / weights).read_bytes()
-    kl = [row["kl"] for row in read_jsonl(straight / "metrics.jsonl")]
-    assert max(kl) > 0

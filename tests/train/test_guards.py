@@ -29,7 +29,8 @@ def healthy(steps: int = 120) -> Rows:
                 "entropy": 1.0 - 0.7 * done + rng.uniform(-0.05, 0.05),
                 "kl": 0.02 * done,
                 "mismatch_kl": 1e-9,
-                "grad_norm": rng.uniform(0.2, 1.5),
+                "grad_norm": (norm := rng.uniform(0.2, 1.5)),
+                "grad_norm_max": 1.2 * norm,
                 "truncated": rng.uniform(0.0, 0.1),
                 "groups_kept": rng.uniform(0.3, 1.0),
                 "repetition": rng.uniform(0.0, 0.05),
@@ -65,8 +66,8 @@ def test_a_healthy_run_has_no_finding() -> None:
 @pytest.mark.parametrize(
     ("start", "stop", "values", "expected"),
     [
-        (60, 60, {"grad_norm": 40.0}, [("grad_norm", 60, "skip")]),
-        (60, 62, {"grad_norm": 40.0}, [("grad_norm", step, "skip") for step in (60, 61, 62)]),
+        (60, 60, {"grad_norm_max": 40.0}, [("grad_norm_max", 60, "skip")]),
+        (60, 62, {"grad_norm_max": 40.0}, [("grad_norm_max", step, "skip") for step in (60, 61, 62)]),
         (60, 90, {"entropy": 0.049}, [("entropy", 60, "warn")]),
         (60, 90, {"kl": 1.1}, [("kl", 60, "warn")]),
         (60, 61, {"kl": 11.0}, [("kl", 60, "stop"), ("kl", 61, "stop")]),
@@ -86,6 +87,13 @@ def test_a_planted_fault_is_found_where_it_is(
     start: int, stop: int, values: dict[str, float], expected: list[tuple[str, int, str]]
 ) -> None:
     assert what(findings(plant(start, stop, **values))) == expected
+
+
+def test_a_sampler_that_is_older_by_design_is_no_mismatch() -> None:
+    rows = plant(60, 61, mismatch_kl=0.2)
+    rows[59]["staleness"] = 1.0
+    rows[60]["staleness"] = 0.0
+    assert what(findings(rows)) == [("mismatch_kl", 61, "stop")]
 
 
 def test_a_warning_comes_again_when_its_cause_does() -> None:
@@ -119,7 +127,7 @@ def test_verifier_errors_that_leak_slowly_stop_the_run() -> None:
 
 
 def test_the_worst_comes_first() -> None:
-    rows = plant(60, 60, truncated=0.4, kl=11.0, grad_norm=40.0, repetition=0.6)
+    rows = plant(60, 60, truncated=0.4, kl=11.0, grad_norm_max=40.0, repetition=0.6)
     assert [f.action for f in check(rows[59], rows[:59])] == ["stop", "rollback", "skip", "warn"]
 
 
@@ -138,7 +146,7 @@ def test_what_a_row_does_not_say_is_no_fault() -> None:
 
 
 def test_a_file_gives_the_decisions_of_memory() -> None:
-    rows = plant(60, 90, grad_norm=40.0, truncated=0.4, groups_kept=0.0, entropy=0.01)
+    rows = plant(60, 90, grad_norm_max=40.0, truncated=0.4, groups_kept=0.0, entropy=0.01)
     assert findings(json.loads(json.dumps(rows))) == findings(rows) != []
 
 

@@ -10,6 +10,7 @@ from aha.records import Sample
 from aha.report.comparisons import section
 from aha.report.findings import ABSENT, APPEARED, limits
 from aha.report.graph import gantt_svg, kind_class, recipe_svg
+from aha.report.guards import guard_events
 from aha.report.names import duration, is_proportion, model_label, number, percent, with_interval
 from aha.report.plots import (
     WINDOW,
@@ -31,6 +32,7 @@ from aha.report.tables import NOT_RUN, cell, stage_columns, stage_rows
 
 _NUM_PROBLEMS = 4  # shown side by side
 _MOST_TOKENS = 1500  # of one transcript; the rest is counted, not shown
+_MOST_EVENTS = 50  # of the guards, of one stage; the rest is counted
 _CURVE_NOTE = f"each step faint, mean of the last {WINDOW} steps bold"
 
 
@@ -48,6 +50,7 @@ def render_page(run: Run, summary: Mapping[str, Any]) -> str:
         ("dynamics", "Rewards, entropy, KL and reflection", _dynamics(run)),
         ("tasks", "By task", _tasks(run, summary)),
         ("agreement", "Do sampler and trainer agree?", _agreement(run, summary)),
+        ("guards", "What the guards found", _guards(run)),
         ("samples", "The same problems, before and after", _samples(run)),
         ("advantages", "Which tokens were rewarded", _advantages(run)),
         ("recipe", "The recipe and where the time went", _recipe(run, summary)),
@@ -380,6 +383,37 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
         "difference of their logarithms, over every token of every step, says whether the run trained on what it "
         "sampled. The effective sample size (1 is all) is that of a step's last update, when the policy has already "
         f"moved.</p>{table}{figure}"
+    )
+
+
+def _guards(run: Run) -> str:
+    if not run.of_kind("rl"):
+        return ""
+    stages = [stage for stage in run.of_kind("rl") if stage.rows]
+    if not stages:
+        return _pending("No RL stage has taken a step: not run yet.")
+    parts: list[str] = []
+    quiet: list[str] = []
+    for stage in stages:
+        events = guard_events(stage.rows)
+        if not events:
+            quiet.append(f"{_label(stage)} ({len(stage.rows)} steps)")
+            continue
+        rows = "".join(
+            f'<tr><th scope="row">{event.step}</th><td>{escape(event.what)}</td><td>{escape(event.action)}</td>'
+            f'<td class="says">{escape(event.says)}</td></tr>'
+            for event in events[:_MOST_EVENTS]
+        )
+        more = f"<p>{len(events) - _MOST_EVENTS} more are in its metrics.</p>" if len(events) > _MOST_EVENTS else ""
+        parts.append(
+            f'<h3>{escape(_label(stage))}</h3><div class="scroll" tabindex="0"><table><thead><tr><th>step</th>'
+            f"<th>guard</th><th>action</th><th>finding</th></tr></thead><tbody>{rows}</tbody></table></div>{more}"
+        )
+    nothing = f"<p>Nothing was found in {escape(', '.join(quiet))}.</p>" if quiet else ""
+    return (
+        "<p>Guards look at the metrics of every step. A warning is written once while its cause lasts; skip leaves a "
+        "batch out, rollback goes back to the last weights without a finding and halves the learning rate, stop ends "
+        f"the stage.</p>{''.join(parts)}{nothing}"
     )
 
 

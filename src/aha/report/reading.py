@@ -255,7 +255,7 @@ def _load_stage(folder: Path, entry: Mapping[str, Any], rows: Mapping[str, Any] 
         finished=ledger.get("finished"),
         started=ledger.get("started"),
         metrics=metrics,
-        rows=_last_of_each_step(_read_rows(place / "metrics.jsonl")),
+        rows=_last_of_each_step(read_rows(place / "metrics.jsonl")),
         folder=place,
     )
 
@@ -264,7 +264,7 @@ def _names(source: Any) -> tuple[str, ...]:
     return tuple(str(name) for name in source) if isinstance(source, list | tuple) else (str(source),)
 
 
-def _read_rows(path: Path) -> list[Mapping[str, Any]]:
+def read_rows(path: Path) -> list[Mapping[str, Any]]:
     """The rows of a metrics file up to the first torn line: a stage may be writing, or have been killed while it
     did."""
     rows: list[Mapping[str, Any]] = []

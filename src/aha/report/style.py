@@ -51,6 +51,7 @@ table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-num
 th,td{padding:.42rem .7rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:baseline;white-space:nowrap}
 thead th{font-weight:600;color:var(--quiet);font-size:.78rem;line-height:1.25;vertical-align:bottom;white-space:normal;min-width:4.2rem}
 th:first-child,td:first-child{text-align:left}
+td.says{text-align:left;white-space:normal;min-width:20rem}
 tbody th{font-weight:600;background:var(--ground);position:sticky;left:0}
 thead th:first-child{background:var(--ground);position:sticky;left:0}
 td small,tbody th small{display:block;color:var(--quiet);font-size:.74rem;line-height:1.2}

@@ -100,8 +100,9 @@ def curve_numbers(stage: Stage) -> dict[str, Any]:
         tenth = max(1, len(reflection) // TENTH)
         numbers["reflection_first_tenth"] = _mean(reflection[:tenth])
         numbers["reflection_last_tenth"] = _mean(reflection[-tenth:])
+    same_weights = [row for row in stage.rows if not row.get("staleness")]  # an older sampler differs by design
     for key in ("logprob_gap", "max_logprob_gap", "mismatch_kl"):
-        _, gaps = series(stage.rows, key)
+        _, gaps = series(same_weights, key)
         if gaps:
             numbers[key] = max(gaps, key=abs)
     _, sizes = series(stage.rows, "ess")

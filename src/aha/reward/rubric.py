@@ -117,6 +117,8 @@ def _raised(name: str, error: Exception) -> Verdict:
 
 def _checked(name: str, verdict: Verdict) -> Verdict:
     """A score that is no finite number would spread to every sample of its group: it is an error of the reward."""
+    if not isinstance(verdict, Verdict):
+        return Verdict(name, Status.ERROR, 0.0, f"reward {name!r} gives {verdict!r:.80}, which is no Verdict")
     if verdict.status is Status.ERROR or (isinstance(verdict.score, int | float) and math.isfinite(verdict.score)):
         return verdict
     note = f"reward {name!r} gives {verdict.score!r}, which is no finite number"

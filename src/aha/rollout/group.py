@@ -31,12 +31,12 @@ def sample_groups(
     version = engine.policy_version
     answers = engine.generate(prompt_ids, seeds, params)
     if len(answers) != len(problems):
-        raise InvariantError(f"engine returned {len(answers)} groups for {len(problems)} problems at step {step}")
+        raise InvariantError(f"engine returned {len(answers)} groups for {len(problems)} problems")
     groups = []
     for problem, ids, completions in zip(problems, prompt_ids, answers, strict=True):
-        where = f"group of problem {problem.id!r} at step {step}"
+        where = f"group of problem {problem.id!r}"
         if len(completions) != num_samples:
-            raise InvariantError(f"{where} has {len(completions)} completions instead of {num_samples}")
+            raise InvariantError(f"{where} has {len(completions)} completions, not {num_samples}")
         for completion in completions:
             if completion.policy_version != version:
                 raise InvariantError(

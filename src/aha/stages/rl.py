@@ -11,7 +11,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from aha.data.cap import cap_at
 from aha.data.pool import Choice, ProblemPool
 from aha.data.problems import load_problems
 from aha.data.replay import ReplayBuffer
-from aha.errors import DataError, InvariantError, SettingError, nearest
+from aha.errors import AhaError, DataError, InvariantError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.records import FinishReason, Problem, StageResult
 from aha.reward.rubric import Reward
@@ -157,9 +158,20 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             max_new_tokens=cap,
         )
         sync_weights(engine, behaviour or policy.decoder, version=step - age)
-        rollout, greedy = _roll_out(
-            policy, engine, pools, hard, general, rewards, algorithm, settings, cap=cap, seed=context.seed, step=step
-        )
+        with _named(step + 1):
+            rollout, greedy = _roll_out(
+                policy,
+                engine,
+                pools,
+                hard,
+                general,
+                rewards,
+                algorithm,
+                settings,
+                cap=cap,
+                seed=context.seed,
+                step=step,
+            )
         results = rollout.results
         for pool in pools:
             own = {problem.id for problem in pool.problems}
@@ -176,22 +188,23 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             shape="linear",
             final_ratio=settings.final_ratio,
         )
-        learned = learn(
-            learner,
-            rollout,
-            rng=python_rng(context.seed, "minibatches", step),
-            lr=lr,
-            max_grad_norm=settings.max_grad_norm,
-            temperature=settings.temperature,
-            token_budget=settings.token_budget,
-            max_new_tokens=cap,
-            importance_cap=settings.importance_cap,
-            mask_truncated=settings.mask_truncated,
-            greedy_rewards=greedy,
-            warming_up=algorithm.critic is not None and step < algorithm.critic.warmup,
-            skip_above=watch.norm_limit,
-            refresh=refresh,
-        )
+        with _named(step + 1):
+            learned = learn(
+                learner,
+                rollout,
+                rng=python_rng(context.seed, "minibatches", step),
+                lr=lr,
+                max_grad_norm=settings.max_grad_norm,
+                temperature=settings.temperature,
+                token_budget=settings.token_budget,
+                max_new_tokens=cap,
+                importance_cap=settings.importance_cap,
+                mask_truncated=settings.mask_truncated,
+                greedy_rewards=greedy,
+                warming_up=algorithm.critic is not None and step < algorithm.critic.warmup,
+                skip_above=watch.norm_limit,
+                refresh=refresh,
+            )
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         if age == 0:
@@ -281,6 +294,15 @@ def _roll_out(
     kept = [rollout.groups[p].problem for p in rollout.kept]
     scored = answer(kept, 1, replace(params, temperature=0.0)).scored
     return rollout, [reward if known else math.nan for reward, known in zip(scored.total, scored.valid, strict=True)]
+
+
+@contextmanager
+def _named(step: int) -> Iterator[None]:
+    """Errors say at which step they came up."""
+    try:
+        yield
+    except AhaError as error:
+        raise type(error)(f"step {step}: {error}") from error
 
 
 def _num_general(settings: Settings) -> int:

@@ -72,7 +72,9 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
             key: measured[-1][key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")
         }
     row["lr"] = lr
-    row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
+    norms = [update["grad_norm"] for update in updates]
+    row["loss"], row["grad_norm"] = _mean([update["loss"] for update in updates]), _mean(norms)
+    row["grad_norm_max"] = max(norms, default=0.0)
     return row | learned.critic
 
 

@@ -28,14 +28,15 @@ class GuardSettings(Frozen):
     """The thresholds. "Replications" are working rules that studies of DeepSeek-R1 share, not limits that somebody
     measured; where a sentence names no source, the number is ours.
 
-    ``grad_norm_factor`` times the median of the last ``grad_norm_window`` steps: skip the batch (replications: 10
-    times). At least ``grad_norm_least`` steps are needed for a median.
+    ``grad_norm_factor`` times the median of the last ``grad_norm_window`` steps: the (mini-)batch is skipped
+    (replications: 10 times). At least ``grad_norm_least`` steps are needed for a median.
     ``entropy_low`` nats: exploration is over (replications: act below 0.05 to 0.1). ``entropy_fall`` times below that
     of the first ``trend`` steps, while the accuracy of the last ``trend`` steps is more than ``accuracy_fall`` under
     that of the ``trend`` before: collapsed. Both together, since good runs lose most of their entropy early
     (2505.22617).
     ``kl_high``, ``kl_stop`` nats a token from the reference. ``mismatch_high``, ``mismatch_stop`` nats a token between
-    sampler and trainer; verl's and TRL's threads put healthy bfloat16 runs under 0.01.
+    sampler and trainer, in steps in which both hold the same weights (``staleness`` 0); verl's and TRL's threads put
+    healthy bfloat16 runs under 0.01.
     ``repetition_high``, ``repetition_collapse``: share of the tokens in a loop at a completion's end.
     ``truncated_high``: share of completions cut (replications: over 20 to 30 % the cap is too low).
     ``clip_high_share``: share of tokens clipped from above (replications: over 1 to 2 % the rollouts are stale).
@@ -120,8 +121,9 @@ def _not_finite(row: Row) -> list[Finding]:
 
 
 def _grad_norm(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | None:
-    advice = "a spike: leave this batch out; if spikes come back, lower lr or max_grad_norm"
-    return _above(row, "grad_norm", grad_norm_limit(history, settings), "skip", advice)
+    """The largest norm of a step's updates: one mini-batch of many may be left out, which their mean would not show."""
+    advice = "a spike: the batch was left out; if spikes come back, lower lr or max_grad_norm"
+    return _above(row, "grad_norm_max", grad_norm_limit(history, settings), "skip", advice)
 
 
 def _entropy_low(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | None:
@@ -152,6 +154,8 @@ def _kl(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | 
 
 
 def _mismatch(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | None:
+    if _value(row, "staleness"):  # other weights by design: ess and clip_high say whether they are too old
+        return None
     advice = "sampler and trainer disagree on the same weights: compare their types, caches and sampling settings"
     return _two_levels(row, "mismatch_kl", (settings.mismatch_high, "warn"), (settings.mismatch_stop, "stop"), advice)
 

@@ -1,0 +1,123 @@
+"""The loop of reinforcement learning, whatever the row of the table: it runs, it continues, it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, without_time, write_inputs
+
+from aha.data.pool import Choice
+from aha.objective.algorithms import ALGORITHMS
+from aha.records import Problem, Status, Verdict
+from aha.reward.response import Response
+from aha.reward.rubric import Reward, each
+from aha.stages import rl
+from aha.stages.context import Interrupted
+from aha.stages.rewarding import Weights, build_rewards
+from aha.util.files import read_json
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_inputs(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_every_row_of_the_table_runs(name: str, inputs: dict[str, Path], tmp_path: Path) -> None:
+    """A critic's warm-up is one step here, so that the second trains the policy too."""
+    warmup = 1 if ALGORITHMS[name].critic else None
+    settings = rl.Settings(**{**dict(SETTINGS), "algorithm": name, "critic_warmup": warmup})
+    rows = rows_of(run_stage(rl.run, settings, inputs, tmp_path / "rl"))
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(math.isfinite(value) for row in rows for key, value in row.items() if key != "guards")
+    assert rows[1]["grad_norm"] > 0 and rows[1]["entropy"] > 0
+    assert ("value_loss" in rows[0]) == (ALGORITHMS[name].critic is not None)
+
+
+def settings_of(algorithm: str, **changes: Any) -> rl.Settings:
+    return rl.Settings(**{**dict(SETTINGS), "steps": 4, "algorithm": algorithm, **changes})
+
+
+CONTINUED = {
+    "ppo": settings_of("ppo"),
+    "vapo, in and after its warm-up": settings_of("vapo", critic_warmup=2),
+    "dapo, asking again": settings_of("dapo", samples=2, weights=Weights(tags=0.3)),
+    "kimi": settings_of("kimi"),
+    "a sampler three steps old": settings_of("grpo", staleness=2, minibatches=1),
+    "problems by their pass rates, wrong ones again": settings_of(
+        "grpo", minibatches=1, choice=Choice(strategy="uncertainty", decay=0.5), replay=0.5
+    ),
+    "a target difficulty": settings_of("rloo", minibatches=1, choice=Choice(strategy="target"), replay=0.25),
+    "a reference that is refreshed": settings_of("grpo-r1", beta=1.0),
+    "a rollback": settings_of("grpo", minibatches=1, rollback_every=1),
+}
+
+
+def same_bits(one: Path, other: Path) -> None:
+    for file in sorted((one / "model").iterdir()):
+        assert (other / "model" / file.name).read_bytes() == file.read_bytes(), file.name
+    assert without_time(rows_of(other)) == without_time(rows_of(one))
+    assert read_json(other / "result.json") == read_json(one / "result.json")
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_stop_and_continue_gives_the_bits_of_a_straight_run(
+    name: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed two steps after the state was saved, and stopped right after it was."""
+    settings = CONTINUED[name]
+    if "refreshed" in name:
+        row = dataclasses.replace(ALGORITHMS["grpo-r1"], reference_refresh=3)
+        monkeypatch.setitem(rl.ALGORITHMS, "grpo-r1", row)
+    if "rollback" in name:
+        plant(monkeypatch, 3, repetition=0.9)
+    straight = run_stage(rl.run, settings, inputs, tmp_path / "straight")
+    rows = rows_of(straight)
+    does = {
+        "vapo": "entropy" not in rows[1] and "entropy" in rows[2],
+        "dapo": max(row["rounds"] for row in rows) > 1 and max(row["tokens_wasted"] for row in rows) > 0,
+        "a sampler": [row["staleness"] for row in rows] == [0, 1, 2, 0],
+        "a reference": rows[-1]["kl"] > 0,
+        "a rollback": [row["step"] for row in rows if "guards" in row] == [3] and rows[3]["lr"] == 0.5 * rows[1]["lr"],
+    }
+    assert all(done for start, done in does.items() if name.startswith(start)), "the run must do what is continued"
+    for step, lost in ((1, 2), (3, 0)):
+        out = tmp_path / f"stopped{step}"
+        out.mkdir()
+        with pytest.raises(Interrupted):
+            run_stage(rl.run, settings, inputs, out, context=StopsAt(out, step, lost))
+        assert len(rows_of(out)) == step + lost
+        run_stage(rl.run, settings, inputs, out)
+        same_bits(straight, out)
+
+
+def share_of_digits(problem: Problem, response: Response) -> Verdict:
+    words = (response.untagged or response.think).split()
+    return Verdict("digits", Status.RIGHT, sum(word.isdigit() for word in words) / max(len(words), 1))
+
+
+def digits_said(inputs: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, coin: bool) -> float:
+    """The share of digits among the words of the last five steps; about half of what an untrained model says."""
+
+    def build(weights: Weights, *_: Any, seed: int, step: int, **__: Any) -> list[Reward]:
+        toss = build_rewards(weights, {}, preference_start=0.0, seed=seed, step=step)
+        return [Reward("digits", each(share_of_digits), float(not coin), lambda _: True), *toss]
+
+    monkeypatch.setattr(rl, "build_rewards", build)
+    settings = settings_of("ppo", steps=30, samples=8, max_new_tokens=24, samples_every=30)
+    settings = settings.model_copy(update={"weights": Weights(accuracy=0.0, format=0.0, random=float(coin))})
+    rows = rows_of(run_stage(rl.run, settings, inputs, out, seed=seed))
+    assert 0.3 < rows[0]["reward/digits"] < 0.7
+    return sum(row["reward/digits"] for row in rows[-5:]) / 5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_ppo_learns_what_is_rewarded_and_a_coin_teaches_nothing(
+    seed: int, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert digits_said(inputs, tmp_path / "rl", monkeypatch, seed=seed, coin=False) > 0.9
+    assert digits_said(inputs, tmp_path / "coin", monkeypatch, seed=seed, coin=True) < 0.75
