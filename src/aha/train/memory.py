@@ -1,54 +1,220 @@
-"""How many bytes a training step needs, from the config alone and before anything is allocated."""
+"""How many bytes a training step needs at its peak, from shapes alone and before anything is allocated.
+
+Nothing is measured here and no tensor is made: what autograd keeps and what the passes hold for a moment is counted
+term by term, as model/decoder.py, model/attention.py and objective/logprob.py compute it.
+
+Axes: T tokens of a micro-batch, L layers, D width, N query heads, K key/value heads, H head width, F feed-forward
+width, V vocabulary.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from aha.errors import AhaError
+from aha.model.attention import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.objective.logprob import CHUNK_ELEMENTS
+from aha.train.microbatch import split_branches
+from aha.train.packing import best_fit
+
+GIB = 2**30
+
+
+class Part(NamedTuple):
+    """One call of attention: ``rows`` x ``queries`` that see ``keys``; ``masks`` of the rows have a mask of their own."""
+
+    rows: int
+    queries: int
+    keys: int
+    masks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The shape of a micro-batch: its tokens, those that have a loss, and what attention is called with.
+
+    ``gathered``: tokens are laid out anew for attention (packed documents; prompts and what continues them).
+    """
+
+    tokens: int
+    predicted: int
+    parts: tuple[Part, ...]
+    gathered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes of a decoder that is trained: its weights, their gradients, and AdamW's two moments."""
+
+    weights: int
+    gradients: int
+    moments: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.moments
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingMemory:
-    """Bytes of each kind; ``activations`` are those of the largest micro-batch."""
+    """Bytes at the peak of an update: ``held`` of them are there from step to step, ``step`` come and go with it."""
 
-    weights: int
-    reference: int
-    gradients: int
-    moments: int
-    activations: int
+    held: int
+    step: int
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.reference + self.gradients + self.moments + self.activations
+        return self.held + self.step
 
 
-def estimate_training_memory(
-    config: ModelConfig, *, token_budget: int, longest: int, bytes_per_number: int = 4, reference: bool = False
-) -> TrainingMemory:
-    """An estimate for AdamW on micro-batches of ``token_budget`` tokens whose rows have up to ``longest`` tokens.
+def of_rows(rows: int, tokens: int) -> Layout:
+    """Plain rows padded to ``tokens``, read at one place each: preference pairs."""
+    return Layout(rows * tokens, rows, (Part(rows, tokens, tokens),), gathered=False)
 
-    Activations are what autograd keeps for the backward pass, to about a third. Not counted: what the program itself
-    takes (some 300 MB with torch), the rollout engine's weights and cache, and the allocator's leftovers.
-    """
+
+def of_documents(lengths: Sequence[int], *, width: int, rows_per_batch: int) -> list[Layout]:
+    """The micro-batches of ``collate_packed`` for documents with ``lengths`` inputs each, all of which have a loss."""
+    packs = best_fit(lengths, width)
+    layouts = []
+    for start in range(0, len(packs), rows_per_batch):
+        rows = packs[start : start + rows_per_batch]
+        own = [lengths[i] for row in rows for i in row]
+        if len(own) * max(own) ** 2 <= len(rows) * width**2:
+            part = Part(len(own), max(own), max(own))
+        else:
+            part = Part(len(rows), width, width, masks=len(rows))
+        layouts.append(Layout(len(rows) * width, sum(own), (part,), gathered=not part.masks))
+    return layouts
+
+
+def of_branches(branches: Branches) -> Layout:
+    """Prompts and their continuations: completions without their last token, all of whose tokens have a loss."""
+    prompt, longest = max(branches.prompts), max(branches.continuations)
+    rows = sum(length > 0 for length in branches.continuations)
+    parts = [Part(len(branches.prompts), prompt, prompt)]
+    if longest:
+        masks = 1 if min(branches.prompts) == prompt else rows
+        parts.append(Part(rows, longest, prompt + longest, masks=masks))
+    tokens = sum(branches.prompts) + sum(branches.continuations)
+    return Layout(tokens, sum(branches.continuations) + len(branches.continuations), tuple(parts), gathered=True)
+
+
+def of_completions(*, prompts: int, rows: int, prompt: int, completion: int, token_budget: int) -> list[Layout]:
+    """The micro-batches of ``collate_policy`` for ``rows`` completions that continue ``prompts`` prompts equally often,
+    all as long as the longest: the largest update there can be."""
+    prompts = min(prompts, rows)
+    of = [row * prompts // rows for row in range(rows)]
+    layouts = []
+    for indices in split_branches(of, [prompt] * rows, [completion - 1] * rows, token_budget):
+        asked = {p: i for i, p in enumerate(dict.fromkeys(of[row] for row in indices))}
+        layouts.append(
+            of_branches(
+                Branches(
+                    prompts=(prompt,) * len(asked),
+                    continuations=(completion - 1,) * len(indices),
+                    prompt_of=tuple(asked[of[row]] for row in indices),
+                )
+            )
+        )
+    return layouts
+
+
+def held_by(config: ModelConfig, *, bytes_per_number: int) -> Held:
+    """What training a decoder holds from step to step."""
     weights = count_parameters(config) * bytes_per_number
-    tokens = max(token_budget, longest)
-    D, F = config.hidden_size, config.intermediate_size
-    NH, KH = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    # Two norms keep their unit vectors and hand on their outputs; queries, keys and values are kept before and after
-    # rotation or regrouping, and so is what attention read; the feed-forward keeps gate, up, silu(gate), the product.
-    # Scores are kept on short rows alone, where attention is plain matrix products (model/attention.py).
-    scores = config.num_attention_heads * longest if longest <= (64 if bytes_per_number >= 4 else 1024) else 0
-    layer = 4 * D + 4 * NH + 4 * KH + 4 * F + scores
-    head = 4 * D  # embedding, final norm, gathered hidden states
-    probabilities = min(tokens * config.vocab_size, CHUNK_ELEMENTS)
-    activations = (tokens * (config.num_hidden_layers * layer + head) + 3 * probabilities) * bytes_per_number
-    return TrainingMemory(
-        weights=weights,
-        reference=weights if reference else 0,
-        gradients=weights,
-        moments=2 * weights,
-        activations=activations,
+    return Held(weights, weights, 2 * weights)
+
+
+def estimate_step(
+    config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4, logits: bool = True
+) -> int:
+    """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
+
+    The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
+    on. ``logits`` says whether the loss needs log-probs; a scalar head does not.
+    """
+    return max(
+        _micro_batch(config, layout, bytes_per_number, later=number > 0, logits=logits)
+        for number, layout in enumerate(layouts)
     )
+
+
+def _micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, logits: bool) -> int:
+    T, L, D, F, V = (
+        layout.tokens, config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
+    )  # fmt: skip
+    wide = max(b, 4)
+    embedding = V * D * b
+    gradients = count_parameters(config) * b
+    of_layers = gradients - embedding * (1 if config.tie_word_embeddings else 2)
+    before = gradients if later else 0
+
+    norm = T * (2 * D * b + wide)  # the unit vectors and their product with the weight, and the scale
+    attention, attention_forward, attention_backward = _attention(config, layout, b)
+    feed = norm + 4 * T * F * b  # gate, silu(gate), up, their product
+    layer = norm + attention + feed
+    rotation = 2 * T * config.head_dim * b
+    base = before + rotation
+    norm_backward = T * D * (3 * wide + b)
+
+    head = norm + layout.predicted * D * b
+    head_forward = head_backward = 0
+    if logits:
+        n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+        summed = V * D * wide if n < layout.predicted else 0  # over chunks, beside a chunk's own
+        narrow = b if b < wide else 0
+        head_forward = 3 * n * V * wide
+        head_backward = max(
+            n * V * (2 * wide + narrow) + summed,
+            n * V * (wide + b) + V * D * (wide + narrow) + summed,
+        )
+    # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
+    waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
+    peaks = [
+        base + (L - 1) * layer + norm + attention + attention_forward + T * D * b,
+        base + L * layer + head + head_forward,
+        base + L * layer + head + head_backward,
+        base + L * layer + head + waiting + norm_backward,
+        base + L * layer + waiting + T * (2 * F + 2 * D) * b + D * F * b,
+        base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * T * D * b,
+        base + layer + waiting + (0 if later else of_layers * (L - 1) // L) + T * (2 * F + 2 * D) * b,
+        before + (0 if later else of_layers) + waiting + embedding + T * D * b,
+    ]
+    return max(peaks)
+
+
+def _attention(config: ModelConfig, layout: Layout, b: int) -> tuple[int, int, int]:
+    """Bytes that a layer's attention keeps for the backward pass; what it holds beside them at its forward peak; and
+    at its backward peak."""
+    N, NH, KH = (
+        config.num_attention_heads,
+        config.num_attention_heads * config.head_dim,
+        config.num_key_value_heads * config.head_dim,
+    )
+    T, wide = layout.tokens, max(b, 4)
+    kept = T * NH * b  # what was read, for the output projection
+    if config.qk_norm:
+        kept += T * ((NH + KH) * b + (N + config.num_key_value_heads) * wide)
+    forward = T * (NH + 2 * KH) * b if layout.gathered else 0
+    backward = T * (2 * NH + 2 * KH) * b
+    scores_most = 0
+    for rows, queries, keys, masks in layout.parts:
+        kept += rows * (queries * NH + 2 * keys * KH) * b
+        backward += rows * (queries * NH + 2 * keys * KH) * b
+        if keys <= plain_tokens(b) and (layout.gathered or not masks):
+            scores = rows * N * queries * keys * b
+            kept += scores
+            scores_most = max(scores_most, scores)
+        else:
+            kept += rows * queries * N * 4 + masks * queries * keys * b
+            if layout.gathered:
+                kept += rows * queries * NH * b
+        if layout.gathered:
+            forward += rows * queries * NH * b
+    return kept, forward + scores_most, backward + 2 * scores_most
