@@ -9,24 +9,20 @@ width, V vocabulary.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aha.errors import AhaError
 from aha.model.attention import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.objective.logprob import CHUNK_ELEMENTS
-from aha.train.microbatch import split_branches
+from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
-
-GIB = 2**30
 
 
 class Part(NamedTuple):
-    """One call of attention: ``rows`` x ``queries`` that see ``keys``; ``masks`` of the rows have a mask of their own."""
+    """One call of attention: ``rows`` x ``queries`` that see ``keys``; ``masks`` masks are made."""
 
     rows: int
     queries: int
@@ -49,47 +45,39 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Bytes of a decoder that is trained: its weights, their gradients, and AdamW's two moments."""
+    """Bytes of a model that is trained: its weights, their gradients, and AdamW's two moments."""
 
     weights: int
     gradients: int
     moments: int
 
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.moments
+
+def of_pairs(lengths: Sequence[int], *, token_budget: int) -> list[Layout]:
+    """The micro-batches of ``collate_preference`` for pairs whose longer text has ``lengths`` tokens."""
+    layouts = []
+    for indices in split_by_tokens([2 * length for length in lengths], token_budget):
+        rows, tokens = 2 * len(indices), max(lengths[i] for i in indices)
+        layouts.append(Layout(rows * tokens, rows, (Part(rows, tokens, tokens),), gathered=False))
+    return layouts
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingMemory:
-    """Bytes at the peak of an update: ``held`` of them are there from step to step, ``step`` come and go with it."""
-
-    held: int
-    step: int
-
-    @property
-    def total(self) -> int:
-        """All of it together."""
-        return self.held + self.step
-
-
-def of_rows(rows: int, tokens: int) -> Layout:
-    """Plain rows padded to ``tokens``, read at one place each: preference pairs."""
-    return Layout(rows * tokens, rows, (Part(rows, tokens, tokens),), gathered=False)
-
-
-def of_documents(lengths: Sequence[int], *, width: int, rows_per_batch: int) -> list[Layout]:
-    """The micro-batches of ``collate_packed`` for documents with ``lengths`` inputs each, all of which have a loss."""
-    packs = best_fit(lengths, width)
+def of_documents(
+    lengths: Sequence[int], learned: Sequence[int], *, width: int, rows_per_batch: int
+) -> list[Layout]:
+    """The micro-batches of ``collate_packed`` for documents of ``lengths`` tokens, ``learned`` of them with a loss."""
+    inputs = [min(length - 1, width) for length in lengths]
+    packs = best_fit(inputs, width)
     layouts = []
     for start in range(0, len(packs), rows_per_batch):
-        rows = packs[start : start + rows_per_batch]
-        own = [lengths[i] for row in rows for i in row]
-        if len(own) * max(own) ** 2 <= len(rows) * width**2:
-            part = Part(len(own), max(own), max(own))
+        packed = packs[start : start + rows_per_batch]
+        documents = [i for pack in packed for i in pack]
+        rows, longest = len(packed), max(inputs[i] for i in documents)
+        if len(documents) * longest**2 <= rows * width**2:
+            part = Part(len(documents), longest, longest)
         else:
-            part = Part(len(rows), width, width, masks=len(rows))
-        layouts.append(Layout(len(rows) * width, sum(own), (part,), gathered=not part.masks))
+            part = Part(rows, width, width, masks=rows)
+        predicted = sum(min(learned[i], width) for i in documents)
+        layouts.append(Layout(rows * width, predicted, (part,), gathered=not part.masks))
     return layouts
 
 
@@ -125,10 +113,12 @@ def of_completions(*, prompts: int, rows: int, prompt: int, completion: int, tok
     return layouts
 
 
-def held_by(config: ModelConfig, *, bytes_per_number: int) -> Held:
-    """What training a decoder holds from step to step."""
-    weights = count_parameters(config) * bytes_per_number
-    return Held(weights, weights, 2 * weights)
+def estimate_held(config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True) -> Held:
+    """What training a decoder holds from step to step. Without ``logits`` a scalar head is trained in the place of the
+    decoder's own, whose weights have no gradient."""
+    trained = _num_trained(config, logits=logits)
+    weights = count_parameters(config) if logits else count_parameters(config) + config.hidden_size
+    return Held(weights * bytes_per_number, trained * bytes_per_number, 2 * trained * bytes_per_number)
 
 
 def estimate_step(
@@ -137,22 +127,31 @@ def estimate_step(
     """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
 
     The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
-    on. ``logits`` says whether the loss needs log-probs; a scalar head does not.
+    on. ``logits`` says whether the loss needs log-probs; a scalar head does not. Counted are tensors: not what the
+    program itself takes (some 300 MB with torch), the allocator's leftovers, and a kernel's own scratch.
     """
     return max(
-        _micro_batch(config, layout, bytes_per_number, later=number > 0, logits=logits)
+        _estimate_micro_batch(config, layout, bytes_per_number, later=number > 0, logits=logits)
         for number, layout in enumerate(layouts)
     )
 
 
-def _micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, logits: bool) -> int:
+def _num_trained(config: ModelConfig, *, logits: bool) -> int:
+    if logits:
+        return count_parameters(config)
+    unused = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    return count_parameters(config) + config.hidden_size - unused
+
+
+def _estimate_micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, logits: bool) -> int:
+    """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
     T, L, D, F, V = (
         layout.tokens, config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
     )  # fmt: skip
     wide = max(b, 4)
     embedding = V * D * b
-    gradients = count_parameters(config) * b
-    of_layers = gradients - embedding * (1 if config.tie_word_embeddings else 2)
+    gradients = _num_trained(config, logits=logits) * b
+    of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
     before = gradients if later else 0
 
     norm = T * (2 * D * b + wide)  # the unit vectors and their product with the weight, and the scale
@@ -163,7 +162,7 @@ def _micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, lo
     base = before + rotation
     norm_backward = T * D * (3 * wide + b)
 
-    head = norm + layout.predicted * D * b
+    head = norm + layout.predicted * D * b  # the places that have a loss are picked out
     head_forward = head_backward = 0
     if logits:
         n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
@@ -176,15 +175,18 @@ def _micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, lo
         )
     # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
     waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
+    so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
+    residual = T * D * b
+    feed_backward = T * (2 * F + 2 * D) * b
     peaks = [
-        base + (L - 1) * layer + norm + attention + attention_forward + T * D * b,
+        base + (L - 1) * layer + norm + attention + attention_forward + residual,
         base + L * layer + head + head_forward,
         base + L * layer + head + head_backward,
         base + L * layer + head + waiting + norm_backward,
-        base + L * layer + waiting + T * (2 * F + 2 * D) * b + D * F * b,
-        base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * T * D * b,
-        base + layer + waiting + (0 if later else of_layers * (L - 1) // L) + T * (2 * F + 2 * D) * b,
-        before + (0 if later else of_layers) + waiting + embedding + T * D * b,
+        base + L * layer + waiting + feed_backward + D * F * b,
+        base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * residual,
+        base + layer + waiting + so_far + feed_backward,
+        before + (0 if later else of_layers) + waiting + embedding + residual,
     ]
     return max(peaks)
 
@@ -192,29 +194,24 @@ def _micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, lo
 def _attention(config: ModelConfig, layout: Layout, b: int) -> tuple[int, int, int]:
     """Bytes that a layer's attention keeps for the backward pass; what it holds beside them at its forward peak; and
     at its backward peak."""
-    N, NH, KH = (
-        config.num_attention_heads,
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-    )
-    T, wide = layout.tokens, max(b, 4)
+    N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    NH, KH, T = N * H, K * H, layout.tokens
     kept = T * NH * b  # what was read, for the output projection
     if config.qk_norm:
-        kept += T * ((NH + KH) * b + (N + config.num_key_value_heads) * wide)
+        kept += T * ((NH + KH) * b + (N + K) * max(b, 4))
     forward = T * (NH + 2 * KH) * b if layout.gathered else 0
     backward = T * (2 * NH + 2 * KH) * b
-    scores_most = 0
+    most_scores = 0
     for rows, queries, keys, masks in layout.parts:
-        kept += rows * (queries * NH + 2 * keys * KH) * b
-        backward += rows * (queries * NH + 2 * keys * KH) * b
-        if keys <= plain_tokens(b) and (layout.gathered or not masks):
+        asked = rows * (queries * NH + 2 * keys * KH) * b
+        read = rows * queries * NH * b if layout.gathered else 0  # laid out as the queries are, before T it is again
+        kept += asked
+        backward += asked
+        forward += read
+        if keys <= plain_tokens(b) and (layout.gathered or not masks):  # plain matrix products keep every score
             scores = rows * N * queries * keys * b
             kept += scores
-            scores_most = max(scores_most, scores)
-        else:
-            kept += rows * queries * N * 4 + masks * queries * keys * b
-            if layout.gathered:
-                kept += rows * queries * NH * b
-        if layout.gathered:
-            forward += rows * queries * NH * b
-    return kept, forward + scores_most, backward + 2 * scores_most
+            most_scores = max(most_scores, scores)
+        else:  # the fused kernel keeps what was read, a number for each query, and a mask in the type of the scores
+            kept += read + rows * queries * N * 4 + masks * queries * keys * b
+    return kept, forward + most_scores, backward + 2 * most_scores

@@ -1,0 +1,90 @@
+"""Before step 0: what the stage's largest step needs, against what there is; after it, what was taken.
+
+On a CPU nothing cheap measures the peak of a step (the process's resident memory also has the program, the allocator's
+leftovers and pages never given back), so only a GPU's steps say ``memory_peak``.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from aha.errors import SettingError
+from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
+from aha.objective.algorithms import Algorithm
+from aha.records import Problem
+from aha.rollout.native.memory import RolloutMemory
+from aha.stages.models import Policy
+from aha.train.memory import Layout, estimate_held, estimate_step
+from aha.util.memory import available_memory
+
+GIB = 2**30
+
+
+def estimate_supervised(
+    config: ModelConfig, updates: Iterable[Sequence[Layout]], *, bytes_per_number: int = 4, logits: bool = True
+) -> int:
+    """Bytes at the peak of the largest of ``updates``: weights, moments, and what the update takes beside them."""
+    held = estimate_held(config, bytes_per_number=bytes_per_number, logits=logits)
+    steps = (estimate_step(config, u, bytes_per_number=bytes_per_number, logits=logits) for u in updates)
+    return held.weights + held.moments + max(steps)
+
+
+def estimate_rl(
+    config: ModelConfig,
+    layouts: Sequence[Layout],
+    rollout: RolloutMemory,
+    algorithm: Algorithm,
+    *,
+    copies: int = 0,
+    bytes_per_number: int = 4,
+) -> int:
+    """Bytes at the peak of a step: the sampler's weights and cache, the policy and what the row of the table asks for
+    (a reference, a critic with moments of its own), ``copies`` more of the weights, and the larger of what sampling and
+    updates take. The gradients of a model stay until its next update begins."""
+    policy = estimate_held(config, bytes_per_number=bytes_per_number)
+    step = estimate_step(config, layouts, bytes_per_number=bytes_per_number)
+    copies += bool(algorithm.beta)
+    held = rollout.held + policy.weights + policy.moments + copies * count_parameters(config) * bytes_per_number
+    if algorithm.critic is None:
+        return held + max(step, policy.gradients + rollout.working)
+    critic = estimate_held(config, bytes_per_number=bytes_per_number, logits=False)
+    critic_step = estimate_step(config, layouts, bytes_per_number=bytes_per_number, logits=False)
+    held += critic.weights + critic.moments
+    sampling = policy.gradients + critic.gradients + rollout.working
+    return held + max(step + critic.gradients, critic_step + policy.gradients, sampling)
+
+
+def longest_prompt(policy: Policy, problems: Iterable[Problem]) -> int:
+    """Tokens of the longest prompt, among those whose text is longest."""
+    candidates = heapq.nlargest(16, problems, key=lambda problem: len(problem.prompt))
+    return max((len(policy.renderer.prompt(problem.prompt)) for problem in candidates), default=1)
+
+
+def check_memory(need: int, policy: Policy, *, lower: str) -> None:
+    """``SettingError`` where a stage that has loaded ``policy`` and nothing else cannot have ``need`` bytes in all;
+    ``lower`` names the settings that need less. Starts the measurement of a GPU's peak."""
+    device = policy.decoder.head_weight.device
+    held = sum(parameter.nbytes for parameter in policy.decoder.parameters())
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free: int | None = torch.cuda.mem_get_info(device)[0] + unused
+    else:
+        free = available_memory()
+    if free is not None and need > free + held:
+        raise SettingError(
+            f"a step needs {need / GIB:.2f} GiB at its peak and there are {(free + held) / GIB:.2f} GiB for it on "
+            f"{device}: lower {lower}, take a smaller model, or free memory"
+        )
+
+
+def memory_metrics(step: int, need: int, device: torch.device) -> dict[str, float]:
+    """For a step's row: at step 1 what was estimated; on a GPU the most that any step so far has taken."""
+    row = {"memory_estimate": float(need)} if step == 1 else {}
+    if device.type == "cuda":
+        row["memory_peak"] = float(torch.cuda.max_memory_allocated(device))
+    return row
