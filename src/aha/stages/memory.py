@@ -18,7 +18,7 @@ from aha.objective.algorithms import Algorithm
 from aha.records import Problem
 from aha.rollout.native.memory import RolloutMemory
 from aha.stages.models import Policy
-from aha.train.memory import Layout, estimate_held, estimate_step
+from aha.train.memory import Layout, estimate_held, estimate_logprobs, estimate_step
 from aha.util.memory import available_memory
 
 GIB = 2**30
@@ -36,6 +36,7 @@ def estimate_supervised(
 def estimate_rl(
     config: ModelConfig,
     layouts: Sequence[Layout],
+    read: Sequence[Layout],
     rollout: RolloutMemory,
     algorithm: Algorithm,
     *,
@@ -43,19 +44,21 @@ def estimate_rl(
     bytes_per_number: int = 4,
 ) -> int:
     """Bytes at the peak of a step: the sampler's weights and cache, the policy and what the row of the table asks for
-    (a reference, a critic with moments of its own), ``copies`` more of the weights, and the larger of what sampling and
-    updates take. The gradients of a model stay until its next update begins."""
+    (a reference, a critic with moments of its own), ``copies`` more of the weights, and the largest of what sampling,
+    log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole rollout's. The
+    gradients of a model stay until its next update begins."""
     policy = estimate_held(config, bytes_per_number=bytes_per_number)
     step = estimate_step(config, layouts, bytes_per_number=bytes_per_number)
     copies += bool(algorithm.beta)
+    between = max(rollout.working, estimate_logprobs(config, read, bytes_per_number=bytes_per_number))
     held = rollout.held + policy.weights + policy.moments + copies * count_parameters(config) * bytes_per_number
     if algorithm.critic is None:
-        return held + max(step, policy.gradients + rollout.working)
+        return held + max(step, policy.gradients + between)
     critic = estimate_held(config, bytes_per_number=bytes_per_number, logits=False)
     critic_step = estimate_step(config, layouts, bytes_per_number=bytes_per_number, logits=False)
     held += critic.weights + critic.moments
-    sampling = policy.gradients + critic.gradients + rollout.working
-    return held + max(step + critic.gradients, critic_step + policy.gradients, sampling)
+    between += policy.gradients + critic.gradients
+    return held + max(step + critic.gradients, critic_step + policy.gradients, between)
 
 
 def longest_prompt(policy: Policy, problems: Iterable[Problem]) -> int:

@@ -255,15 +255,19 @@ def _estimate_memory(
         cache_bytes=cache_bytes(head.device),
         bytes_per_number=head.itemsize,
     )
-    layouts = of_completions(
-        prompts=settings.prompts,
-        rows=-(-settings.prompts * settings.samples // algorithm.minibatches),
-        prompt=prompt,
-        completion=completion,
-        token_budget=settings.token_budget,
+    rows = settings.prompts * settings.samples
+    layouts, read = (
+        of_completions(
+            prompts=settings.prompts,
+            rows=number,
+            prompt=prompt,
+            completion=completion,
+            token_budget=settings.token_budget,
+        )
+        for number in (-(-rows // algorithm.minibatches), rows)
     )
     copies = int(settings.staleness > 0)
-    return estimate_rl(policy.config, layouts, rollout, algorithm, copies=copies, bytes_per_number=head.itemsize)
+    return estimate_rl(policy.config, layouts, read, rollout, algorithm, copies=copies, bytes_per_number=head.itemsize)
 
 
 def _roll_out(

@@ -136,6 +136,20 @@ def estimate_step(
     )
 
 
+def estimate_logprobs(config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4) -> int:
+    """Bytes that ``compute_logprobs`` holds at its peak: one layer at a time, then one chunk of logits."""
+    return max(_estimate_forward(config, layout, bytes_per_number) for layout in layouts)
+
+
+def _estimate_forward(config: ModelConfig, layout: Layout, b: int) -> int:
+    T, D, F, V = layout.tokens, config.hidden_size, config.intermediate_size, config.vocab_size
+    attention, beside, _ = _attention(config, layout, b)
+    chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+    rotation = 2 * T * config.head_dim * b
+    head = layout.predicted * D * b + 3 * chunk * V * max(b, 4)
+    return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
+
+
 def _num_trained(config: ModelConfig, *, logits: bool) -> int:
     if logits:
         return count_parameters(config)
