@@ -87,7 +87,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
         cache_bytes=CACHE,
         bytes_per_number=dtype.itemsize,
     )
-    estimate = estimate_rl(config, layouts, read, rollout, algorithm, bytes_per_number=dtype.itemsize)
+    estimate = estimate_rl(config, layouts, read, rollout, algorithm, like=torch.empty(0, dtype=dtype))
     measured = measure_peak_memory(step)
     assert estimate == pytest.approx(measured, rel=0.2)
 

@@ -28,13 +28,16 @@ QWEN2 = ModelConfig(model_type="qwen2", num_attention_heads=4, num_key_value_hea
 QWEN3 = ModelConfig(model_type="qwen3", head_dim=32, num_attention_heads=4, num_key_value_heads=4, **NARROW)
 DEEP = LLAMA.model_copy(update={"num_hidden_layers": 12})
 FAT = LLAMA.model_copy(update={"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2, "head_dim": 64})
-WIDE = LLAMA.model_copy(update={"vocab_size": 30_000, "num_hidden_layers": 2})
+WIDE = LLAMA.model_copy(update={"vocab_size": 6_000, "num_hidden_layers": 2})
 UNTIED = LLAMA.model_copy(update={"tie_word_embeddings": False})
 WIDE_UNTIED = WIDE.model_copy(update={"tie_word_embeddings": False})
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Any:
+def one_thread_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Chunks of 2 MiB: a small vocabulary is one chunk, a wide one several."""
+    for module in (logprob, memory):
+        monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2**19)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +70,6 @@ DOCUMENTS = {  # lengths, row width, rows a micro-batch
         *((LLAMA, case) for case in DOCUMENTS),
         (QWEN2, "short"),
         (QWEN3, "short"),
-        (QWEN3, "long"),
         (UNTIED, "one row at a time"),
         (DEEP, "short"),
         (FAT, "one row at a time"),
@@ -121,7 +123,6 @@ def layouts_of(case: str) -> list[Layout]:
         *((LLAMA, case) for case in COMPLETIONS),
         (QWEN2, "short"),
         (QWEN2, "long"),
-        (QWEN3, "short"),
         (QWEN3, "long"),
         (UNTIED, "many micro-batches"),
         (WIDE, "many micro-batches"),
@@ -180,10 +181,8 @@ def test_a_step_of_a_reward_model(length: int) -> None:
     check(LLAMA, torch.float32, of_pairs([length] * 12, token_budget=1_000), train, logits=False)
 
 
-def test_logits_are_never_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 300 tokens x 30,000 words are 36 MB of logits in float32; chunks of 1 MiB are all that may be there.
-    monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 2**18)
-    monkeypatch.setattr(memory, "CHUNK_ELEMENTS", 2**18)
+def test_logits_are_never_those_of_the_whole_batch() -> None:
+    # 300 tokens x 30,000 words are 36 MB of logits in float32; chunks of 2 MiB are all that may be there.
     head_VD = torch.randn(30_000, 8, requires_grad=True)
     targets_N = torch.zeros(300, dtype=torch.long)
 
@@ -196,7 +195,7 @@ def test_logits_are_never_those_of_the_whole_batch(monkeypatch: pytest.MonkeyPat
         (hidden_ND @ head_VD.T).log_softmax(-1)[:, 0].sum().backward()
 
     logits = 300 * 30_000 * 4
-    assert measure_peak_memory(chunked) < logits / 5
+    assert measure_peak_memory(chunked) < logits / 3
     head_VD.grad = None
     assert measure_peak_memory(whole) > 2 * logits
     one, two = (of_documents([n + 1], [n], width=n, rows_per_batch=1) for n in (300, 600))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Sequence
+from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from aha.errors import SettingError
 from aha.model.config import ModelConfig
-from aha.model.count import count_parameters
 from aha.objective.algorithms import Algorithm
 from aha.records import Problem
 from aha.rollout.native.memory import RolloutMemory
@@ -25,12 +26,13 @@ GIB = 2**30
 
 
 def estimate_supervised(
-    config: ModelConfig, updates: Iterable[Sequence[Layout]], *, bytes_per_number: int = 4, logits: bool = True
+    config: ModelConfig, updates: Iterable[Sequence[Layout]], *, like: Tensor, logits: bool = True
 ) -> int:
-    """Bytes at the peak of the largest of ``updates``: weights, moments, and what the update takes beside them."""
-    held = estimate_held(config, bytes_per_number=bytes_per_number, logits=logits)
-    steps = (estimate_step(config, u, bytes_per_number=bytes_per_number, logits=logits) for u in updates)
-    return held.weights + held.moments + max(steps)
+    """Bytes at the peak of the largest of ``updates``: weights, moments, and what the update takes beside them.
+    ``like`` has the type and device of the weights."""
+    held = estimate_held(config, bytes_per_number=like.itemsize, logits=logits)
+    where = _where(like)
+    return held.weights + held.moments + max(estimate_step(config, u, logits=logits, **where) for u in updates)
 
 
 def estimate_rl(
@@ -40,25 +42,35 @@ def estimate_rl(
     rollout: RolloutMemory,
     algorithm: Algorithm,
     *,
+    like: Tensor,
     copies: int = 0,
-    bytes_per_number: int = 4,
 ) -> int:
     """Bytes at the peak of a step: the sampler's weights and cache, the policy and what the row of the table asks for
     (a reference, a critic with moments of its own), ``copies`` more of the weights, and the largest of what sampling,
     log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole rollout's. The
     gradients of a model stay until its next update begins."""
-    policy = estimate_held(config, bytes_per_number=bytes_per_number)
-    step = estimate_step(config, layouts, bytes_per_number=bytes_per_number)
+    where = _where(like)
+    policy = estimate_held(config, bytes_per_number=like.itemsize)
+    step = estimate_step(config, layouts, **where)
     copies += bool(algorithm.beta)
-    between = max(rollout.working, estimate_logprobs(config, read, bytes_per_number=bytes_per_number))
-    held = rollout.held + policy.weights + policy.moments + copies * count_parameters(config) * bytes_per_number
+    between = max(rollout.working, estimate_logprobs(config, read, **where))
+    held = rollout.held + policy.weights + policy.moments + copies * policy.weights
     if algorithm.critic is None:
         return held + max(step, policy.gradients + between)
-    critic = estimate_held(config, bytes_per_number=bytes_per_number, logits=False)
-    critic_step = estimate_step(config, layouts, bytes_per_number=bytes_per_number, logits=False)
+    critic = estimate_held(config, bytes_per_number=like.itemsize, logits=False)
+    critic_step = estimate_step(config, layouts, logits=False, **where)
     held += critic.weights + critic.moments
     between += policy.gradients + critic.gradients
     return held + max(step + critic.gradients, critic_step + policy.gradients, between)
+
+
+def _where(like: Tensor) -> _Where:
+    return {"bytes_per_number": like.itemsize, "on_cpu": like.device.type == "cpu"}
+
+
+class _Where(TypedDict):
+    bytes_per_number: int
+    on_cpu: bool
 
 
 def longest_prompt(policy: Policy, problems: Iterable[Problem]) -> int:

@@ -67,7 +67,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         )
         for drawn in (_draw(settings, renderer, context.seed, step) for step in range(min(8, settings.steps)))
     )
-    need = estimate_supervised(policy.config, layouts, bytes_per_number=decoder.head_weight.itemsize)
+    need = estimate_supervised(policy.config, layouts, like=decoder.head_weight)
     check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})

@@ -59,7 +59,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     need = estimate_supervised(
         policy.config,
         (of_pairs(chunk, token_budget=TOKEN_BUDGET) for chunk in batched),
-        bytes_per_number=policy.decoder.head_weight.itemsize,
+        like=policy.decoder.head_weight,
         logits=False,
     )
     check_memory(need, policy, lower="batch")

@@ -267,7 +267,7 @@ def _estimate_memory(
         for number in (-(-rows // algorithm.minibatches), rows)
     )
     copies = int(settings.staleness > 0)
-    return estimate_rl(policy.config, layouts, read, rollout, algorithm, copies=copies, bytes_per_number=head.itemsize)
+    return estimate_rl(policy.config, layouts, read, rollout, algorithm, like=head, copies=copies)
 
 
 def _roll_out(

@@ -62,7 +62,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         for update in updates
     )
     device = policy.decoder.head_weight.device
-    need = estimate_supervised(policy.config, layouts, bytes_per_number=policy.decoder.head_weight.itemsize)
+    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight)
     check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(
         policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay

@@ -122,28 +122,36 @@ def estimate_held(config: ModelConfig, *, bytes_per_number: int = 4, logits: boo
 
 
 def estimate_step(
-    config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4, logits: bool = True
+    config: ModelConfig,
+    layouts: Sequence[Layout],
+    *,
+    bytes_per_number: int = 4,
+    on_cpu: bool = True,
+    logits: bool = True,
 ) -> int:
     """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
 
     The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
     on. ``logits`` says whether the loss needs log-probs; a scalar head does not. Counted are tensors: not what the
-    program itself takes (some 300 MB with torch), the allocator's leftovers, and a kernel's own scratch.
+    program itself takes (some 300 MB with torch), the allocator's leftovers, and a kernel's own scratch. Proven to the
+    byte on a CPU; on a GPU it rests on which kernel torch is documented to choose.
     """
     return max(
-        _estimate_micro_batch(config, layout, bytes_per_number, later=number > 0, logits=logits)
+        _estimate_micro_batch(config, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits)
         for number, layout in enumerate(layouts)
     )
 
 
-def estimate_logprobs(config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4) -> int:
+def estimate_logprobs(
+    config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4, on_cpu: bool = True
+) -> int:
     """Bytes that ``compute_logprobs`` holds at its peak: one layer at a time, then one chunk of logits."""
-    return max(_estimate_forward(config, layout, bytes_per_number) for layout in layouts)
+    return max(_estimate_forward(config, layout, bytes_per_number, on_cpu=on_cpu) for layout in layouts)
 
 
-def _estimate_forward(config: ModelConfig, layout: Layout, b: int) -> int:
+def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
     T, D, F, V = layout.tokens, config.hidden_size, config.intermediate_size, config.vocab_size
-    attention, beside, _ = _attention(config, layout, b)
+    attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
     chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
     rotation = 2 * T * config.head_dim * b
     head = layout.predicted * D * b + 3 * chunk * V * max(b, 4)
@@ -157,7 +165,9 @@ def _num_trained(config: ModelConfig, *, logits: bool) -> int:
     return count_parameters(config) + config.hidden_size - unused
 
 
-def _estimate_micro_batch(config: ModelConfig, layout: Layout, b: int, *, later: bool, logits: bool) -> int:
+def _estimate_micro_batch(
+    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool
+) -> int:
     """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
     T, L, D, F, V = (
         layout.tokens, config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
@@ -169,7 +179,7 @@ def _estimate_micro_batch(config: ModelConfig, layout: Layout, b: int, *, later:
     before = gradients if later else 0
 
     norm = T * (2 * D * b + wide)  # the unit vectors and their product with the weight, and the scale
-    attention, attention_forward, attention_backward = _attention(config, layout, b)
+    attention, attention_forward, attention_backward = _attention(config, layout, b, on_cpu=on_cpu)
     feed = norm + 4 * T * F * b  # gate, silu(gate), up, their product
     layer = norm + attention + feed
     rotation = 2 * T * config.head_dim * b
@@ -205,7 +215,7 @@ def _estimate_micro_batch(config: ModelConfig, layout: Layout, b: int, *, later:
     return max(peaks)
 
 
-def _attention(config: ModelConfig, layout: Layout, b: int) -> tuple[int, int, int]:
+def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> tuple[int, int, int]:
     """Bytes that a layer's attention keeps for the backward pass; what it holds beside them at its forward peak; and
     at its backward peak."""
     N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -222,7 +232,10 @@ def _attention(config: ModelConfig, layout: Layout, b: int) -> tuple[int, int, i
         kept += asked
         backward += asked
         forward += read
-        if keys <= plain_tokens(b) and (layout.gathered or not masks):  # plain matrix products keep every score
+        # Plain matrix products keep every score. So does torch on a GPU where it has no fused kernel for grouped heads:
+        # in 32 bits, and under a mask.
+        plain = keys <= plain_tokens(b) and (layout.gathered or not masks) if on_cpu else b >= 4 or masks > 0
+        if plain:
             scores = rows * N * queries * keys * b
             kept += scores
             most_scores = max(most_scores, scores)
