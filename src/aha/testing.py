@@ -1,12 +1,14 @@
-"""Fakes for tests of code that uses Aha: an engine that replays a script, tokenizers, a tiny model, a few problems."""
+"""For tests of code that uses Aha: an engine that replays a script, tokenizers, a tiny model, a few problems; and what
+memory a function takes on a CPU, to the byte."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from random import Random
 
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from aha.data.corpus import TAGS, TEMPLATE, documents
 from aha.errors import DataError, InvariantError
@@ -115,3 +117,19 @@ def few_problems() -> list[Problem]:
             meta={"kind": "translate", "thing": "big cat", "verb": "big"},
         ),
     ]
+
+
+def measure_peak_memory(function: Callable[[], object]) -> int:
+    """The most bytes of tensors that were alive at one time while ``function`` ran, of those that it made, on a CPU.
+
+    Every allocation and release of torch's allocator counts, those inside its kernels too; what libraries below it take
+    for themselves (MKL, oneDNN) does not.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak

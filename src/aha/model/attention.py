@@ -76,9 +76,13 @@ def plan_causal(like: Tensor, *, tokens: int, group: int) -> Attend:
     return _plan_plain(like, torch.ones(1, tokens, tokens, dtype=torch.bool).tril_(), group)
 
 
+def plain_tokens(bytes_per_number: int) -> int:
+    """Up to how many keys attention on a CPU is plain matrix products, which keep every score."""
+    return _PLAIN_TOKENS_FLOAT32 if bytes_per_number >= 4 else _PLAIN_TOKENS_16BIT
+
+
 def _plain_is_faster(like: Tensor, tokens: int) -> bool:
-    plain = _PLAIN_TOKENS_FLOAT32 if like.dtype in (torch.float32, torch.float64) else _PLAIN_TOKENS_16BIT
-    return like.device.type == "cpu" and tokens <= plain
+    return like.device.type == "cpu" and tokens <= plain_tokens(like.dtype.itemsize)
 
 
 def _plan_plain(like: Tensor, mask_BTS: Tensor, group: int) -> Attend:

@@ -57,6 +57,7 @@ class _TokenLogprobs(torch.autograd.Function):
             entropies.append(-torch.linalg.vecdot(prob_nV, logp_nV))
             if hidden_ND.shape[0] <= chunk:
                 kept = prob_nV
+            del logp_nV, prob_nV  # before the next chunk's are made
         ctx.save_for_backward(hidden_ND, head_VD, targets_N, *([] if kept is None else [kept]))
         ctx.temperature, ctx.chunk = temperature, chunk
         if not logps:
@@ -84,6 +85,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if contribution.dtype in (torch.float16, torch.bfloat16):
                 contribution = contribution.float()
             grad_head_VD = contribution if grad_head_VD is None else grad_head_VD.add_(contribution)
+            del prob_nV, grad_nV, contribution
         if grad_head_VD is None:
             return None, None, None, None, None
         grad_hidden_ND = grad_hiddens[0] if len(grad_hiddens) == 1 else torch.cat(grad_hiddens)

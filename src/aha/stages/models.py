@@ -46,15 +46,14 @@ def build_engine(policy: Policy) -> NativeEngine:
     with it the last bit of a log-prob, does not depend on what else runs.
     """
     head = policy.decoder.head_weight
-    return NativeEngine(
-        policy.config, cache_bytes=_total_memory(head.device) // 4, dtype=head.dtype, device=head.device
-    )
+    return NativeEngine(policy.config, cache_bytes=cache_bytes(head.device), dtype=head.dtype, device=head.device)
 
 
-def _total_memory(device: torch.device) -> int:
+def cache_bytes(device: torch.device) -> int:
+    """What the sampler's cache may take."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return torch.cuda.get_device_properties(device).total_memory // 4
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
 def build_loaded_engine(policy: Policy) -> NativeEngine:

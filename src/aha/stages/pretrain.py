@@ -13,10 +13,12 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.records import StageResult
 from aha.stages.context import Context
+from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, best_device, load_policy, save_policy
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
-from aha.train.batch import collate_packed
+from aha.train.batch import Document, collate_packed
+from aha.train.memory import of_documents
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
@@ -56,18 +58,24 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     """
     policy = load_policy(inputs["init"] / "model") if "init" in inputs else _fresh(settings, inputs, context)
     decoder, renderer = policy.decoder, policy.renderer
+    layouts = (
+        of_documents(
+            [len(ids) for ids, _ in drawn],
+            [len(ids) - 1 for ids, _ in drawn],
+            width=settings.row_length,
+            rows_per_batch=settings.rows,
+        )
+        for drawn in (_draw(settings, renderer, context.seed, step) for step in range(min(8, settings.steps)))
+    )
+    need = estimate_supervised(policy.config, layouts, like=decoder.head_weight)
+    check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     while state.step < settings.steps:
         started = time.perf_counter()
-        texts = documents(python_rng(context.seed, "corpus", state.step))
-        examples, budget = [], settings.rows * settings.row_length
-        while budget > 0:
-            example = renderer.document(next(texts))
-            examples.append((example.ids, example.loss_mask))
-            budget -= len(examples[-1][0])
+        examples = _draw(settings, renderer, context.seed, state.step)
         lr = learning_rate(
             state.step,
             base=settings.lr,
@@ -80,12 +88,25 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
         state.extra["loss"] = metrics["loss"]
-        context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
+        memory = memory_metrics(state.step, need, decoder.head_weight.device)
+        context.log({"step": state.step, **metrics, **memory, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, settings.steps, loss=metrics["loss"])
     save_policy(policy, context.out / "model")
     return StageResult({"loss": state.extra["loss"], "steps": settings.steps})
+
+
+def _draw(settings: Settings, renderer: Renderer, seed: int, step: int) -> list[Document]:
+    """The documents of a step."""
+    texts = documents(python_rng(seed, "corpus", step))
+    drawn: list[Document] = []
+    budget = settings.rows * settings.row_length
+    while budget > 0:
+        example = renderer.document(next(texts))
+        drawn.append((example.ids, example.loss_mask))
+        budget -= len(example.ids)
+    return drawn
 
 
 def _fresh(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Policy:

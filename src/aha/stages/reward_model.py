@@ -18,13 +18,17 @@ from aha.records import StageResult
 from aha.reward.learned import judge_ids, pad_right, text_to_judge
 from aha.reward.response import read_response
 from aha.stages.context import Context
+from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, load_policy
 from aha.train.batch import collate_preference
+from aha.train.memory import of_pairs
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.train.step import preference_step
 from aha.util.seeds import python_rng
+
+TOKEN_BUDGET = 4_096  # of a micro-batch
 
 
 class Settings(Frozen):
@@ -47,24 +51,34 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     train = _pairs(inputs["problems"] / "general_train.jsonl", settings.pairs, settings, context.seed)
     test = _pairs(inputs["problems"] / "general_test.jsonl", settings.held_out_pairs, settings, context.seed)
     ids = [_ids(pair, settings, policy) for pair in train]
+    total = len(ids) // settings.batch
+    if not total:
+        raise DataError(f"pairs is {settings.pairs}, fewer than one batch of {settings.batch}: raise it")
+    lengths = [max(map(len, pair)) for pair in ids]
+    batched = (lengths[step * settings.batch : (step + 1) * settings.batch] for step in range(total))
+    need = estimate_supervised(
+        policy.config,
+        (of_pairs(chunk, token_budget=TOKEN_BUDGET) for chunk in batched),
+        like=policy.decoder.head_weight,
+        logits=False,
+    )
+    check_memory(need, policy, lower="batch")
     model = RewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     state = TrainState(0, model, optimizer, {})
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)
-    total = len(ids) // settings.batch
-    if not total:
-        raise DataError(f"pairs is {settings.pairs}, fewer than one batch of {settings.batch}: raise it")
     while state.step < total:
         started = time.perf_counter()
         chunk = ids[state.step * settings.batch : (state.step + 1) * settings.batch]
         lr = learning_rate(
             state.step, base=settings.lr, warmup=settings.warmup, total=total, shape="cosine", final_ratio=0.1
         )
-        batches = collate_preference(chunk, token_budget=4_096)
+        batches = collate_preference(chunk, token_budget=TOKEN_BUDGET)
         metrics = preference_step(model, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
-        context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
+        memory = memory_metrics(state.step, need, policy.decoder.head_weight.device)
+        context.log({"step": state.step, **metrics, **memory, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, total, loss=metrics["loss"], accuracy=metrics["accuracy"])

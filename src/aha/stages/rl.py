@@ -30,15 +30,18 @@ from aha.reward.rubric import Reward
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, learn
-from aha.stages.models import Policy, build_engine, load_policy, save_policy
+from aha.stages.memory import check_memory, estimate_rl, longest_prompt, memory_metrics
+from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.stages.watch import Watch
 from aha.train.guards import GuardSettings
+from aha.train.memory import of_completions
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.util.seeds import python_rng
@@ -115,6 +118,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if len(general) < _num_general(settings):
         raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
+    need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
+    check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
     learner = build_learner(policy, algorithm, lr=settings.lr)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
@@ -212,6 +217,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         row["staleness"] = float(age)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
+        row |= memory_metrics(state.step, need, policy.decoder.head_weight.device)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
         findings = watch.log(row)
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
@@ -246,6 +252,37 @@ def resolve_algorithm(settings: Settings) -> Algorithm:
             f"samples={settings.samples}: algorithm {row.name!r} compares the samples of a group and needs 2 or more"
         )
     return row
+
+
+def _estimate_memory(
+    settings: Settings, algorithm: Algorithm, policy: Policy, problems: Sequence[Problem]
+) -> int:
+    """Bytes of a step all of whose completions are as long as they may be."""
+    head = policy.decoder.head_weight
+    prompt = longest_prompt(policy, problems)
+    completion = max([settings.max_new_tokens, *(cap for _, cap in settings.length_stages)])
+    rollout = estimate_rollout(
+        policy.config,
+        prompts=settings.prompts,
+        samples=settings.samples,
+        prompt=prompt,
+        max_new_tokens=completion,
+        cache_bytes=cache_bytes(head.device),
+        bytes_per_number=head.itemsize,
+    )
+    rows = settings.prompts * settings.samples
+    layouts, read = (
+        of_completions(
+            prompts=settings.prompts,
+            rows=number,
+            prompt=prompt,
+            completion=completion,
+            token_budget=settings.token_budget,
+        )
+        for number in (-(-rows // algorithm.minibatches), rows)
+    )
+    copies = int(settings.staleness > 0)
+    return estimate_rl(policy.config, layouts, read, rollout, algorithm, like=head, copies=copies)
 
 
 def _roll_out(

@@ -12,8 +12,10 @@ from aha.data.examples import load_examples
 from aha.errors import DataError
 from aha.records import StageResult
 from aha.stages.context import Context
+from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import load_policy, save_policy
 from aha.train.batch import collate_packed
+from aha.train.memory import of_documents
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
@@ -50,6 +52,18 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     updates = _updates([len(e.ids) for e in examples], settings, context.seed)
     if not updates:
         raise DataError(f"nothing to learn: {len(worked)} examples of {len(sources)} inputs, {settings.epochs} epochs")
+    layouts = (
+        of_documents(
+            [len(examples[i].ids) for i in update],
+            [sum(mask > 0 for mask in examples[i].loss_mask[1:]) for i in update],
+            width=settings.row_length,
+            rows_per_batch=settings.rows,
+        )
+        for update in updates
+    )
+    device = policy.decoder.head_weight.device
+    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight)
+    check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(
         policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
     )
@@ -71,7 +85,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
         state.step += 1
         state.extra["loss"] = metrics["loss"]
-        context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
+        memory = memory_metrics(state.step, need, device)
+        context.log({"step": state.step, **metrics, **memory, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, len(updates), loss=metrics["loss"])

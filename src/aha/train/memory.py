@@ -1,54 +1,244 @@
-"""How many bytes a training step needs, from the config alone and before anything is allocated."""
+"""How many bytes a training step needs at its peak, from shapes alone and before anything is allocated.
+
+Nothing is measured here and no tensor is made: what autograd keeps and what the passes hold for a moment is counted
+term by term, as model/decoder.py, model/attention.py and objective/logprob.py compute it.
+
+Axes: T tokens of a micro-batch, L layers, D width, N query heads, K key/value heads, H head width, F feed-forward
+width, V vocabulary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from aha.model.attention import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.objective.logprob import CHUNK_ELEMENTS
+from aha.train.microbatch import split_branches, split_by_tokens
+from aha.train.packing import best_fit
+
+
+class Part(NamedTuple):
+    """One call of attention: ``rows`` x ``queries`` that see ``keys``; ``masks`` masks are made."""
+
+    rows: int
+    queries: int
+    keys: int
+    masks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingMemory:
-    """Bytes of each kind; ``activations`` are those of the largest micro-batch."""
+class Layout:
+    """The shape of a micro-batch: its tokens, those that have a loss, and what attention is called with.
+
+    ``gathered``: tokens are laid out anew for attention (packed documents; prompts and what continues them).
+    """
+
+    tokens: int
+    predicted: int
+    parts: tuple[Part, ...]
+    gathered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Bytes of a model that is trained: its weights, their gradients, and AdamW's two moments."""
 
     weights: int
-    reference: int
     gradients: int
     moments: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it together."""
-        return self.weights + self.reference + self.gradients + self.moments + self.activations
 
 
-def estimate_training_memory(
-    config: ModelConfig, *, token_budget: int, longest: int, bytes_per_number: int = 4, reference: bool = False
-) -> TrainingMemory:
-    """An estimate for AdamW on micro-batches of ``token_budget`` tokens whose rows have up to ``longest`` tokens.
+def of_pairs(lengths: Sequence[int], *, token_budget: int) -> list[Layout]:
+    """The micro-batches of ``collate_preference`` for pairs whose longer text has ``lengths`` tokens."""
+    layouts = []
+    for indices in split_by_tokens([2 * length for length in lengths], token_budget):
+        rows, tokens = 2 * len(indices), max(lengths[i] for i in indices)
+        layouts.append(Layout(rows * tokens, rows, (Part(rows, tokens, tokens),), gathered=False))
+    return layouts
 
-    Activations are what autograd keeps for the backward pass, to about a third. Not counted: what the program itself
-    takes (some 300 MB with torch), the rollout engine's weights and cache, and the allocator's leftovers.
+
+def of_documents(
+    lengths: Sequence[int], learned: Sequence[int], *, width: int, rows_per_batch: int
+) -> list[Layout]:
+    """The micro-batches of ``collate_packed`` for documents of ``lengths`` tokens, ``learned`` of them with a loss."""
+    inputs = [min(length - 1, width) for length in lengths]
+    packs = best_fit(inputs, width)
+    layouts = []
+    for start in range(0, len(packs), rows_per_batch):
+        packed = packs[start : start + rows_per_batch]
+        documents = [i for pack in packed for i in pack]
+        rows, longest = len(packed), max(inputs[i] for i in documents)
+        if len(documents) * longest**2 <= rows * width**2:
+            part = Part(len(documents), longest, longest)
+        else:
+            part = Part(rows, width, width, masks=rows)
+        predicted = sum(min(learned[i], width) for i in documents)
+        layouts.append(Layout(rows * width, predicted, (part,), gathered=not part.masks))
+    return layouts
+
+
+def of_branches(branches: Branches) -> Layout:
+    """Prompts and their continuations: completions without their last token, all of whose tokens have a loss."""
+    prompt, longest = max(branches.prompts), max(branches.continuations)
+    rows = sum(length > 0 for length in branches.continuations)
+    parts = [Part(len(branches.prompts), prompt, prompt)]
+    if longest:
+        masks = 1 if min(branches.prompts) == prompt else rows
+        parts.append(Part(rows, longest, prompt + longest, masks=masks))
+    tokens = sum(branches.prompts) + sum(branches.continuations)
+    return Layout(tokens, sum(branches.continuations) + len(branches.continuations), tuple(parts), gathered=True)
+
+
+def of_completions(*, prompts: int, rows: int, prompt: int, completion: int, token_budget: int) -> list[Layout]:
+    """The micro-batches of ``collate_policy`` for ``rows`` completions that continue ``prompts`` prompts equally often,
+    all as long as the longest: the largest update there can be."""
+    prompts = min(prompts, rows)
+    of = [row * prompts // rows for row in range(rows)]
+    layouts = []
+    for indices in split_branches(of, [prompt] * rows, [completion - 1] * rows, token_budget):
+        asked = {p: i for i, p in enumerate(dict.fromkeys(of[row] for row in indices))}
+        layouts.append(
+            of_branches(
+                Branches(
+                    prompts=(prompt,) * len(asked),
+                    continuations=(completion - 1,) * len(indices),
+                    prompt_of=tuple(asked[of[row]] for row in indices),
+                )
+            )
+        )
+    return layouts
+
+
+def estimate_held(config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True) -> Held:
+    """What training a decoder holds from step to step. Without ``logits`` a scalar head is trained in the place of the
+    decoder's own, whose weights have no gradient."""
+    trained = _num_trained(config, logits=logits)
+    weights = count_parameters(config) if logits else count_parameters(config) + config.hidden_size
+    return Held(weights * bytes_per_number, trained * bytes_per_number, 2 * trained * bytes_per_number)
+
+
+def estimate_step(
+    config: ModelConfig,
+    layouts: Sequence[Layout],
+    *,
+    bytes_per_number: int = 4,
+    on_cpu: bool = True,
+    logits: bool = True,
+) -> int:
+    """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
+
+    The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
+    on. ``logits`` says whether the loss needs log-probs; a scalar head does not. Counted are tensors: not what the
+    program itself takes (some 300 MB with torch), the allocator's leftovers, and a kernel's own scratch. Proven to the
+    byte on a CPU; on a GPU it rests on which kernel torch is documented to choose.
     """
-    weights = count_parameters(config) * bytes_per_number
-    tokens = max(token_budget, longest)
-    D, F = config.hidden_size, config.intermediate_size
-    NH, KH = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    # Two norms keep their unit vectors and hand on their outputs; queries, keys and values are kept before and after
-    # rotation or regrouping, and so is what attention read; the feed-forward keeps gate, up, silu(gate), the product.
-    # Scores are kept on short rows alone, where attention is plain matrix products (model/attention.py).
-    scores = config.num_attention_heads * longest if longest <= (64 if bytes_per_number >= 4 else 1024) else 0
-    layer = 4 * D + 4 * NH + 4 * KH + 4 * F + scores
-    head = 4 * D  # embedding, final norm, gathered hidden states
-    probabilities = min(tokens * config.vocab_size, CHUNK_ELEMENTS)
-    activations = (tokens * (config.num_hidden_layers * layer + head) + 3 * probabilities) * bytes_per_number
-    return TrainingMemory(
-        weights=weights,
-        reference=weights if reference else 0,
-        gradients=weights,
-        moments=2 * weights,
-        activations=activations,
+    return max(
+        _estimate_micro_batch(config, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits)
+        for number, layout in enumerate(layouts)
     )
+
+
+def estimate_logprobs(
+    config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4, on_cpu: bool = True
+) -> int:
+    """Bytes that ``compute_logprobs`` holds at its peak: one layer at a time, then one chunk of logits."""
+    return max(_estimate_forward(config, layout, bytes_per_number, on_cpu=on_cpu) for layout in layouts)
+
+
+def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
+    T, D, F, V = layout.tokens, config.hidden_size, config.intermediate_size, config.vocab_size
+    attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
+    chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+    rotation = 2 * T * config.head_dim * b
+    head = layout.predicted * D * b + 3 * chunk * V * max(b, 4)
+    return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
+
+
+def _num_trained(config: ModelConfig, *, logits: bool) -> int:
+    if logits:
+        return count_parameters(config)
+    unused = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    return count_parameters(config) + config.hidden_size - unused
+
+
+def _estimate_micro_batch(
+    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool
+) -> int:
+    """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
+    T, L, D, F, V = (
+        layout.tokens, config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
+    )  # fmt: skip
+    wide = max(b, 4)
+    embedding = V * D * b
+    gradients = _num_trained(config, logits=logits) * b
+    of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
+    before = gradients if later else 0
+
+    norm = T * (2 * D * b + wide)  # the unit vectors and their product with the weight, and the scale
+    attention, attention_forward, attention_backward = _attention(config, layout, b, on_cpu=on_cpu)
+    feed = norm + 4 * T * F * b  # gate, silu(gate), up, their product
+    layer = norm + attention + feed
+    rotation = 2 * T * config.head_dim * b
+    base = before + rotation
+    norm_backward = T * D * (3 * wide + b)
+
+    head = norm + layout.predicted * D * b  # the places that have a loss are picked out
+    head_forward = head_backward = 0
+    if logits:
+        n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+        summed = V * D * wide if n < layout.predicted else 0  # over chunks, beside a chunk's own
+        narrow = b if b < wide else 0
+        head_forward = 3 * n * V * wide
+        head_backward = max(
+            n * V * (2 * wide + narrow) + summed,
+            n * V * (wide + b) + V * D * (wide + narrow) + summed,
+        )
+    # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
+    waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
+    so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
+    residual = T * D * b
+    feed_backward = T * (2 * F + 2 * D) * b
+    peaks = [
+        base + (L - 1) * layer + norm + attention + attention_forward + residual,
+        base + L * layer + head + head_forward,
+        base + L * layer + head + head_backward,
+        base + L * layer + head + waiting + norm_backward,
+        base + L * layer + waiting + feed_backward + D * F * b,
+        base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * residual,
+        base + layer + waiting + so_far + feed_backward,
+        before + (0 if later else of_layers) + waiting + embedding + residual,
+    ]
+    return max(peaks)
+
+
+def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> tuple[int, int, int]:
+    """Bytes that a layer's attention keeps for the backward pass; what it holds beside them at its forward peak; and
+    at its backward peak."""
+    N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    NH, KH, T = N * H, K * H, layout.tokens
+    kept = T * NH * b  # what was read, for the output projection
+    if config.qk_norm:
+        kept += T * ((NH + KH) * b + (N + K) * max(b, 4))
+    forward = T * (NH + 2 * KH) * b if layout.gathered else 0
+    backward = T * (2 * NH + 2 * KH) * b
+    most_scores = 0
+    for rows, queries, keys, masks in layout.parts:
+        asked = rows * (queries * NH + 2 * keys * KH) * b
+        read = rows * queries * NH * b if layout.gathered else 0  # laid out as the queries are, before T it is again
+        kept += asked
+        backward += asked
+        forward += read
+        # Plain matrix products keep every score. So does torch on a GPU where it has no fused kernel for grouped heads:
+        # in 32 bits, and under a mask.
+        plain = keys <= plain_tokens(b) and (layout.gathered or not masks) if on_cpu else b >= 4 or masks > 0
+        if plain:
+            scores = rows * N * queries * keys * b
+            kept += scores
+            most_scores = max(most_scores, scores)
+        else:  # the fused kernel keeps what was read, a number for each query, and a mask in the type of the scores
+            kept += read + rows * queries * N * 4 + masks * queries * keys * b
+    return kept, forward + most_scores, backward + 2 * most_scores

@@ -11,11 +11,10 @@ from aha.errors import DataError, InvariantError, SettingError
 from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.stops import StopStrings
-
-_COLUMN_STEP = 16
 
 
 class NativeEngine:
@@ -30,7 +29,7 @@ class NativeEngine:
         self,
         config: ModelConfig,
         *,
-        max_slots: int = 256,
+        max_slots: int = MAX_SLOTS,
         cache_bytes: int = 2 << 30,
         detokenize: Callable[[Sequence[int]], str] | None = None,
         dtype: torch.dtype = torch.float32,
@@ -119,9 +118,16 @@ class NativeEngine:
         num_sequences: int,
     ) -> None:
         runner = self._runner
-        needed = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own) + params.max_new_tokens
-        num_columns = -(-needed // _COLUMN_STEP) * _COLUMN_STEP
-        num_slots = self._count_slots(num_sequences, num_columns)
+        longest = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own)
+        num_columns = count_columns(longest, params.max_new_tokens)
+        num_slots = count_slots(
+            self._config,
+            num_sequences,
+            num_columns,
+            cache_bytes=self._cache_bytes,
+            max_slots=self._max_slots,
+            bytes_per_number=self._dtype.itemsize,
+        )
         suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
         runner.begin(num_slots, num_columns, params, suspects)
         scheduler = Scheduler([len(own) for own in seeds], [len(ids) for ids in prompts], num_slots)
@@ -194,17 +200,6 @@ class NativeEngine:
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
-
-    def _count_slots(self, num_sequences: int, num_columns: int) -> int:
-        config = self._config
-        token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self._dtype.itemsize
-        fitting = self._cache_bytes // (token_bytes * num_columns)
-        if fitting < 1:
-            raise SettingError(
-                f"cache_bytes {self._cache_bytes} cannot hold one sequence of {num_columns} tokens at {token_bytes} "
-                f"bytes a token: raise it to at least {token_bytes * num_columns}"
-            )
-        return min(self._max_slots, num_sequences, fitting)
 
 
 def _check_limits(

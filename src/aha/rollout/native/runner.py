@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.sampler import sample
 from aha.rollout.native.weights import LayerWeights, Weights
 
@@ -26,7 +27,6 @@ SUSPECT = 2  # the token may complete a stop string
 FULL = 4
 BROKEN = 8  # the logits are not finite, so the token means nothing
 
-_PREFILL_TOKENS = 4096
 _SCORE_ROWS = 1024
 
 
@@ -291,7 +291,7 @@ def _batches(prompts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:
     width = 0
     for ids in prompts:
         wider = max(width, len(ids))
-        if not batches or wider * (len(batches[-1]) + 1) > _PREFILL_TOKENS:
+        if not batches or wider * (len(batches[-1]) + 1) > PREFILL_TOKENS:
             batches.append([])
             wider = len(ids)
         batches[-1].append(ids)

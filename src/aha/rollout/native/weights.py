@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from aha.errors import CheckpointError
 from aha.model.config import ModelConfig
-
-_CHUNK = 1 << 20
+from aha.rollout.native.memory import DIGEST_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +154,8 @@ def _digest(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
         for name, tensor in named:
             bits = tensor.detach().to(dtype).contiguous().view(-1).view(_BITS[dtype.itemsize])
             plain = weighted = torch.zeros((), dtype=torch.int64, device=bits.device)
-            for start in range(0, len(bits), _CHUNK):
-                chunk = bits[start : start + _CHUNK].to(torch.int64)
+            for start in range(0, len(bits), DIGEST_CHUNK):
+                chunk = bits[start : start + DIGEST_CHUNK].to(torch.int64)
                 place = torch.arange(start, start + len(chunk), device=bits.device).mul_(2).add_(1)
                 plain = plain + chunk.sum()
                 weighted = weighted + (chunk * chunk * place + chunk * place).sum()
