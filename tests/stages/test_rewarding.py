@@ -65,6 +65,9 @@ def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:
 
     assert toss(0, responses) == toss(0, responses[::-1]) != toss(1, responses)
     assert 160 < sum(toss(0, responses)) < 240
+    (reward,) = build(Weights(accuracy=0.0, format=0.0, random=1.0))
+    first, again = (reward.judge(problems[:40], responses[:40]) for _ in range(2))  # DAPO asks again in one step
+    assert first != again
 
 
 def test_a_preference_weight_without_its_model_is_an_error() -> None:
