@@ -224,9 +224,21 @@ def _settings_table(pipeline: Pipeline, kind: str) -> str:
     for stage in pipeline.stages:
         if stage.kind == kind:
             columns.setdefault(tuple(_flat(canonical(stage.settings))), []).append(stage.name)
-    headings = [", ".join(names) if len(names) <= MANY else f"all {len(names)} stages" for names in columns.values()]
+    headings = [_stages(names, alone=len(columns) == 1) for names in columns.values()]
     keys = [key for key, _ in next(iter(columns))]
-    return _table(("setting", *headings), [(f"`{key}`", *(dict(column)[key] for column in columns)) for key in keys])
+    rows = {key: [dict(column)[key] for column in columns] for key in keys}
+    if len(columns) <= MANY:
+        return _table(("setting", *headings), [(f"`{key}`", *values) for key, values in rows.items()])
+    shared = [(f"`{key}`", values[0]) for key, values in rows.items() if len(set(values)) == 1]
+    differing = {key: values for key, values in rows.items() if len(set(values)) > 1}
+    turned = [(heading, *(values[i] for values in differing.values())) for i, heading in enumerate(headings)]
+    return _table(("stages", *(f"`{key}`" for key in differing)), turned) + "\n\n" + _table(("setting", "all"), shared)
+
+
+def _stages(names: Sequence[str], *, alone: bool) -> str:
+    if len(names) <= MANY:
+        return ", ".join(names)
+    return f"all {len(names)} stages" if alone else f"{names[0]} … {names[-1]}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -140,6 +140,8 @@ def build_rewards(
     def anything(problem: Problem) -> bool:
         return True
 
+    rng = python_rng(seed, "coin", step)  # of the step: groups that are asked again have tosses of their own
+
     def coin(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
