@@ -114,7 +114,7 @@ class _Run:
         self.ids, self.targets = ids_BT.chunk(num), targets_BT.chunk(num)
         self.losses: list[Tensor] = []
         self._results: dict[Task, Tensor] = {}  # made here or received, until they are used or sent
-        self._receiving: dict[Task, dist.Work] = {}
+        self._receiving: dict[Task, tuple[int, dist.Work]] = {}
         self._sending: list[tuple[Task, int, Tensor, dist.Work]] = []
         self._held: dict[tuple[int, int], _Held] = {}
         self._owed: dict[tuple[int, int], _Owed] = {}
@@ -139,12 +139,13 @@ class _Run:
     def _receive(self, step: Receive) -> None:
         ids_BT, weight = self.ids[step.result.batch], self.pipe.decoder.lm_head.weight
         tensor = torch.empty(*ids_BT.shape, weight.shape[1], dtype=weight.dtype, device=ids_BT.device)
-        (self._receiving[step.result],) = dist.batch_isend_irecv([self.pipe.message(dist.irecv, tensor, step.peer)])
+        (work,) = dist.batch_isend_irecv([self.pipe.message(dist.irecv, tensor, step.peer)])
+        self._receiving[step.result] = (step.peer, work)
         self._results[step.result] = tensor
 
     def _take(self, result: Task) -> Tensor:
-        work = self._receiving.pop(result)
-        wait(work, f"rank {self.pipe.rank}: {result} from another rank")
+        peer, work = self._receiving.pop(result)
+        wait(work, f"rank {self.pipe.rank}: {result} from rank {peer}")
         return self._results.pop(result)
 
     def _forward(self, task: Task) -> None:

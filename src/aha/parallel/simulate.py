@@ -157,7 +157,7 @@ def bubble_dualpipe(stages: int, costs: Costs) -> float:
     """DeepSeek-V3 (2412.19437), table 2; of DualPipeV too, by its stages, of which it has twice as many as ranks.
 
     It is what the rank idles that idles most, exactly where forward and input gradient take the same time and the
-    weights' no longer. Elsewhere it is an estimate: the schedule idles more if forward or weights take longer than the
-    input gradient, less if the input gradient takes longest.
+    weights' no longer. Elsewhere it is an estimate: the schedule idles more where forward or the weights take longer
+    than the input gradient, and less where forward takes less.
     """
     return (stages // 2 - 1) * (costs.pair + costs.backward - 3 * costs.weight)

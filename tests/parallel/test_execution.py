@@ -1,0 +1,70 @@
+"""Four processes train what one would: gradients, loss, norm, clipped updates; NaN and a missing process are named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aha
+
+SCRIPT = Path(__file__).with_name("four_ranks.py")
+KINDS = ("DualPipe", "DualPipeV")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of the four processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"PYTHONPATH": str(Path(aha.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(folder)]
+    done = subprocess.run(command, env=environment, timeout=100, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(4)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_and_loss_are_those_of_one_process(kind: str, found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank[kind]["gap"] < 1e-12 and rank[kind]["loss_gap"] < 1e-13
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_weight_has_its_processes(kind: str, found: list[dict[str, Any]]) -> None:
+    """Nine layers over eight or four stages; the embedding is the head. DualPipe has two copies of everything."""
+    names = [set(rank[kind]["weights"]) for rank in found]
+    layers = [{int(name.split(".")[2]) for name in own if ".layers." in name} for own in names]
+    if kind == "DualPipe":
+        assert layers == [{0, 1, 6, 7, 8}, {2, 3, 4, 5}, {2, 3, 4, 5}, {0, 1, 6, 7, 8}]
+    else:
+        assert layers == [{0, 7, 8}, {1, 6}, {2, 5}, {3, 4}]
+    ends = (0, 3) if kind == "DualPipe" else (0,)
+    for rank, own in enumerate(names):
+        assert ({"model.embed_tokens.weight", "model.norm.weight"} <= own) == (rank in ends)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clipped_updates_are_those_of_one_process(kind: str, found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank[kind]["norm"] > 0.05  # of four_ranks.MAX_GRAD_NORM: every step was clipped
+        assert rank[kind]["norm_gap"] < 1e-13 and rank[kind]["trained_gap"] < 1e-11
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nan_stops_every_process_before_any_weight_changes(kind: str, found: list[dict[str, Any]]) -> None:
+    for rank in found:
+        assert rank[kind]["nan"].startswith("update not taken, the weights are unchanged: loss nan")
+        assert rank[kind]["unchanged"]
+
+
+def test_a_process_that_never_comes_is_missed_at_the_deadline(found: list[dict[str, Any]]) -> None:
+    """Rank 1 never runs: both its neighbours wait for the first micro-batch that comes through it."""
+    said = [rank["alone"] for rank in found]
+    assert said[0].startswith("waited in vain, rank 0: 2F5 from rank 1: ")
+    assert said[2].startswith("waited in vain, rank 2: 1F0 from rank 1: ")
+    assert said[3].startswith("waited in vain, rank 3: ") and not said[1]
