@@ -6,12 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
+from torch.utils.flop_counter import FlopCounterMode
 
 import aha
+from aha.model.config import ModelConfig
+from aha.model.decoder import Decoder, build_decoder
+from aha.parallel.stage import DecoderStage
 
 SCRIPT = Path(__file__).with_name("four_ranks.py")
 KINDS = ("DualPipe", "DualPipeV")
@@ -68,3 +76,42 @@ def test_a_process_that_never_comes_is_missed_at_the_deadline(found: list[dict[s
     assert said[0].startswith("waited in vain, rank 0: 2F5 from rank 1: ")
     assert said[2].startswith("waited in vain, rank 2: 1F0 from rank 1: ")
     assert said[3].startswith("waited in vain, rank 3: ") and not said[1]
+
+
+@pytest.mark.parametrize("index", [3, 7])
+def test_a_split_backward_pass_computes_nothing_twice(index: int) -> None:
+    """Of a middle stage and of the last: input and weights together cost what the full pass costs, in products."""
+    stage = DecoderStage(build_eight_layers(), index, 8)
+
+    def forward() -> tuple[Tensor, Tensor, list[Tensor] | None]:
+        x = torch.randn(2, 5, 16, requires_grad=True)
+        y = stage(x)
+        return (x, y.logsumexp(-1).sum(), None) if index == 7 else (x, y, [torch.ones_like(y)])
+
+    _, y, gradients = forward()
+    full = flops(lambda: torch.autograd.backward(y, gradients))
+    x, y, gradients = forward()
+    stage.zero_grad()
+    groups: list[dict[str, Any]] = []
+    first = flops(lambda: groups.extend(stage_backward_input([y], gradients, [x], stage.parameters())[1]))
+    second = flops(lambda: stage_backward_weight(stage.parameters(), groups))
+    assert first > 0 and second > 0 and first + second == full
+    assert all(weight.grad is not None for weight in stage.parameters())
+
+
+def build_eight_layers() -> Decoder:
+    config = ModelConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=8,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    return build_decoder(config, seed=0)
+
+
+def flops(run: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
