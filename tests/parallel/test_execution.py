@@ -26,14 +26,19 @@ KINDS = ("DualPipe", "DualPipeV")
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of the four processes found."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], str]:
+    """What each of the four processes found, and what the documentation's example printed."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = os.environ | {"PYTHONPATH": str(Path(aha.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), str(folder)]
-    done = subprocess.run(command, env=environment, timeout=100, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(4)]
+    run = subprocess.run(command, env=environment, timeout=100, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(4)], run.stdout
+
+
+@pytest.fixture
+def found(done: tuple[list[dict[str, Any]], str]) -> list[dict[str, Any]]:
+    return done[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,6 +81,11 @@ def test_a_process_that_never_comes_is_missed_at_the_deadline(found: list[dict[s
     assert said[0].startswith("waited in vain, rank 0: 2F5 from rank 1: ")
     assert said[2].startswith("waited in vain, rank 2: 1F0 from rank 1: ")
     assert said[3].startswith("waited in vain, rank 3: ") and not said[1]
+
+
+def test_the_example_of_the_documentation_learns(done: tuple[list[dict[str, Any]], str]) -> None:
+    losses = [float(line.split()[3]) for line in done[1].splitlines()]
+    assert len(losses) == 3 and losses[0] > 3 and losses[2] < 0.5
 
 
 @pytest.mark.parametrize("index", [3, 7])
