@@ -1,4 +1,7 @@
-"""Trains a small decoder on four processes: torchrun --nproc-per-node 4 docs/train_pipeline.py [DualPipe | DualPipeV]"""
+"""Trains a small decoder on four processes.
+
+    torchrun --nproc-per-node 4 docs/train_pipeline.py [DualPipe | DualPipeV]
+"""
 
 from __future__ import annotations
 
