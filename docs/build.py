@@ -275,7 +275,7 @@ def pipeline(results: Results, root: Path) -> str:
         for row, (low, high) in zip(rows, spread, strict=True)
     ]
     headings = (
-        "schedule", "ranks", "micro-batches", "time", "a rank idles", "V3's table 2", "micro-batches held", "stages a rank"
+        "schedule", "ranks", "micro-batches", "time", "a rank idles", "V3's table 2", "held at most", "stages a rank"
     )  # fmt: skip
     return _table(headings, cells)
 
