@@ -40,6 +40,7 @@ from aha.report.reading import Run, load_run
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
+from aha.util.benchmarks import load_benchmark
 from aha.util.files import read_json, write_json_atomic, write_text_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -288,6 +289,29 @@ def algorithms(results: Results, root: Path) -> str:
     return _table(("algorithm", *describe_algorithm(ALGORITHMS["grpo"])), rows) + "\n\n" + notes
 
 
+def pipeline(results: Results, root: Path) -> str:
+    """Pipeline schedules side by side, as ``aha bench pipeline`` simulates them."""
+    rows = load_benchmark("pipeline")(picture=None)["rows"]
+    spread = [[f"{x:g}" for x in (min(row["bubbles"]), max(row["bubbles"]))] for row in rows]
+    cells = [
+        (
+            row["name"],
+            str(row["ranks"]),
+            str(row["micro_batches"]),
+            f"{row['makespan']:g}",
+            low if low == high else f"{low} to {high}",
+            f"{row['formula']:g}",
+            str(max(row["peak_activations"])),
+            str(row["stages_per_rank"]),
+        )
+        for row, (low, high) in zip(rows, spread, strict=True)
+    ]
+    headings = (
+        "schedule", "ranks", "micro-batches", "time", "a rank idles", "V3's table 2", "held at most", "stages a rank"
+    )  # fmt: skip
+    return _table(headings, cells)
+
+
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -326,6 +350,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "commands": commands,
     "house": house,
     "algorithms": algorithms,
+    "pipeline": pipeline,
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),

@@ -106,3 +106,32 @@ def test_bench_without_a_peer_says_so(aha_main: Program, monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, output, _ = aha_main("bench", "train", "--repeat", 1)
     assert code == 0 and "TRL is not installed" in output and "aha, of it update" in output
+
+
+def test_bench_pipeline_compares_schedules_and_draws_them(aha_main: Program, tmp_path: Path) -> None:
+    picture = tmp_path / "new" / "pipeline.svg"
+    code, output, errors = aha_main("bench", "pipeline", "--costs", "1,1,1,3", "--picture", picture, "--json")
+    rows = {row["name"]: row for row in json.loads(output)["rows"]}
+    assert code == 0 and str(picture) in errors
+    assert {name: row["makespan"] for name, row in rows.items()} == {
+        "1F1B": 81, "ZB1P": 67, "DualPipe": 66, "DualPipeV": 66
+    }  # fmt: skip
+    drawn = picture.read_text(encoding="utf-8")
+    assert all(f"{name}: done after" in drawn for name in rows)
+    size = ("--ranks", 4, "--micro-batches", 8, "--picture", tmp_path / "four.png")
+    code, output, _ = aha_main("bench", "pipeline", *size)
+    assert code == 0 and "DualPipeV" in output and (tmp_path / "four.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("pipeline", "--costs", "1,2,3"), "--costs 1,2,3: wants four positive numbers"),
+        (("pipeline", "--picture", "timeline.txt"), "it ends with none of .png"),
+        (("pipeline", "--ranks", 3), "DualPipe needs an even number of ranks"),
+        (("verdicts", "--micro-batches", 3), "the benchmark verdicts has no --micro-batches"),
+    ],
+)
+def test_bench_refuses_what_does_not_fit(aha_main: Program, arguments: tuple[object, ...], message: str) -> None:
+    code, _, errors = aha_main("bench", *arguments)
+    assert code == 2 and message in errors

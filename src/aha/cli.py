@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect as introspect
 import json
 import os
 import shlex
@@ -638,37 +639,76 @@ def algorithms(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train or verdicts.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A file of benchmarks/: pipeline, rollout, train or verdicts.")
+    ],
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="pipeline: ranks (DualPipeV: half as many).", show_default="8")
+    ] = None,
+    micro_batches: Annotated[
+        int | None, typer.Option(min=1, help="pipeline: micro-batches (DualPipeV: half as many).", show_default="20")
+    ] = None,
+    costs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F,I,W,PAIR",
+            help="pipeline: times of forward, input gradient, weights' gradient, overlapped forward and backward.",
+            show_default="1,1,1,2",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="pipeline: where the timelines are drawn.", show_default="pipeline.png")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed side by side with the peers, in one run."""
+    """Measure speed side by side with the peers, in one run; or compare pipeline schedules by simulation."""
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
     from aha.util.benchmarks import load_benchmark
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     measure = load_benchmark(name)
+    takes = introspect.signature(measure).parameters
+    given = {"ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture}
+    options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
+    unknown = [f"--{option.replace('_', '-')}" for option in options if option not in takes]
+    if unknown:
+        raise UsageError(f"the benchmark {name} has no {', '.join(unknown)}")
+    speed = {"repeat": repeat, "peers": peers, "dtype": dtype, "skew": skew, "threads": threads}
+    options |= {option: value for option, value in speed.items() if option in takes}
     with redirect_stdout(sys.stderr):  # peers print as they please
-        found = measure(repeat=repeat, peers=peers, dtype=dtype, skew=skew, threads=threads)
+        found = measure(**options)
     if as_json:
         _print_json(found)
         return
-    table = _table("measured", "median", "least", "most", "unit", "peak MiB")
-    for row in found["rows"]:
-        memory = row["peak_rss_mib"]
-        cells = [f"{row[key]:,.2f}" if row[key] < 100 else f"{row[key]:,.0f}" for key in ("median", "low", "high")]
-        table.add_row(row["name"], *cells, row["unit"], f"{memory:,.0f}" if memory else "")
-    _print_rich(table)
+    (_show_speeds if "median" in found["rows"][0] else _show_rows)(found["rows"])
     for text, ratio in found["ratios"].items():
         print(f"{text}: {ratio['wall']:.2f}x ({ratio['cpu']:.2f}x in processor time)")
     for note in found["notes"]:
         print(note)
     print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))
+
+
+def _show_speeds(rows: list[dict[str, Any]]) -> None:
+    table = _table("measured", "median", "least", "most", "unit", "peak MiB")
+    for row in rows:
+        memory = row["peak_rss_mib"]
+        cells = [f"{row[key]:,.2f}" if row[key] < 100 else f"{row[key]:,.0f}" for key in ("median", "low", "high")]
+        table.add_row(row["name"], *cells, row["unit"], f"{memory:,.0f}" if memory else "")
+    _print_rich(table)
+
+
+def _show_rows(rows: list[dict[str, Any]]) -> None:
+    table = _table(*(key.replace("_", " ") for key in rows[0]))
+    for row in rows:
+        cells = [value if isinstance(value, list) else [value] for value in row.values()]
+        table.add_row(*(" ".join(f"{x:g}" if isinstance(x, float) else str(x) for x in cell) for cell in cells))
+    _print_rich(table)
 
 
 @app.command()
