@@ -82,8 +82,8 @@ def test_the_summary_has_the_arms_once_and_counts_all_seconds(compared: Path) ->
 
 def test_the_table_is_sorted_by_gain(compared: Path) -> None:
     lines = markdown(build_summary(compared)["comparisons"]["controls"]).splitlines()
-    assert lines[2].startswith("| grpo | +52.0 (+32.0 to +72.0) | 62.0 (62.0–62.0) |")
-    assert lines[3].startswith("| random | -1.0 (-21.0 to +19.0) |")
+    assert lines[2].startswith("| GRPO | +52.0 (+32.0 to +72.0) | 62.0 (62.0–62.0) |")
+    assert lines[3].startswith("| Random reward | -1.0 (-21.0 to +19.0) |")
 
 
 def test_curves_are_means_over_seeds(compared: Path) -> None:

@@ -17,12 +17,12 @@ HEADS = ("arm", "gain, points", "pass@1, %", "format, %", "length", "seeds")
 
 
 def rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The cells of the table, best first: ``("grpo", "+49.9 (47.1 to 52.7)", "57.2 (54.4–60.0)", ...)``."""
+    """The cells of the table, best first: ``("GRPO", "+49.9 (47.1 to 52.7)", "57.2 (54.4–60.0)", ...)``."""
     arms = comparison["arms"]
     found: list[tuple[str, ...]] = []
     for arm in sorted(arms, key=lambda arm: -(arms[arm]["gain"]["value"] or 0.0)):
         measures = (_with_bounds(key, arms[arm][key]) for key in ("pass@1", "format", "length"))
-        found.append((arm, _gain(parse_measure(arms[arm]["gain"])), *measures, str(arms[arm]["seeds"])))
+        found.append((model_label(arm), _gain(parse_measure(arms[arm]["gain"])), *measures, str(arms[arm]["seeds"])))
     return found
 
 
@@ -75,7 +75,7 @@ def _one(run: Run, stage: Stage, comparison: Mapping[str, Any] | None) -> str:
         return waiting + (f'<div class="figures">{drawn}</div>' if drawn else "")
     heads = "".join(f"<th>{escape(head)}</th>" for head in HEADS)
     body = "".join(
-        f'<tr><th scope="row">{escape(model_label(arm))}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
+        f'<tr><th scope="row">{escape(arm)}</th>{"".join(f"<td>{escape(c)}</td>" for c in cells)}</tr>'
         for arm, *cells in rows(comparison)
     )
     return (

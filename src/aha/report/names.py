@@ -1,4 +1,4 @@
-"""How models, kinds and numbers are written for people."""
+"""How models, arms and numbers are written for people."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ _MODELS = {
     "student_base": "Student base",
     "student_rl": "Student, direct RL",
     "student_distilled": "Student, distilled",
+    "grpo": "GRPO",
+    "ppo": "PPO",
+    "rloo": "RLOO",
+    "reinforce_pp": "REINFORCE++",
+    "dr_grpo": "Dr. GRPO",
+    "dapo": "DAPO",
+    "gspo": "GSPO",
+    "cispo": "CISPO",
+    "rejection_sft": "Rejection sampling, SFT",
+    "random": "Random reward",
 }
 _PROPORTIONS = {"format", "language", "general", "preference", "accuracy", "truncated"}
 

@@ -144,7 +144,7 @@ def _draw_curves(axes: Axes, stages: Sequence[Stage], key: str) -> int:
                 steps,
                 rolling_mean(values, WINDOW),
                 color=colour(stage.name, place),
-                linestyle=_DASHES.get(stage.name, ("-", (0, (5, 1.6)))[place // len(PALETTE) % 2]),
+                linestyle=_DASHES.get(stage.name, ("-", (0, (5, 1.6)), (0, (1, 1.4)))[place // 6 % 3]),
                 label=model_label(stage.name),
             )
             shown += 1
@@ -231,14 +231,14 @@ def _draw_gains(axes: Axes, gains: Mapping[str, Measure]) -> None:
 def save_comparison_figure(gains: Mapping[str, Measure], curves: Sequence[Stage], path: Path) -> None:
     """The gains of all arms beside their training accuracy (means over seeds), one PNG."""
     with matplotlib.rc_context({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 110}):
-        figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+        figure = Figure(figsize=(10.5, 4.7), layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw_gains(left, gains)
         left.set_title("Gain in pass@1 over the base, points", loc="left", fontsize=11.5, weight="bold")
         _draw_curves(right, curves, "accuracy")
         right.set_xlabel("step")
         right.set_title("Accuracy on training prompts", loc="left", fontsize=11.5, weight="bold")
-        right.legend(ncols=2, fontsize=8.5)
+        right.legend(ncols=4, fontsize=8.5, loc="upper left", bbox_to_anchor=(-0.02, -0.12))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="png", metadata={"Software": None})
 
