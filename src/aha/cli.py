@@ -655,8 +655,8 @@ def count(
     as_json: Json = False,
 ) -> None:
     """Count parameters, arithmetic per token and cache bytes of a model, from its config alone."""
+    from aha.model.config_file import load_config
     from aha.model.count import cache_bytes_per_token, count_parameters, flops_per_token
-    from aha.model.folder import load_config
     from aha.stages.generate import model_folder
 
     if not model.exists():

@@ -9,7 +9,9 @@ from aha.model.decoder import build_empty_decoder
 
 def test_parameters_equal_the_decoder(config: ModelConfig) -> None:
     decoder = build_empty_decoder(config, device="meta")
-    assert count_parameters(config) == sum(parameter.numel() for parameter in decoder.parameters())
+    assert count_parameters(config) == sum(
+        tensor.numel() for tensor in (*decoder.parameters(), *decoder.buffers())
+    )
 
 
 def test_published_size() -> None:

@@ -39,7 +39,7 @@ def estimate_training_memory(
     NH, KH = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     # Two norms keep their unit vectors and hand on their outputs; queries, keys and values are kept before and after
     # rotation or regrouping, and so is what attention read; the feed-forward keeps gate, up, silu(gate), the product.
-    # Scores are kept on short rows alone, where attention is plain matrix products (model/attention.py).
+    # Scores are kept on short rows alone, where attention is plain matrix products (model/attention/plan.py).
     scores = config.num_attention_heads * longest if longest <= (64 if bytes_per_number >= 4 else 1024) else 0
     layer = 4 * D + 4 * NH + 4 * KH + 4 * F + scores
     head = 4 * D  # embedding, final norm, gathered hidden states

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aha.model.attention import Branches, _Documents, _fused_causal, _Masked, _Plain, plan_attention, plan_branches
+from aha.model.attention.plan import Branches, _Documents, _fused_causal, _Masked, _Plain, plan_attention, plan_branches
 
 
 def slow_attention(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
@@ -104,7 +104,7 @@ def slow_branches(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor
 def test_shared_prompts_equal_rows_of_their_own(
     branches: Branches, plain_tokens: int, N: int, K: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aha.model.attention._PLAIN_TOKENS_FLOAT32", plain_tokens)
+    monkeypatch.setattr("aha.model.attention.plan._PLAIN_TOKENS_FLOAT32", plain_tokens)
     q, k, v = draw(1, sum(branches.prompts) + sum(branches.continuations), N, K)
     out = plan_branches(q, branches, group=N // K)(q, k, v)
     expected = slow_branches(q, k, v, branches)
