@@ -37,6 +37,7 @@ from aha.stages.rewarding import Length, Weights, build_rewards, check_known_goo
 from aha.stages.rl_metrics import keep_samples, step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.stages.watch import Watch
+from aha.train.balance import Balance
 from aha.train.guards import GuardSettings
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
@@ -49,13 +50,13 @@ class Settings(Frozen):
 
     ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
     count after ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of
-    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-
-    batches hold ``token_budget`` tokens. ``importance_cap`` is the largest weight of a token that corrects for the
-    sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets new weights every
-    ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in ``refill_rounds`` rounds at most,
-    and not after ``token_limit`` tokens of a step. With ``mask_truncated`` completions that were cut are not trained
-    on. A copy of the weights that ``guards`` go back to is kept every ``rollback_every`` steps without a finding; then
-    the rate is halved.
+    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there).
+    Micro-batches hold ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the
+    largest weight of a token that corrects for the sampler's distance from the trainer (none: ratios are to the
+    sampler). The sampler gets new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal
+    does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With
+    ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back to
+    is kept every ``rollback_every`` steps without a finding; then the rate is halved.
     """
 
     algorithm: str = "grpo-r1"
@@ -85,6 +86,7 @@ class Settings(Frozen):
     refill_rounds: Count = 4
     token_limit: Count | None = None
     mask_truncated: bool = False
+    balance: Balance = Balance()
     guards: GuardSettings = GuardSettings()
     rollback_every: Amount = 20
     token_budget: Count = 4_096
@@ -112,7 +114,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if len(general) < _num_general(settings):
         raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
-    learner = build_learner(policy, algorithm, lr=settings.lr)
+    learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)

@@ -68,6 +68,7 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
         first, last = measured[0], measured[-1]
         row |= {key: first[key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
         row |= {key: last[key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")}
+        row |= {key: last[key] for key in ("max_vio", "balance") if key in last}
     row["lr"] = lr
     row["loss"], row["grad_norm"] = _mean([u["loss"] for u in updates]), _mean([u["grad_norm"] for u in updates])
     return row | learned.critic

@@ -13,6 +13,7 @@ from aha.errors import DataError
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import load_policy, save_policy
+from aha.train.balance import Balance
 from aha.train.batch import collate_packed
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
@@ -33,6 +34,7 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
+    balance: Balance = Balance()
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -68,7 +70,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             shape="cosine",
             final_ratio=settings.final_ratio,
         )
-        metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = nll_step(
+            policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm, balance=settings.balance
+        )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
         context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})

@@ -80,7 +80,7 @@ def score_gain(config: ModelConfig) -> float:
 
 
 def split_up_projection(kv_b_weight: Tensor, num_heads: int, value_width: int) -> tuple[Tensor, Tensor]:
-    """``kv_b_proj.weight`` ``[N (H + W), C]`` as maps to each head's key ``[N, H, C]`` and to its value ``[N, W, C]``."""
+    """``kv_b_proj.weight`` ``[N (H + W), C]``: maps to each head's key ``[N, H, C]`` and to its value ``[N, W, C]``."""
     both = kv_b_weight.view(num_heads, -1, kv_b_weight.shape[1])
     return both[:, :-value_width], both[:, -value_width:]
 
