@@ -9,6 +9,7 @@ Axes: ``M`` tokens, ``D`` width, ``E`` experts, ``K`` chosen experts, ``F`` widt
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,29 @@ class Routed(NamedTuple):
     experts_MK: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class RoutingRule:
+    """How affinities become a choice and its weights: ``sigmoid`` with a bias is V3's, else V2's softmax."""
+
+    sigmoid: bool
+    num_chosen: int
+    num_groups: int
+    groups_chosen: int
+    normalise: bool
+    scale: float
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> RoutingRule:
+        return cls(
+            sigmoid=config.model_type == "deepseek_v3",
+            num_chosen=config.num_experts_per_tok,
+            num_groups=config.n_group,
+            groups_chosen=config.topk_group,
+            normalise=bool(config.norm_topk_prob),
+            scale=config.routed_scaling_factor,
+        )
+
+
 class Router(nn.Module):
     """Affinities in float32 and the choice. The bias has no gradient and stays in float32 in a model of 16 bits.
 
@@ -40,39 +64,25 @@ class Router(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, config.hidden_size))
-        self.sigmoid = config.model_type == "deepseek_v3"
-        if self.sigmoid:
+        self.rule = RoutingRule.of(config)
+        if self.rule.sigmoid:
             self.register_buffer(ROUTER_BIAS, torch.zeros(config.n_routed_experts, dtype=torch.float32))
-        self.num_chosen = config.num_experts_per_tok
-        self.num_groups, self.groups_chosen = config.n_group, config.topk_group
-        self.normalise = bool(config.norm_topk_prob)
-        self.scale = config.routed_scaling_factor
         self.routed: Routed | None = None
 
     def forward(self, x_MD: Tensor) -> tuple[Tensor, Tensor]:
         """Weights ``[M, K]`` and experts ``[M, K]`` of each token."""
-        wide = torch.promote_types(x_MD.dtype, torch.float32)
-        logits_ME = F.linear(x_MD.to(wide), self.weight.to(wide))
-        scores_ME = logits_ME.sigmoid() if self.sigmoid else logits_ME.softmax(-1)
-        with torch.no_grad():
-            if self.sigmoid:
-                biased_ME = scores_ME + self.e_score_correction_bias
-                experts_MK = choose_experts(biased_ME, self.num_chosen, self.num_groups, self.groups_chosen, best=2)
-            else:
-                experts_MK = choose_experts(scores_ME, self.num_chosen, self.num_groups, self.groups_chosen, best=1)
+        bias_E = self.e_score_correction_bias if self.rule.sigmoid else None
+        scores_ME, weights_MK, experts_MK = route(x_MD, self.weight, bias_E, self.rule)
         if torch.is_grad_enabled():
             self.routed = Routed(scores_ME, experts_MK)
-        weights_MK = scores_ME.gather(1, experts_MK)
-        if self.normalise:
-            weights_MK = weights_MK / (weights_MK.sum(-1, keepdim=True) + 1e-20)
-        return weights_MK * self.scale, experts_MK
+        return weights_MK, experts_MK
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "routed": None}  # what hangs on a graph cannot be copied
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Router:
         """Moves all, but casts the bias to nothing: a step of 0.001 would vanish in 16 bits."""
-        kept = self.e_score_correction_bias if self.sigmoid else None
+        kept = self.e_score_correction_bias if self.rule.sigmoid else None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if kept is not None:
             device = self.e_score_correction_bias.device
@@ -107,6 +117,26 @@ class MixtureOfExperts(nn.Module):
         x_MD = x_BTD.flatten(0, -2)
         routed: Tensor = self.experts(x_MD, *self.gate(x_MD)).view_as(x_BTD)
         return routed if self.shared_experts is None else routed + self.shared_experts(x_BTD)
+
+
+def route(
+    x_MD: Tensor, weight_ED: Tensor, bias_E: Tensor | None, rule: RoutingRule
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Affinities ``[M, E]``, weights ``[M, K]`` and experts ``[M, K]`` of each token, in at least float32.
+
+    The bias counts for the choice alone; the weights are the chosen experts' own affinities, normalised where the rule
+    says so, times its scale.
+    """
+    wide = torch.promote_types(x_MD.dtype, torch.float32)
+    logits_ME = F.linear(x_MD.to(wide), weight_ED.to(wide))
+    scores_ME = logits_ME.sigmoid() if rule.sigmoid else logits_ME.softmax(-1)
+    biased_ME = scores_ME.detach() if bias_E is None else scores_ME.detach() + bias_E
+    best = 2 if rule.sigmoid else 1
+    experts_MK = choose_experts(biased_ME, rule.num_chosen, rule.num_groups, rule.groups_chosen, best=best)
+    weights_MK = scores_ME.gather(1, experts_MK)
+    if rule.normalise:
+        weights_MK = weights_MK / (weights_MK.sum(-1, keepdim=True) + 1e-20)
+    return scores_ME, weights_MK * rule.scale, experts_MK
 
 
 def choose_experts(scores_ME: Tensor, num_chosen: int, num_groups: int, groups_chosen: int, *, best: int) -> Tensor:

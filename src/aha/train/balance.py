@@ -53,7 +53,7 @@ class LoadBalancer:
             assert router.routed is not None, "a micro-batch without a pass with gradients"
             routed, router.routed = router.routed, None
             counts_SE, affinities_SE, tokens_S, load_E = _sums(routed, batch)
-            losses.append(sequence_balance_loss(counts_SE, affinities_SE, tokens_S, router.num_chosen).sum())
+            losses.append(sequence_balance_loss(counts_SE, affinities_SE, tokens_S, router.rule.num_chosen).sum())
             counts.append(load_E)
         self._counts.append(torch.stack(counts))
         total = torch.stack(losses).sum() / num_sequences
@@ -73,7 +73,7 @@ class LoadBalancer:
             torch.distributed.all_reduce(counts_LE)
         if taken:
             for router, counts_E in zip(self._routers, counts_LE, strict=True):
-                if router.sigmoid:
+                if router.rule.sigmoid:
                     bias_E = router.e_score_correction_bias
                     bias_E.copy_(update_bias(bias_E, counts_E, speed=self._settings.speed))
         uneven = torch.stack(self._uneven).sum()

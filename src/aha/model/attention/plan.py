@@ -72,7 +72,7 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
 def plan_causal(like: Tensor, *, tokens: int, group: int) -> Attend:
     """Every token attends to itself and to what is left of it in its row."""
     if not _plain_is_faster(like, tokens):
-        return _fused_causal
+        return fused_causal
     return _plan_plain(like, torch.ones(1, tokens, tokens, dtype=torch.bool).tril_(), group)
 
 
@@ -133,7 +133,8 @@ def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, T
     return starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1), offset_L < lengths_M[:, None]
 
 
-def _fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    """Causal attention by the device's fused kernel; values may be narrower than keys."""
     q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
     missing = q.shape[-1] - v.shape[-1]
     if missing <= 0:

@@ -9,6 +9,7 @@ from torch import nn
 
 from aha.errors import DataError, InvariantError, SettingError
 from aha.model.config import ModelConfig
+from aha.model.count import cache_bytes_per_token
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
@@ -182,7 +183,7 @@ class NativeEngine:
         return finished
 
     def _check_ids(self, what: str, ids: Sequence[int], num_new: int) -> None:
-        limit, vocab = self._config.max_position_embeddings, self._config.vocab_size
+        limit, vocab = self._config.longest, self._config.vocab_size
         if not len(ids):
             raise DataError(f"{what} has no tokens; start it with a begin token")
         if len(ids) + num_new > limit:
@@ -196,8 +197,7 @@ class NativeEngine:
             raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
 
     def _count_slots(self, num_sequences: int, num_columns: int) -> int:
-        config = self._config
-        token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self._dtype.itemsize
+        token_bytes = cache_bytes_per_token(self._config, bytes_per_number=self._dtype.itemsize)
         fitting = self._cache_bytes // (token_bytes * num_columns)
         if fitting < 1:
             raise SettingError(
