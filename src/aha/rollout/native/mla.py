@@ -111,5 +111,7 @@ class Latent:
 
 
 def _turn(x_BNR: Tensor, rotation_B: Tensor) -> Tensor:
-    pairs = x_BNR.float().contiguous().view(*x_BNR.shape[:-1], -1, 2)
-    return torch.view_as_real(torch.view_as_complex(pairs) * rotation_B).flatten(-2).to(x_BNR.dtype)
+    # Not as complex numbers: a head's slice may begin at an odd place.
+    cos, sin = rotation_B.real, rotation_B.imag
+    even, odd = x_BNR[..., ::2].float(), x_BNR[..., 1::2].float()
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2).to(x_BNR.dtype)
