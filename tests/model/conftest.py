@@ -69,6 +69,18 @@ def config(request: pytest.FixtureRequest) -> ModelConfig:
 
 
 @pytest.fixture
+def build_kind() -> Callable[[str], Decoder]:
+    """One of the kinds by name, its weights moved."""
+
+    def build(kind: str) -> Decoder:
+        decoder = build_decoder(ModelConfig(**{**_TINY, **_KINDS[kind]}), seed=1)
+        perturb(decoder)
+        return decoder
+
+    return build
+
+
+@pytest.fixture
 def tiny_config() -> ModelConfig:
     return ModelConfig(**_TINY)
 

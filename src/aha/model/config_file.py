@@ -79,6 +79,29 @@ def load_config(path: str | Path) -> ModelConfig:
         raise CheckpointError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
 
 
+def model_folder(path: Path) -> Path:
+    """``path`` itself, or its ``model/`` where ``path`` is a stage of a run; ``CheckpointError`` if neither is one."""
+    for folder in (path, path / "model"):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    stages = sorted(found.parent.parent.name for found in path.glob(f"*/model/{CONFIG_FILE}"))
+    hint = f"; it is a run: give one of its stages, {path}/NAME: {', '.join(stages)}" if stages else ""
+    raise CheckpointError(f"{path} is not a model: neither it nor {path / 'model'} has a {CONFIG_FILE}{hint}")
+
+
+def find_config(name: str) -> ModelConfig:
+    """The config of a folder, a stage of a run or a ``.json`` file, or of the published model of that name."""
+    path = Path(name)
+    if path.suffix == ".json":
+        return load_config(path)
+    if path.exists():
+        return load_config(model_folder(path))
+    published = {file.stem: file for file in (Path(__file__).parent / "published").glob("*.json")}
+    if name in published:
+        return load_config(published[name])
+    raise CheckpointError(f"{name} does not exist, and no model of that name is known: {nearest(name, published)}")
+
+
 def to_hugging_face(config: ModelConfig, *, dtype: Any) -> dict[str, Any]:
     """``config.json`` of ``config``, with the name of ``dtype``, a torch type or its name. Rotary embedding is said
     twice, as transformers 5 and as transformers 4 read it."""

@@ -6,9 +6,10 @@ A mixture of experts has two counts: the parameters that exist, and those that o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from aha.model.config import ModelConfig
+
+PARTS = ("embedding", "head", "attention", "feed_forward", "router", "experts", "norms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,10 @@ MIXES: dict[str, tuple[int, int, int, int]] = {
     "mixed": (2, 4, 4, 8),  # bfloat16 weights, the rest in float32 (Micikevicius et al. 2018)
     "deepseek-v3": (2, 4, 4, 4),  # moments in bfloat16, too (DeepSeek-V3 3.3.3)
 }
-Layout = Literal["replicated", "zero1", "fsdp"]
+LAYOUTS = ("replicated", "zero1", "fsdp")
 
 
-def training_bytes(parameters: int, *, mix: str, layout: Layout, ranks: int) -> int:
+def training_bytes(parameters: int, *, mix: str, layout: str, ranks: int) -> int:
     """Bytes a rank holds for ``parameters`` while training with AdamW, activations left out.
 
     ``replicated``: everything on every rank; ``zero1``: master copies and moments are shared out; ``fsdp``: all is.
