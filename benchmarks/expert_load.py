@@ -3,8 +3,8 @@
     python benchmarks/expert_load.py [--steps 300] [--seed 0] [--json FILE] [--figure FILE.png]
 
 Four arms from one seed: no balancing, the sequence-wise loss alone, the bias alone, and both as DeepSeek-V3 has them
-(alpha 1e-4, gamma 1e-3). MaxVio is how much more than the mean the busiest expert of a layer got (2408.15664), mean over
-layers: of one step's tokens, and of the last ``WINDOW`` steps' together, where chance has less of a share.
+(alpha 1e-4, gamma 1e-3). MaxVio is how much more than the mean the busiest expert of a layer got (2408.15664), mean
+over layers: of one step's tokens, and of the last ``WINDOW`` steps' together, where chance has less of a share.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def draw(arms: dict[str, dict[str, Any]], path: Path) -> None:
         smooth = load_SE.unfold(0, WINDOW, 1).mean(-1)
         axes.plot(torch.arange(WINDOW, len(load_SE) + 1), 100 * smooth)
         axes.axhline(100 / load_SE.shape[1], color="grey", linewidth=0.8, linestyle=":")
-        axes.set(title=f"load of each expert, middle layer: {name}", xlabel="step", ylabel="% of choices", ylim=(0, None))
+        axes.set(title=f"load of each expert, middle layer: {name}", xlabel="step", ylabel="% of choices")
+        axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=110)
 
 

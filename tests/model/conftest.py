@@ -130,7 +130,9 @@ def build_reference() -> Callable[[ModelConfig], Any]:
                  "deepseek_v2": (transformers.DeepseekV2Config, transformers.DeepseekV2ForCausalLM),
                  "deepseek_v3": (transformers.DeepseekV3Config, transformers.DeepseekV3ForCausalLM)}
         config_class, model_class = kinds[config.model_type]
-        model = model_class(config_class(**arguments)).eval()
+        reference_config = config_class(**arguments)
+        reference_config._experts_implementation = "eager"  # its grouped kernel wants widths that are multiples of 4
+        model = model_class(reference_config).eval()
         perturb(model)
         return model
 

@@ -109,16 +109,18 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     return StageResult({"loss": state.extra["loss"], "steps": settings.steps})
 
 
+def model_config(shape: Shape, *, vocabulary: int, eos_token_id: int | None) -> ModelConfig:
+    """The config of a fresh decoder for a tokenizer of ``vocabulary`` tokens, rounded up to a multiple of 16."""
+    values = shape.model_dump(exclude_none=True)
+    if shape.kv_lora_rank is not None:
+        values["num_key_value_heads"] = shape.num_attention_heads
+    return ModelConfig(
+        vocab_size=-(-vocabulary // 16) * 16, max_position_embeddings=512, eos_token_id=eos_token_id, **values
+    )
+
+
 def _fresh(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Policy:
     tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer")
-    shape = settings.shape.model_dump(exclude_none=True)
-    if settings.shape.kv_lora_rank is not None:
-        shape["num_key_value_heads"] = settings.shape.num_attention_heads
-    config = ModelConfig(
-        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_id,
-        **shape,
-    )
+    config = model_config(settings.shape, vocabulary=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id)
     decoder = build_decoder(config, seed=context.seed).to(best_device())
     return Policy(decoder, config, Renderer(tokenizer, TEMPLATE))
