@@ -30,8 +30,9 @@ def draw_config(seed: int) -> ModelConfig:
     return ModelConfig(
         model_type=model_type, vocab_size=rng.randint(20, 50), hidden_size=heads * rng.randint(3, 9),
         intermediate_size=rng.randint(5, 30), num_hidden_layers=rng.randint(1, 3), num_attention_heads=heads,
-        num_key_value_heads=heads, q_lora_rank=rng.choice([None, rng.randint(3, 20)]), kv_lora_rank=even * rng.randint(3, 15),
-        qk_nope_head_dim=even * rng.randint(1, 9), qk_rope_head_dim=2 * rng.randint(1, 5), v_head_dim=rng.randint(1, 15),
+        num_key_value_heads=heads, q_lora_rank=rng.choice([None, rng.randint(3, 20)]),
+        kv_lora_rank=even * rng.randint(3, 15), qk_nope_head_dim=even * rng.randint(1, 9),
+        qk_rope_head_dim=2 * rng.randint(1, 5), v_head_dim=rng.randint(1, 15),
         n_routed_experts=groups * per_group, n_shared_experts=rng.randint(1, 3),
         num_experts_per_tok=rng.randint(1, allowed * per_group), moe_intermediate_size=rng.randint(2, 17),
         first_k_dense_replace=rng.randint(0, 2), n_group=groups, topk_group=allowed,

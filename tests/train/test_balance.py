@@ -132,6 +132,21 @@ def test_a_model_without_experts_has_nothing_to_balance() -> None:
     assert balancer.finish(taken=True) == {}
 
 
+def test_the_bias_evens_the_load_while_a_model_learns() -> None:
+    generator = torch.Generator().manual_seed(1)
+    documents = [(torch.randint(0, 13, (33,), generator=generator).tolist(), [1.0] * 33) for _ in range(20)]
+    batches = collate_packed(documents, width=32, rows_per_batch=20)
+    uneven = {}
+    for speed in (0.0, 0.005):
+        decoder = build(seed=3)
+        optimizer = torch.optim.SGD(decoder.parameters(), lr=1.0)
+        balance = Balance(loss=0.0, speed=speed)
+        steps = [nll_step(decoder, optimizer, batches, lr=0.02, max_grad_norm=1.0, balance=balance) for _ in range(60)]
+        uneven[speed] = sum(row["max_vio"] for row in steps[-10:]) / 10
+        assert steps[-1]["loss"] < steps[0]["loss"] and steps[0]["max_vio"] > 0.3
+    assert uneven[0.005] < 0.1 < 0.3 < uneven[0.0]
+
+
 def test_a_step_that_is_not_taken_leaves_the_bias() -> None:
     decoder = build()
     rows = [PolicyRow((1, 2, 3), (4, 5, 6), 1.0, (-1.0,) * 3)]

@@ -35,16 +35,24 @@ def estimate_training_memory(
     """
     weights = count_parameters(config) * bytes_per_number
     tokens = max(token_budget, longest)
-    D, F = config.hidden_size, config.intermediate_size
+    D = config.hidden_size
     NH, KH = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    if config.latent_attention:  # expanded: every head has keys of its own
+        NH = KH = config.num_attention_heads * (config.qk_nope_head_dim + config.qk_rope_head_dim)
     # Two norms keep their unit vectors and hand on their outputs; queries, keys and values are kept before and after
     # rotation or regrouping, and so is what attention read; the feed-forward keeps gate, up, silu(gate), the product.
     # Scores are kept on short rows alone, where attention is plain matrix products (model/attention/plan.py).
     scores = config.num_attention_heads * longest if longest <= (64 if bytes_per_number >= 4 else 1024) else 0
-    layer = 4 * D + 4 * NH + 4 * KH + 4 * F + scores
+    layer = 4 * D + 4 * NH + 4 * KH + scores
+    sparse = sum(config.has_experts(index) for index in range(config.num_hidden_layers))
+    chosen, inner = config.num_experts_per_tok, config.moe_intermediate_size
+    # A chosen expert also keeps the row it was given and the row it made.
+    expert = (chosen + config.n_shared_experts) * 4 * inner + chosen * 2 * D
+    feed = (config.num_hidden_layers - sparse) * 4 * config.intermediate_size + sparse * expert
     head = 4 * D  # embedding, final norm, gathered hidden states
     probabilities = min(tokens * config.vocab_size, CHUNK_ELEMENTS)
-    activations = (tokens * (config.num_hidden_layers * layer + head) + 3 * probabilities) * bytes_per_number
+    kept = config.num_hidden_layers * layer + feed + head
+    activations = (tokens * kept + 3 * probabilities) * bytes_per_number
     return TrainingMemory(
         weights=weights,
         reference=weights if reference else 0,
