@@ -26,7 +26,6 @@ import aha
 from aha.cli import _show_summary, app
 from aha.config import canonical
 from aha.errors import AhaError, UsageError
-from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.describe import describe as describe_algorithm
@@ -40,6 +39,7 @@ from aha.report.reading import Run, load_run
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
+from aha.stages.pretrain import model_config
 from aha.util.benchmarks import load_benchmark
 from aha.util.files import read_json, write_json_atomic, write_text_atomic
 
@@ -276,7 +276,7 @@ def sizes(results: Results, root: Path) -> str:
     rows = []
     for stage in (stage for stage in pipeline.stages if stage.kind == "pretrain"):
         settings = stage.settings.model_dump()
-        config = ModelConfig(model_type="qwen2", vocab_size=-(-vocabulary // 16) * 16, **settings["shape"])
+        config = model_config(stage.settings.shape, vocabulary=vocabulary, eos_token_id=None)
         tokens = settings["steps"] * settings["rows"] * settings["row_length"]
         rows.append((f"`{stage.name}`", f"{count_parameters(config):,}", str(vocabulary), f"{tokens:,}"))
     return _table(("model", "parameters", "words in the vocabulary", "tokens of pre-training"), rows)

@@ -281,6 +281,25 @@ def test_count_reads_a_config_alone(aha_main: Program, tmp_path: Path) -> None:
     assert code == 1 and "does not exist" in errors
 
 
+def test_count_knows_published_models_and_needs_no_torch(aha_main: Program) -> None:
+    code, output, _ = aha_main("count", "deepseek-v3", "--json")
+    figures = json.loads(output)
+    assert code == 0 and figures["parameters"] == 671_026_419_200
+    assert figures["cache_bytes_per_token"] == 70_272 and figures["cache_dtype"] == "bfloat16"
+    assert figures["cache_values_per_token_and_layer"] == 576
+    assert figures["cache_values_of_multi_head_attention"] == 32_768
+    code, output, _ = aha_main("count", "deepseek-v3")
+    assert code == 0 and "671,026,419,200" in output and "70,272" in output
+    code, _, errors = aha_main("count", "deepseek-v9")
+    assert code == 1 and "did you mean 'deepseek-v3'" in errors
+    code, _, errors = aha_main("count", "deepseek-v3", "--layout", "zero")
+    assert code == 2 and "did you mean 'zero1'" in errors
+    asked = "import sys; sys.argv = ['aha', 'count', 'deepseek-v3', '--json']; from aha.cli import main\n"
+    watched = "try: main()\nfinally: print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", asked + watched], capture_output=True, text=True, check=False)
+    assert found.stdout.splitlines()[-1] == "False", found.stderr
+
+
 def test_convert_writes_a_folder_of_another_type_with_its_tokenizer(aha_main: Program, tmp_path: Path) -> None:
     source = tmp_path / "src" / "model"
     save_model(build_decoder(CONFIG, seed=0), CONFIG, source)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from aha import __version__
-from aha.errors import AhaError, CheckpointError, DataError, StageFailed, UsageError, nearest
+from aha.errors import AhaError, DataError, StageFailed, UsageError, nearest
 
 app = typer.Typer(
     name="aha",
@@ -718,8 +718,9 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The Hugging Face model folder to write.")],
     dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
+    shard_size: Annotated[float, typer.Option(min=0.0, help="Gigabytes a file; more become several files.")] = 5.0,
 ) -> None:
-    """Convert a model into a loadable Hugging Face folder."""
+    """Convert a model into a loadable Hugging Face folder, one tensor in memory at a time."""
     import torch
 
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -734,20 +735,19 @@ def convert(
 
         convert_gguf(source, target, dtype=known[dtype])
     else:
-        from aha.stages.generate import model_folder
+        from aha.model.config_file import model_folder
 
-        _convert_folder(model_folder(source), target, known[dtype])
+        _convert_folder(model_folder(source), target, known[dtype], int(shard_size * 1e9))
     print(f"wrote {target}", file=sys.stderr)
 
 
-def _convert_folder(source: Path, target: Path, dtype: Any) -> None:
+def _convert_folder(source: Path, target: Path, dtype: Any, shard_bytes: int) -> None:
     import shutil
 
-    from aha.model.folder import load_model, save_model
+    from aha.model.folder import convert_folder
     from aha.stages.models import TEMPLATE_FILE
 
-    decoder, config = load_model(source, dtype=dtype)
-    save_model(decoder, config, target)
+    convert_folder(source, target, dtype=dtype, shard_bytes=shard_bytes)
     beside = ("tokenizer", "special_tokens", "generation_config", "chat_template", "vocab", "merges", "added_tokens")
     for file in source.iterdir():
         if file.is_file() and file.name.startswith((*beside, TEMPLATE_FILE)):
@@ -757,34 +757,59 @@ def _convert_folder(source: Path, target: Path, dtype: Any) -> None:
 @app.command()
 def count(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL|CONFIG", help="A stage of a run, a model folder, or its config.json.")
+        str,
+        typer.Argument(
+            metavar="MODEL|CONFIG",
+            help="A stage of a run, a model folder, its config.json, or a published model such as deepseek-v3.",
+        ),
     ],
     context: Annotated[int, typer.Option(min=1, help="Tokens in view, for arithmetic and cache.")] = 2048,
+    dtype: Annotated[str, typer.Option(help="Type of the cache: bfloat16, float16 or float32.")] = "bfloat16",
+    mix: Annotated[
+        str, typer.Option(help="Types that training holds: float32, bfloat16, mixed or deepseek-v3.")
+    ] = "float32",
+    layout: Annotated[
+        str, typer.Option(help="What ranks share out: replicated (nothing), zero1 (moments, masters) or fsdp (all).")
+    ] = "replicated",
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train together.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Count parameters, arithmetic per token and cache bytes of a model, from its config alone."""
-    from aha.model.count import cache_bytes_per_token, count_parameters, flops_per_token
-    from aha.model.folder import load_config
-    from aha.stages.generate import model_folder
+    """Count parameters, arithmetic per token, cache bytes and memory for training of a model, from its config alone."""
+    from aha.model import count as counting
+    from aha.model.config_file import find_config
 
-    if not model.exists():
-        raise CheckpointError(f"{model} does not exist")
-    config = load_config(model.parent if model.name == "config.json" else model_folder(model))
+    number_bytes = {"bfloat16": 2, "float16": 2, "float32": 4}
+    for option, value, known in (("dtype", dtype, number_bytes), ("mix", mix, counting.MIXES),
+                                 ("layout", layout, counting.LAYOUTS)):  # fmt: skip
+        if value not in known:
+            raise UsageError(f"--{option} {value}: {nearest(value, known)}")
+    config = find_config(model)
+    parts = counting.count_by_part(config)
+    cache_bytes = counting.cache_bytes_per_token(config, bytes_per_number=number_bytes[dtype])
     figures = {
         "model_type": config.model_type,
-        "parameters": count_parameters(config),
+        "parameters": parts.total,
+        "active_parameters": parts.active,
+        "active_parameters_without_embedding": parts.active - parts.embedding,
+        **{f"{part}_parameters": getattr(parts, part) for part in counting.PARTS},
         "context": context,
-        "flops_per_token": flops_per_token(config, context=context),
-        "training_flops_per_token": flops_per_token(config, context=(context + 1) / 2, backward=True),
-        "cache_bytes_per_token": cache_bytes_per_token(config),
-        "cache_bytes": cache_bytes_per_token(config) * context,
+        "flops_per_token": counting.flops_per_token(config, context=context),
+        "training_flops_per_token": counting.flops_per_token(config, context=(context + 1) / 2, backward=True),
+        "cache_dtype": dtype,
+        "cache_bytes_per_token": cache_bytes,
+        "cache_bytes": cache_bytes * context,
+        "cache_values_per_token_and_layer": counting.cache_values_per_layer(config),
+        "cache_values_of_multi_head_attention": counting.multi_head_values_per_layer(config),
+        "training_mix": mix,
+        "training_layout": f"{layout}, {ranks} ranks",
+        "training_bytes_per_rank": counting.training_bytes(parts.total, mix=mix, layout=layout, ranks=ranks),
     }
     if as_json:
-        _print_json({"model": str(model), **figures})
+        _print_json({"model": model, **figures})
         return
     table = _table("", "")
-    for key, value in figures.items():
-        table.add_row(key.replace("_", " "), f"{value:,.0f}" if isinstance(value, int | float) else str(value))
+    for key, figure in figures.items():
+        table.add_row(key.replace("_", " "), f"{figure:,.0f}" if isinstance(figure, int | float) else str(figure))
     _print_rich(table)
 
 

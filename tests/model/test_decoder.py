@@ -22,13 +22,14 @@ def test_logits_and_gradients_equal_transformers(
 ) -> None:
     reference = build_reference(config)
     decoder = build_decoder(config, seed=0)
-    decoder.load_state_dict(reference.state_dict())
+    # transformers has shared experts of width 0 where there are none.
+    decoder.load_state_dict({name: tensor for name, tensor in reference.state_dict().items() if tensor.numel()})
     ids = draw_ids(config, 2, tokens)
     ours, theirs = decoder.logits(decoder(ids)), reference(ids).logits
     assert torch.allclose(ours, theirs, atol=1e-5)
     ours.logsumexp(-1).mean().backward()
     theirs.logsumexp(-1).mean().backward()
-    expected = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    expected = {name: parameter.grad for name, parameter in reference.named_parameters() if parameter.numel()}
     assert {name for name, _ in decoder.named_parameters()} == set(expected)
     for name, parameter in decoder.named_parameters():
         assert torch.allclose(parameter.grad, expected[name], atol=1e-5), name

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aha.errors import CheckpointError
+from aha.errors import CheckpointError, DataError, SettingError
 from aha.model import folder
 from aha.model.config import ModelConfig
+from aha.model.config_file import from_hugging_face, load_config
 from aha.model.decoder import Decoder, build_decoder
-from aha.model.folder import from_hugging_face, load_config, load_model, save_model
+from aha.model.folder import convert_folder, load_model, save_model
 
 IDS = torch.tensor([[5, 6, 7, 60, 0, 1], [9, 8, 7, 6, 5, 4]])
 
@@ -39,7 +40,8 @@ def edit_weights(path: Path, **changes: Tensor | None) -> None:
 def test_transformers_loads_what_we_write(decoder: Decoder, tmp_path: Path) -> None:
     save_model(decoder, decoder.config, tmp_path)
     model, report = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    missing = {name for name in report["missing_keys"] if decoder.config.n_shared_experts or "shared" not in name}
+    assert not missing and not report["unexpected_keys"] and not report["mismatched_keys"]
     assert model.dtype == torch.float32
     with torch.no_grad():
         assert torch.allclose(model(IDS).logits, decoder.logits(decoder(IDS)), atol=1e-5)
@@ -119,8 +121,11 @@ def test_every_spelling_of_the_rotary_base(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("changes", "said"), [
     ({"model_type": "qwen3_moe"}, "'qwen3_moe' is not supported: did you mean 'qwen3'"),
     ({"model_type": "DROP"}, "model_type None"),
-    ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}}, "'llama3' rotary scaling"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear' rotary scaling"),
+    ({"rope_parameters": {"rope_type": "longrope", "factor": 8.0}}, "'longrope' rotary scaling"),
+    ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic' rotary scaling"),
+    ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "llama3 rotary scaling needs low_freq_factor"),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1}}, "linear .* does not use beta_fast"),
+    ({"rope_scaling": {"type": "yarn", "faktor": 2.0}}, "did you mean 'factor'"),
     ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "'factor'"),
     ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
@@ -229,3 +234,105 @@ def test_index_that_names_the_wrong_shard(
     file.write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="model.norm.weight is not in .*, where the index says"):
         load_model(tmp_path)
+
+
+def test_shards_are_written_read_and_replaced(config: ModelConfig, decoder: Decoder, tmp_path: Path) -> None:
+    save_model(decoder, config, tmp_path, shard_bytes=4_000)
+    shards = sorted(file.name for file in tmp_path.glob("*.safetensors"))
+    assert len(shards) > 3 and shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    held = {name: file.name for file in tmp_path.glob("*.safetensors") for name in load_file(file)}
+    assert index["weight_map"] == held and index["metadata"]["total_size"] == sum(
+        tensor.nbytes for file in tmp_path.glob("*.safetensors") for tensor in load_file(file).values()
+    )
+    loaded, _ = load_model(tmp_path)
+    expected = decoder.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+    if config.model_type == "deepseek_v3":  # transformers reads shards of experts, too
+        with torch.no_grad():
+            theirs = AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits
+            assert torch.allclose(theirs, decoder.logits(decoder(IDS)), atol=1e-5)
+    save_model(decoder, config, tmp_path, shard_bytes=20_000)
+    assert len(list(tmp_path.glob("*.safetensors"))) < len(shards)
+    assert load_model(tmp_path)[1] == config
+
+
+def test_experts_have_their_published_names_on_disk(tmp_path: Path, build_kind: Callable[[str], Decoder]) -> None:
+    decoder = build_kind("v3")
+    save_model(decoder, decoder.config, tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    experts = decoder.model.layers[1].mlp.experts
+    assert torch.equal(held["model.layers.1.mlp.experts.3.gate_proj.weight"], experts.gate_up_proj[3, :20])
+    assert torch.equal(held["model.layers.1.mlp.experts.3.up_proj.weight"], experts.gate_up_proj[3, 20:])
+    assert torch.equal(held["model.layers.1.mlp.experts.3.down_proj.weight"], experts.down_proj[3])
+    decoder.to(torch.bfloat16)
+    save_model(decoder, decoder.config, tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    assert {tensor.dtype for name, tensor in held.items() if "e_score" in name} == {torch.float32}
+    assert {tensor.dtype for name, tensor in held.items() if "e_score" not in name} == {torch.bfloat16}
+    loaded = load_model(tmp_path, dtype=torch.bfloat16)[0]
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert torch.equal(loaded.state_dict()[bias], decoder.state_dict()[bias])
+
+
+def test_layers_for_further_tokens_are_skipped_when_loading_and_kept_when_converting(
+    tmp_path: Path, build_kind: Callable[[str], Decoder]
+) -> None:
+    decoder = build_kind("v3")
+    save_model(decoder, decoder.config, tmp_path / "src")
+    extra = {"model.layers.2.enorm.weight": torch.ones(32), "model.layers.2.eh_proj.weight": torch.ones(32, 64)}
+    edit_weights(tmp_path / "src", **{name.replace(".", "__"): value for name, value in extra.items()})
+    with pytest.raises(CheckpointError, match="model.layers.2.e.* has no place"):
+        load_model(tmp_path / "src")
+    edit_config(tmp_path / "src", num_nextn_predict_layers=1, some_field="kept")
+    loaded, config = load_model(tmp_path / "src")
+    assert config.num_nextn_predict_layers == 1
+    assert torch.equal(loaded.head_weight, decoder.head_weight)
+    save_model(loaded, config, tmp_path / "again")  # what is not held is not promised
+    assert load_config(tmp_path / "again").num_nextn_predict_layers == 0
+    convert_folder(tmp_path / "src", tmp_path / "dst", dtype=torch.bfloat16, shard_bytes=10_000)
+    fields = json.loads((tmp_path / "dst" / "config.json").read_text())
+    assert fields["some_field"] == "kept" and fields["dtype"] == "bfloat16" and fields["num_nextn_predict_layers"] == 1
+    shards = (tmp_path / "dst").glob("*.safetensors")
+    held = {name: tensor for file in shards for name, tensor in load_file(file).items()}
+    before = load_file(tmp_path / "src" / "model.safetensors")
+    assert held.keys() == before.keys() > extra.keys()
+    for name, tensor in held.items():
+        assert torch.equal(tensor, before[name].to(torch.float32 if "e_score" in name else torch.bfloat16)), name
+
+
+def test_a_window_is_exact_up_to_its_length_and_refused_beyond(build_kind: Callable[[str], Decoder]) -> None:
+    decoder = build_kind("mistral-window")
+    assert decoder.config.longest == 96
+    decoder(torch.zeros(1, 96, dtype=torch.long))
+    with pytest.raises(DataError, match="97 tokens.* sliding_window is 96"):
+        decoder(torch.zeros(1, 97, dtype=torch.long))
+
+
+def test_a_type_nobody_computes_with_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="float8_e4m3fn"):
+        load_model(tmp_path / "nowhere", dtype=torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize(("kind", "changes", "said"), [
+    ("v3", {"n_routed_experts": 9}, "9 is not a multiple of n_group 4"),
+    ("v3", {"num_experts_per_tok": 5}, r"num_experts_per_tok 5 is not in 1 .. 4"),
+    ("v3", {"topk_group": 5}, "topk_group 5 is more than n_group 4"),
+    ("v3", {"n_group": 8}, "8 groups of 1 expert"),
+    ("v3", {"kv_lora_rank": 0}, "needs kv_lora_rank"),
+    ("v3", {"qk_rope_head_dim": 7}, "qk_rope_head_dim 7 is odd"),
+    ("v3", {"num_key_value_heads": 2}, "num_key_value_heads 2 is not num_attention_heads 4"),
+    ("v3", {"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
+    ("v3", {"moe_layer_freq": 2}, "moe_layer_freq is 2"),
+    ("v3", {"attention_bias": True}, "attention_bias is a choice of llama alone"),
+    ("v2", {"topk_method": "noaux_tc"}, "topk_method is 'noaux_tc'"),
+    ("v2", {"norm_topk_prob": True}, "norm_topk_prob is true"),
+])
+def test_impossible_deepseek_configs_are_refused(
+    build_kind: Callable[[str], Decoder], tmp_path: Path, kind: str, changes: dict[str, Any], said: str
+) -> None:
+    decoder = build_kind(kind)
+    save_model(decoder, decoder.config, tmp_path)
+    edit_config(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=said):
+        load_config(tmp_path)

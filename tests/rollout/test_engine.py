@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,13 @@ from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.weights import decoder_digest
 
+LATENT: dict[str, Any] = {
+    "model_type": "deepseek_v3", "vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
+    "num_attention_heads": 3, "num_key_value_heads": 3, "kv_lora_rank": 12, "qk_nope_head_dim": 7,
+    "qk_rope_head_dim": 6, "v_head_dim": 9, "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 3,
+    "moe_intermediate_size": 10, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5,
+    "max_position_embeddings": 64,
+}  # fmt: skip
 CONFIGS = {
     "llama": ModelConfig(
         model_type="llama",
@@ -50,6 +58,28 @@ CONFIGS = {
         tie_word_embeddings=False,
         max_position_embeddings=64,
     ),
+    "llama3-scaled": ModelConfig(
+        vocab_size=40,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        rope_scaling={  # type: ignore[arg-type]
+            "rope_type": "llama3", "factor": 4.0, "original_max_position_embeddings": 16, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+        },
+        max_position_embeddings=64,
+    ),
+    "v3": ModelConfig(**LATENT, q_lora_rank=14, n_group=4, topk_group=2, tie_word_embeddings=False),
+    "v3-yarn": ModelConfig(
+        **{**LATENT, "rope_interleave": False, "n_shared_experts": 0, "v_head_dim": 14},
+        rope_scaling={  # type: ignore[arg-type]
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8, "mscale": 0.7,
+            "mscale_all_dim": 1.0,
+        },
+    ),
+    "v2": ModelConfig(**{**LATENT, "model_type": "deepseek_v2", "routed_scaling_factor": 1.0}),
 }
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13], [3, 2, 1, 3]]
 
@@ -63,7 +93,9 @@ def _decoder(config: ModelConfig, seed: int = 0, scale: float = 8.0) -> Decoder:
             if parameter.dim() == 1:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
             else:
-                parameter.mul_(scale * 0.02 * parameter.shape[1] ** 0.5)
+                parameter.mul_(scale * 0.02 * parameter.shape[-1] ** 0.5)
+        for bias in decoder.buffers():
+            bias.add_(torch.randn(bias.shape, generator=generator) * 0.2)
     return decoder
 
 
@@ -234,9 +266,30 @@ def test_digest_follows_the_weights() -> None:
         engine.load_weights(decoder, 4)
         assert engine.digest() == decoder_digest(decoder, config) and engine.policy_version == 4
         with torch.no_grad():  # two rows change places
-            weight = decoder.model.layers[0].self_attn.k_proj.weight
+            weight = decoder.model.layers[0].self_attn.o_proj.weight
             weight[[0, 1]] = weight[[1, 0]]
         assert decoder_digest(decoder, config) != engine.digest()
+
+
+def test_the_digest_sees_the_bias_of_a_router_exactly_in_any_dtype() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        decoder = _decoder(CONFIGS["v3"])
+        engine = _engine(CONFIGS["v3"], decoder, dtype=dtype)
+        assert engine.digest() == decoder_digest(decoder, CONFIGS["v3"], dtype=dtype)
+        decoder.model.layers[1].mlp.gate.e_score_correction_bias[0] += 1e-6
+        assert engine.digest() != decoder_digest(decoder, CONFIGS["v3"], dtype=dtype)
+        engine.load_weights(decoder, 4)
+        assert engine.digest() == decoder_digest(decoder, CONFIGS["v3"], dtype=dtype)
+
+
+@pytest.mark.parametrize("name", ["v3", "v3-yarn", "v2"])
+def test_latent_attention_caches_latent_and_rotary_key_alone(name: str) -> None:
+    config = CONFIGS[name]
+    runner = Runner(config, dtype=torch.float32, device=torch.device("cpu"))
+    runner.load(_decoder(config))
+    runner.begin(2, 16, SamplingParams(max_new_tokens=4), ())
+    prefix = runner.prefill([[1, 2, 3]])[0]
+    assert prefix.cache.shape == (config.num_hidden_layers, 1, 1, 3, 12 + 6)
 
 
 def test_bfloat16_samples_close_to_the_decoder_in_bfloat16() -> None:

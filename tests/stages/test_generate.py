@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from aha.errors import CheckpointError, DataError
+from aha.model.config_file import model_folder
 from aha.records import FinishReason
 from aha.reward.response import read_response
-from aha.stages.generate import Answer, generate, model_folder, open_model, room_for_new_tokens, vote
+from aha.stages.generate import Answer, generate, open_model, room_for_new_tokens, vote
 from aha.stages.models import save_policy
 from aha.testing import byte_tokenizer, tiny_policy
 from aha.tokens.render import R1_ZERO_TEMPLATE

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aha.errors import DataError, InvariantError
-from aha.model.attention import Branches
+from aha.model.attention.plan import Branches
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference, with_reference
 
 

@@ -1,69 +1,40 @@
-"""The decoder: one plain module tree for llama, qwen2 and qwen3, with Hugging Face's parameter names.
+"""The decoder: one plain module tree for every kind of model, with Hugging Face's parameter names.
 
-Axes: ``B`` sequences, ``T`` tokens, ``V`` vocabulary, ``D`` width, ``N`` heads, ``K`` key/value heads, ``H`` head
-width, ``F`` feed-forward width.
+Axes: ``B`` sequences, ``T`` tokens, ``V`` vocabulary, ``D`` width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aha.model.attention import Attend, Branches, plan_attention, plan_branches
+from aha.errors import DataError
+from aha.model.attention.gqa import GroupedQueryAttention
+from aha.model.attention.mla import MultiHeadLatentAttention
+from aha.model.attention.plan import Attend, Branches, plan_attention, plan_branches
 from aha.model.config import ModelConfig
+from aha.model.feedforward import DenseFeedForward
+from aha.model.moe import Experts, MixtureOfExperts
 from aha.model.norm import RMSNorm
-from aha.model.rope import Rotation, RotationTable, rotate
-
-
-class GroupedQueryAttention(nn.Module):
-    """Attention whose query heads share key/value heads in groups (Ainslie et al. 2023)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        D, N, K, H = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.head_dim = H
-        self.q_proj = nn.Linear(D, N * H, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(D, K * H, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(D, K * H, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(N * H, D, bias=config.o_bias)
-        self.q_norm = RMSNorm(H, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(H, eps=config.rms_norm_eps) if config.qk_norm else None
-
-    def forward(self, x_BTD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        q_BTNH = self.q_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
-        k_BTKH = self.k_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
-        v_BTKH = self.v_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        read_BTNH = attend(rotate(q_BTNH, rotation), rotate(k_BTKH, rotation), v_BTKH)
-        return cast(Tensor, self.o_proj(read_BTNH.flatten(2)))
-
-
-class DenseFeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, section 2): ``down(silu(gate x) * up x)``."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        D, width = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(D, width, bias=False)
-        self.up_proj = nn.Linear(D, width, bias=False)
-        self.down_proj = nn.Linear(width, D, bias=False)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
+from aha.model.rope import Rotation, RotationTable
 
 
 class DecoderLayer(nn.Module):
     """Pre-norm attention and feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.self_attn = GroupedQueryAttention(config)
-        self.mlp = DenseFeedForward(config)
+        self.self_attn = MultiHeadLatentAttention(config) if config.latent_attention else GroupedQueryAttention(config)
+        self.mlp = (
+            MixtureOfExperts(config)
+            if config.has_experts(index)
+            else DenseFeedForward(config.hidden_size, config.intermediate_size)
+        )
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -78,7 +49,7 @@ class _Trunk(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
@@ -90,7 +61,9 @@ class Decoder(nn.Module):
         self.config = config
         self.model = _Trunk(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.rotations = RotationTable(head_dim=config.head_dim, theta=config.rope_theta)
+        self.rotations = RotationTable(
+            head_dim=config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
+        )
         self.tie()
 
     def tie(self) -> None:
@@ -116,6 +89,11 @@ class Decoder(nn.Module):
         """
         x_BTD = self.model.embed_tokens(ids_BT)
         B, T = ids_BT.shape
+        if self.config.sliding_window is not None and self.config.sliding_window < T:
+            raise DataError(
+                f"a row of {T} tokens, but the model's sliding_window is {self.config.sliding_window}: attention that "
+                "forgets is not supported, use shorter rows"
+            )
         if branches is not None:
             positions_BT = torch.tensor([branches.positions()], device=ids_BT.device)
         if positions_BT is None:
@@ -170,7 +148,26 @@ def build_decoder(config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.
             elif parameter.dim() == 1:
                 parameter.fill_(1.0)
             else:
-                deep = name.endswith(("o_proj.weight", "down_proj.weight"))
-                std = parameter.shape[1] ** -0.5 / (math.sqrt(2 * config.num_hidden_layers) if deep else 1.0)
+                deep = name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj"))
+                std = parameter.shape[-1] ** -0.5 / (math.sqrt(2 * config.num_hidden_layers) if deep else 1.0)
                 parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+        for buffer in decoder.buffers():
+            buffer.zero_()
     return decoder
+
+
+def published_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of ``module`` under the name it has on disk, detached: a view, so that filling it fills the module.
+
+    In memory the experts of a layer are one tensor, on disk each has three of its own. A tied head is listed, too.
+    """
+    experts = {f"{name}.": part for name, part in module.named_modules() if isinstance(part, Experts)}
+    for name, tensor in module.state_dict().items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            yield name, tensor
+    for prefix, part in experts.items():
+        for index, (gate_up, down) in enumerate(zip(part.gate_up_proj.detach(), part.down_proj.detach(), strict=True)):
+            gate, up = gate_up.chunk(2)
+            yield f"{prefix}{index}.gate_proj.weight", gate
+            yield f"{prefix}{index}.up_proj.weight", up
+            yield f"{prefix}{index}.down_proj.weight", down

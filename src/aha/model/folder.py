@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's layout: ``config.json`` and safetensors of llama, qwen2 and qwen3, in and out.
+"""Model folders in Hugging Face's layout: ``config.json`` and safetensors, one file or shards, in and out.
 
 transformers loads what ``save_model`` writes. ``load_model`` reads what transformers (4 and 5) writes and what is
 published in this layout; it compares every tensor's name, shape and type with the config from the files' headers alone,
@@ -7,193 +7,167 @@ before any memory for weights is taken.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aha.errors import AhaError, CheckpointError, SettingError, nearest
-from aha.model.config import ModelConfig, ModelType
-from aha.model.decoder import Decoder, build_empty_decoder
+from aha.errors import CheckpointError, SettingError
+from aha.model.config import ModelConfig
+from aha.model.config_file import CONFIG_FILE, load_config, to_hugging_face
+from aha.model.decoder import Decoder, build_empty_decoder, published_tensors
+from aha.model.moe import ROUTER_BIAS
+from aha.model.tensor_file import TYPES, Entry, Planned, open_tensors, read_header, write_tensors
 from aha.util.files import read_json, write_json_atomic
 
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000
 
-_ARCHITECTURES: dict[ModelType, str] = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-}
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
-# Fields without which nothing can be built, then fields transformers leaves out when they have its default value.
-_REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-_OPTIONAL = ("num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings",
-             "bos_token_id", "eos_token_id")
-# The defaults of transformers' configuration classes, which differ from ours.
-_DEFAULTS: dict[ModelType, dict[str, Any]] = {
-    "llama": {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
-    "qwen2": {"max_position_embeddings": 32768, "num_key_value_heads": 32},
-    "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
-}
 
 
-def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path) -> None:
-    """Writes ``config.json`` and ``model.safetensors`` into the folder ``path``, each whole or not at all.
+def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes ``config.json`` and the weights into the folder ``path``, each file whole or not at all.
 
-    Weights keep their type. A tied head is written once, as the embedding.
+    Weights keep their type. A tied head is written once, as the embedding. More than ``shard_bytes`` become several
+    files and an index. The config counts as many layers for further tokens as the decoder holds.
     """
-    state = {name: tensor.detach() for name, tensor in decoder.state_dict().items()}
+    tensors = dict(published_tensors(decoder))
     if config.tie_word_embeddings:
-        del state["lm_head.weight"]
+        del tensors["lm_head.weight"]
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    # A sharded model that lay here before would otherwise be read in place of this one.
-    (path / INDEX_FILE).unlink(missing_ok=True)
-    save_tensors_atomic(path / WEIGHTS_FILE, state)
-    write_json_atomic(path / CONFIG_FILE, to_hugging_face(config, dtype=next(iter(state.values())).dtype))
+    _write_weights(
+        path,
+        {name: Planned(t.dtype, tuple(t.shape), lambda t=t: t) for name, t in tensors.items()},  # type: ignore[misc]
+        shard_bytes,
+    )
+    further = {int(match[1]) for name in tensors if (match := _LAYER.match(name))} - {*range(config.num_hidden_layers)}
+    dtype = tensors["model.embed_tokens.weight"].dtype
+    fields = to_hugging_face(config, dtype=dtype)
+    if "num_nextn_predict_layers" in fields:
+        fields["num_nextn_predict_layers"] = len(further)
+    write_json_atomic(path / CONFIG_FILE, fields)
 
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
     """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
 
-    ``CheckpointError`` names the file, field or tensor that does not fit, and both shapes.
+    Layers for further tokens (after the last of ``num_hidden_layers``) are read if the decoder has such modules, else
+    skipped. ``CheckpointError`` names the file, field or tensor that does not fit, and both shapes.
     """
+    if dtype not in {TYPES[name] for name in _FLOAT_TYPES}:
+        raise SettingError(f"weights cannot be computed with as {dtype}: take float32, bfloat16, float16 or float64")
     path = Path(path)
     config = load_config(path)
-    files = _weight_files(path)
-    expected = {
-        name: tuple(tensor.shape) for name, tensor in build_empty_decoder(config, device="meta").state_dict().items()
-    }
-    found = _check_headers(path, files, expected, tied=config.tie_word_embeddings)
+    entries = check_weights(path, config)
 
     decoder = build_empty_decoder(config, dtype=dtype)
-    targets = decoder.state_dict()
+    targets = dict(published_tensors(decoder))
+    by_file: dict[Path, list[str]] = {}
+    # The embedding comes before a tied head, which is then only compared with it.
+    for name in sorted(entries, key=lambda name: name == "lm_head.weight"):
+        if name in targets:
+            by_file.setdefault(entries[name].file, []).append(name)
     with torch.no_grad():
-        for file, names in found.items():
-            with _open(file) as tensors:
-                for name in names:
+        for file in sorted(by_file, key=lambda file: "lm_head.weight" in by_file[file]):
+            with open_tensors(file) as tensors:
+                for name in by_file[file]:
                     _fill(targets[name], tensors.get_tensor(name), name=name, file=file, twice=_is_tied(name, config))
     return decoder, config
 
 
-def load_config(path: str | Path) -> ModelConfig:
-    """The config of the model folder ``path``; ``CheckpointError`` when it is not a folder or not one of our kinds."""
-    file = Path(path) / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(f"{path}: no {CONFIG_FILE}: not a model folder in Hugging Face's layout")
-    try:
-        fields = read_json(file)
-        if not isinstance(fields, dict):
-            raise CheckpointError(f"expected an object, found {type(fields).__name__}")
-        return from_hugging_face(fields)
-    except AhaError as error:
-        raise CheckpointError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
+def convert_folder(
+    source: Path, target: Path, *, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
+) -> ModelConfig:
+    """Writes the model folder ``source`` as ``target`` with weights of ``dtype``; every other field of its config and
+    every tensor stays, layers for further tokens included. One tensor is in memory at a time."""
+    config = load_config(source)
+    entries = check_weights(source, config)
+
+    def plan(name: str, entry: Entry) -> Planned:
+        def read() -> Tensor:
+            with open_tensors(entry.file) as tensors:
+                return cast(Tensor, tensors.get_tensor(name))
+
+        return Planned(torch.float32 if name.endswith(ROUTER_BIAS) else dtype, entry.shape, read)
+
+    target.mkdir(parents=True, exist_ok=True)
+    _write_weights(target, {name: plan(name, entry) for name, entry in entries.items()}, shard_bytes)
+    fields = cast(dict[str, Any], read_json(source / CONFIG_FILE))
+    named = str(dtype).removeprefix("torch.")
+    fields |= dict.fromkeys({"dtype", "torch_dtype"} & fields.keys() or {"dtype"}, named)
+    write_json_atomic(target / CONFIG_FILE, fields)
+    return config
 
 
-def to_hugging_face(config: ModelConfig, *, dtype: torch.dtype) -> dict[str, Any]:
-    """``config.json`` of ``config``. The rotary base is said twice, as transformers 5 and as transformers 4 read it."""
-    return {
-        "architectures": [_ARCHITECTURES[config.model_type]],
-        **config.model_dump(exclude={"attention_bias"} if config.model_type != "llama" else None),
-        "hidden_act": "silu",
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "dtype": str(dtype).removeprefix("torch."),
-    }
+def check_weights(path: Path, config: ModelConfig) -> dict[str, Entry]:
+    """Every tensor of the folder's weights, after its name, shape and type were compared with ``config``.
 
-
-def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
-    """The config that the ``fields`` of a ``config.json`` describe; fields left out have transformers' defaults.
-
-    ``CheckpointError`` for another architecture and for every field that would change the computation in a way the
-    decoder does not have (rotary scaling, sliding windows, biases, other activations, quantisation).
+    Only headers are read. ``CheckpointError`` lists what is missing, has no place, or has another shape.
     """
-    kind = fields.get("model_type")
-    if kind not in get_args(ModelType):
-        raise CheckpointError(f"model_type {kind!r} is not supported: {nearest(str(kind), get_args(ModelType))}")
-    model_type = cast(ModelType, kind)
-    for name, harmless in (("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False),
-                           ("quantization_config", None)):
-        if fields.get(name) not in (harmless, None):
-            raise CheckpointError(f"{name} is {fields[name]!r}; only {harmless!r} is supported")
-    missing = [name for name in _REQUIRED if fields.get(name) is None]
-    if missing:
-        raise CheckpointError(f"required fields are missing: {', '.join(missing)}")
-
-    values: dict[str, Any] = {"tie_word_embeddings": False, **_DEFAULTS[model_type]}
-    values.setdefault("num_key_value_heads", fields["num_attention_heads"])
-    for name in (*_REQUIRED, *_OPTIONAL):
-        if name in fields:
-            values[name] = fields[name]
-    if values["num_key_value_heads"] is None:
-        values["num_key_value_heads"] = fields["num_attention_heads"]
-    # transformers' qwen2 has these biases whatever this field says.
-    attention_bias = bool(fields.get("attention_bias")) and model_type != "qwen2"
-    try:
-        return ModelConfig(
-            model_type=model_type, rope_theta=_rope_theta(fields), attention_bias=attention_bias, **values
-        )
-    except SettingError as error:
-        raise CheckpointError(str(error)) from None
-
-
-def save_tensors_atomic(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file that is whole or absent."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.touch()
-        usual_mode = temporary.stat().st_mode
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"format": "pt"})
-        temporary.chmod(usual_mode)  # the library leaves the file readable by its owner alone
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    expected = {name: tuple(t.shape) for name, t in published_tensors(build_empty_decoder(config, device="meta"))}
+    problems: list[str] = []
+    found: dict[str, Entry] = {}
+    for file, promised in _weight_files(path).items():
+        held = read_header(file)
+        for name in set(promised or ()) - held.keys():
+            problems.append(f"{name} is not in {file.name}, where the index says it is")
+        found |= {name: entry for name, entry in held.items() if promised is None or name in promised}
+    further = range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers)
+    for name, entry in list(found.items()):
+        layer = _LAYER.match(name)
+        where, shape = entry.file.name, list(entry.shape)
+        if name.endswith("rotary_emb.inv_freq") or (name not in expected and 0 in entry.shape):
+            del found[name]  # a constant that old exports save; shared experts of width 0
+        elif entry.dtype not in _FLOAT_TYPES:
+            problems.append(f"{name} in {where} has type {entry.dtype}; known: {', '.join(_FLOAT_TYPES)}")
+        elif name in expected and entry.shape != expected[name]:
+            problems.append(f"{name} in {where} has shape {shape}, the config says {list(expected[name])}")
+        elif name not in expected and not (layer and int(layer[1]) in further):
+            problems.append(f"{name} in {where} has no place in this model")
+    optional = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
+                 if name not in found and name not in optional]
+    if problems:
+        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
+        raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
+    return found
 
 
-def load_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of a small safetensors file, which must be exactly ``shapes``; else ``CheckpointError``."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    with _open(path) as tensors:
-        found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-        if found != dict(shapes):
-            raise CheckpointError(f"{path}: holds {found}, expected {dict(shapes)}")
-        return {name: tensors.get_tensor(name) for name in shapes}
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
-def _rope_theta(fields: Mapping[str, Any]) -> float:
-    """The rotary base, wherever it stands: ``rope_parameters`` (transformers 5), ``rope_theta`` (4), or left out."""
-    theta = fields.get("rope_theta", 10000.0)
-    for name in ("rope_scaling", "rope_parameters"):
-        rope = fields.get(name)
-        if rope is None:
-            continue
-        if not isinstance(rope, dict):
-            raise CheckpointError(f"{name} is {rope!r}, expected an object or null")
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default":
-            raise CheckpointError(f"{name} asks for {kind!r} rotary scaling, which is not supported; known: default")
-        unknown = set(rope) - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
-        if unknown:
-            raise CheckpointError(f"{name} has {sorted(unknown)}, which plain rotary embedding does not use")
-        theta = rope.get("rope_theta", theta)
-        _refuse_partial_rotation(rope)
-    _refuse_partial_rotation(fields)
-    return cast(float, theta)
-
-
-def _refuse_partial_rotation(fields: Mapping[str, Any]) -> None:
-    if fields.get("partial_rotary_factor") not in (None, 1):
-        raise CheckpointError(f"partial_rotary_factor is {fields['partial_rotary_factor']}; only 1 is supported")
+def _write_weights(path: Path, tensors: Mapping[str, Planned], shard_bytes: int) -> None:
+    """One file, or shards and their index; what lay in the folder before is removed."""
+    shards: list[dict[str, Planned]] = [{}]
+    filled = 0
+    for name, planned in tensors.items():
+        if shards[-1] and filled + planned.num_bytes > shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = planned
+        filled += planned.num_bytes
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [WEIGHTS_FILE]
+    # Without its index a sharded model is not read: no mixture of old and new weights passes for a model.
+    (path / INDEX_FILE).unlink(missing_ok=True)
+    for name, shard in zip(names, shards, strict=True):
+        write_tensors(path / name, shard)
+    for old in [path / WEIGHTS_FILE, *path.glob("model-*-of-*.safetensors")]:
+        if old.name not in names:
+            old.unlink(missing_ok=True)
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(planned.num_bytes for planned in tensors.values())},
+            "weight_map": {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
+        }
+        write_json_atomic(path / INDEX_FILE, index)
 
 
 def _weight_files(path: Path) -> dict[Path, list[str] | None]:
@@ -220,46 +194,6 @@ def _weight_files(path: Path) -> dict[Path, list[str] | None]:
     return files
 
 
-def _check_headers(
-    path: Path, files: Mapping[Path, list[str] | None], expected: Mapping[str, tuple[int, ...]], *, tied: bool
-) -> dict[Path, list[str]]:
-    """The names to read from each file, after every name, shape and type was compared with ``expected``."""
-    found: dict[Path, list[str]] = {}
-    where: dict[str, Path] = {}
-    problems: list[str] = []
-    for file, promised in files.items():
-        with _open(file) as tensors:
-            held = list(tensors.keys())
-            for name in set(promised or ()) - set(held):
-                problems.append(f"{name} is not in {file.name}, where the index says it is")
-            for name in held if promised is None else [name for name in promised if name in held]:
-                if name.endswith("rotary_emb.inv_freq"):  # old exports save this constant
-                    continue
-                if name not in expected:
-                    problems.append(f"{name} in {file.name} has no place in this model")
-                    continue
-                view = tensors.get_slice(name)
-                shape, kind = tuple(view.get_shape()), view.get_dtype()
-                if shape != expected[name]:
-                    problems.append(f"{name} in {file.name} has shape {list(shape)}, the config says "
-                                    f"{list(expected[name])}")
-                elif kind not in _FLOAT_TYPES:
-                    problems.append(f"{name} in {file.name} has type {kind}; known: {', '.join(_FLOAT_TYPES)}")
-                else:
-                    found.setdefault(file, []).append(name)
-                where[name] = file
-    optional = {"lm_head.weight"} if tied else set()
-    problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
-                 if name not in where and name not in optional]
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
-    # The embedding comes before a tied head, which is then only compared with it.
-    for names in found.values():
-        names.sort(key=lambda name: name == "lm_head.weight")
-    return dict(sorted(found.items(), key=lambda item: "lm_head.weight" in item[1]))
-
-
 def _is_tied(name: str, config: ModelConfig) -> bool:
     return name == "lm_head.weight" and config.tie_word_embeddings
 
@@ -273,13 +207,3 @@ def _fill(target: Tensor, value: Tensor, *, name: str, file: Path, twice: bool) 
             f"{file}: {name} differs from model.embed_tokens.weight, yet tie_word_embeddings is true in {CONFIG_FILE}; "
             "set it to false to keep both"
         )
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    """A safetensors file; a broken one is a ``CheckpointError``."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: not a whole safetensors file ({error})") from None

@@ -19,8 +19,10 @@ from transformers import AutoTokenizer
 
 from aha.errors import CheckpointError, SettingError
 from aha.model.config import ModelConfig
+from aha.model.config_file import CONFIG_FILE, to_hugging_face
 from aha.model.decoder import build_empty_decoder
-from aha.model.folder import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE, save_tensors_atomic, to_hugging_face
+from aha.model.folder import INDEX_FILE, WEIGHTS_FILE
+from aha.model.tensor_file import save_tensors_atomic
 from aha.util.files import write_json_atomic
 
 _NAMES = {

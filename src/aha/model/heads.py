@@ -11,10 +11,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from aha.model.attention import Branches
+from aha.model.attention.plan import Branches
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder
-from aha.model.folder import load_model, load_tensors, save_model, save_tensors_atomic
+from aha.model.folder import load_model, save_model
+from aha.model.tensor_file import load_tensors, save_tensors_atomic
 
 HEAD_FILE = "reward_head.safetensors"
 

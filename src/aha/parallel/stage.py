@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from aha.errors import SettingError
-from aha.model.attention import plan_causal
+from aha.model.attention.plan import plan_causal
 from aha.model.decoder import Decoder
 
 

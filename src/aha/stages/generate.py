@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aha.errors import CheckpointError, DataError
+from aha.errors import DataError
 from aha.evaluate.estimators import majority
+from aha.model.config_file import model_folder
 from aha.records import FinishReason
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
@@ -52,16 +53,6 @@ class Vote:
     answer: str | None
     counts: dict[str, int]
     abstained: int
-
-
-def model_folder(path: Path) -> Path:
-    """``path`` itself, or its ``model/`` where ``path`` is a stage of a run; ``CheckpointError`` if neither is one."""
-    for folder in (path, path / "model"):
-        if (folder / "config.json").is_file():
-            return folder
-    stages = sorted(found.parent.parent.name for found in path.glob("*/model/config.json"))
-    hint = f"; it is a run: give one of its stages, {path}/NAME: {', '.join(stages)}" if stages else ""
-    raise CheckpointError(f"{path} is not a model: neither it nor {path / 'model'} has a config.json{hint}")
 
 
 def open_model(path: Path, *, template: str | None) -> tuple[Policy, str]:

@@ -19,6 +19,7 @@ from aha.objective.weights import token_weights
 from aha.stages.credit import Credit, assign_credit
 from aha.stages.models import Policy
 from aha.stages.rollout import Rollout
+from aha.train.balance import DEEPSEEK_V3, Balance
 from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_old, with_reference
 from aha.train.optimizer import build_adamw
 from aha.train.step import compute_logprobs, compute_values, policy_step, value_step
@@ -31,6 +32,7 @@ class Learner:
     policy: Policy
     optimizer: torch.optim.Optimizer
     algorithm: Algorithm
+    balance: Balance = DEEPSEEK_V3
     reference: Decoder | None = None
     critic: ValueModel | None = None
     critic_optimizer: torch.optim.Optimizer | None = None
@@ -45,10 +47,10 @@ class Learned:
     critic: dict[str, float] = field(default_factory=dict)
 
 
-def build_learner(policy: Policy, algorithm: Algorithm, *, lr: float) -> Learner:
+def build_learner(policy: Policy, algorithm: Algorithm, *, lr: float, balance: Balance = DEEPSEEK_V3) -> Learner:
     """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one."""
     build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
-    learner = Learner(policy, build_optimizer(policy.decoder, lr=lr), algorithm)
+    learner = Learner(policy, build_optimizer(policy.decoder, lr=lr), algorithm, balance)
     if algorithm.beta:
         learner.reference = copy.deepcopy(policy.decoder).requires_grad_(False)
     if algorithm.critic is not None:
@@ -170,6 +172,7 @@ def learn(
                 temperature=temperature,
                 importance_cap=importance_cap,
                 skip_above=skip_above,
+                balance=learner.balance,
             )
         )
         if refresh() and learner.reference is not None:

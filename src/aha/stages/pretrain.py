@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
-from aha.model.config import ModelConfig
+from aha.model.config import ModelConfig, ModelType
 from aha.model.decoder import build_decoder
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -17,6 +17,7 @@ from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, best_device, load_policy, save_policy
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
+from aha.train.balance import Balance
 from aha.train.batch import Document, collate_packed
 from aha.train.memory import of_documents
 from aha.train.optimizer import build_adamw
@@ -27,13 +28,30 @@ from aha.util.seeds import python_rng
 
 
 class Shape(Frozen):
-    """The decoder's dimensions; the vocabulary comes from the tokenizer."""
+    """The decoder's dimensions; the vocabulary comes from the tokenizer.
 
+    What ``model_type`` has no use for stays None; with ``kv_lora_rank`` there are as many key/value heads as heads.
+    """
+
+    model_type: ModelType = "qwen2"
     hidden_size: Count = 96
     intermediate_size: Count = 256
     num_hidden_layers: Count = 4
     num_attention_heads: Count = 4
     num_key_value_heads: Count = 1
+    q_lora_rank: Count | None = None
+    kv_lora_rank: Count | None = None
+    qk_nope_head_dim: Count | None = None
+    qk_rope_head_dim: Count | None = None
+    v_head_dim: Count | None = None
+    n_routed_experts: Count | None = None
+    n_shared_experts: Count | None = None
+    num_experts_per_tok: Count | None = None
+    moe_intermediate_size: Count | None = None
+    first_k_dense_replace: Amount | None = None
+    n_group: Count | None = None
+    topk_group: Count | None = None
+    routed_scaling_factor: Rate | None = None
 
 
 class Settings(Frozen):
@@ -49,6 +67,7 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.1
     max_grad_norm: Rate = 1.0
+    balance: Balance = Balance()
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -85,7 +104,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             final_ratio=settings.final_ratio,
         )
         batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
-        metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = nll_step(
+            decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm, balance=settings.balance
+        )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
         memory = memory_metrics(state.step, need, decoder.head_weight.device)
@@ -107,16 +128,18 @@ def _draw(settings: Settings, renderer: Renderer, seed: int, step: int) -> list[
         drawn.append((example.ids, example.loss_mask))
         budget -= len(example.ids)
     return drawn
+def model_config(shape: Shape, *, vocabulary: int, eos_token_id: int | None) -> ModelConfig:
+    """The config of a fresh decoder for a tokenizer of ``vocabulary`` tokens, rounded up to a multiple of 16."""
+    values = shape.model_dump(exclude_none=True)
+    if shape.kv_lora_rank is not None:
+        values["num_key_value_heads"] = shape.num_attention_heads
+    return ModelConfig(
+        vocab_size=-(-vocabulary // 16) * 16, max_position_embeddings=512, eos_token_id=eos_token_id, **values
+    )
 
 
 def _fresh(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Policy:
     tokenizer = load_tokenizer(inputs["tokenizer"] / "tokenizer")
-    config = ModelConfig(
-        model_type="qwen2",
-        vocab_size=-(-tokenizer.vocab_size // 16) * 16,
-        max_position_embeddings=512,
-        eos_token_id=tokenizer.eos_id,
-        **settings.shape.model_dump(),
-    )
+    config = model_config(settings.shape, vocabulary=tokenizer.vocab_size, eos_token_id=tokenizer.eos_id)
     decoder = build_decoder(config, seed=context.seed).to(best_device())
     return Policy(decoder, config, Renderer(tokenizer, TEMPLATE))

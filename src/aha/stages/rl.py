@@ -40,6 +40,7 @@ from aha.stages.rewarding import Length, Weights, build_rewards, check_known_goo
 from aha.stages.rl_metrics import keep_samples, step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.stages.watch import Watch
+from aha.train.balance import Balance
 from aha.train.guards import GuardSettings
 from aha.train.memory import of_completions
 from aha.train.schedule import learning_rate
@@ -53,13 +54,13 @@ class Settings(Frozen):
 
     ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
     count after ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of
-    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-
-    batches hold ``token_budget`` tokens. ``importance_cap`` is the largest weight of a token that corrects for the
-    sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets new weights every
-    ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in ``refill_rounds`` rounds at most,
-    and not after ``token_limit`` tokens of a step. With ``mask_truncated`` completions that were cut are not trained
-    on. A copy of the weights that ``guards`` go back to is kept every ``rollback_every`` steps without a finding; then
-    the rate is halved.
+    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there).
+    Micro-batches hold ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the
+    largest weight of a token that corrects for the sampler's distance from the trainer (none: ratios are to the
+    sampler). The sampler gets new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal
+    does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With
+    ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back to
+    is kept every ``rollback_every`` steps without a finding; then the rate is halved.
     """
 
     algorithm: str = "grpo-r1"
@@ -89,6 +90,7 @@ class Settings(Frozen):
     refill_rounds: Count = 4
     token_limit: Count | None = None
     mask_truncated: bool = False
+    balance: Balance = Balance()
     guards: GuardSettings = GuardSettings()
     rollback_every: Amount = 20
     token_budget: Count = 4_096
@@ -120,7 +122,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     preferences = load_preferences(inputs, policy.renderer)
     need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
     check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
-    learner = build_learner(policy, algorithm, lr=settings.lr)
+    learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)

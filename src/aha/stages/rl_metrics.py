@@ -68,9 +68,9 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
     if updates and updates[0]["tokens"]:
         row |= {key: updates[0][key] for key in ("mismatch_kl", "logprob_gap", "max_logprob_gap", "entropy")}
     if measured := [update for update in updates if update["tokens"]]:
-        row |= {
-            key: measured[-1][key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")
-        }
+        last = measured[-1]
+        row |= {key: last[key] for key in ("kl", "ess", "clip_low", "clip_high", "is_weight_mean", "is_truncated")}
+        row |= {key: last[key] for key in ("max_vio", "balance") if key in last}
     row["lr"] = lr
     norms = [update["grad_norm"] for update in updates]
     row["loss"], row["grad_norm"] = _mean([update["loss"] for update in updates]), _mean(norms)

@@ -14,6 +14,7 @@ from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import load_policy, save_policy
+from aha.train.balance import Balance
 from aha.train.batch import collate_packed
 from aha.train.memory import of_documents
 from aha.train.optimizer import build_adamw
@@ -35,6 +36,7 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
+    balance: Balance = Balance()
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -82,7 +84,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             shape="cosine",
             final_ratio=settings.final_ratio,
         )
-        metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = nll_step(
+            policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm, balance=settings.balance
+        )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
         memory = memory_metrics(state.step, need, device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aha.errors import DataError, InvariantError
-from aha.model.attention import Branches
+from aha.model.attention.plan import Branches
 from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
 

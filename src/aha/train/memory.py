@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aha.model.attention import Branches, plain_tokens
+from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.objective.logprob import CHUNK_ELEMENTS
@@ -150,7 +150,7 @@ def estimate_logprobs(
 
 
 def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
-    T, D, F, V = layout.tokens, config.hidden_size, config.intermediate_size, config.vocab_size
+    T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
     chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
     rotation = 2 * T * config.head_dim * b
@@ -170,7 +170,7 @@ def _estimate_micro_batch(
 ) -> int:
     """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
     T, L, D, F, V = (
-        layout.tokens, config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.vocab_size,
+        layout.tokens, config.num_hidden_layers, config.hidden_size, _feed_width(config), config.vocab_size,
     )  # fmt: skip
     wide = max(b, 4)
     embedding = V * D * b
@@ -215,10 +215,21 @@ def _estimate_micro_batch(
     return max(peaks)
 
 
+def _feed_width(config: ModelConfig) -> int:
+    """Numbers that a token has inside the feed-forward of a layer, mean over the layers. Each chosen expert also keeps
+    the row that it was given and the row that it made."""
+    sparse = sum(config.has_experts(layer) for layer in range(config.num_hidden_layers))
+    chosen = config.num_experts_per_tok
+    experts = (chosen + config.n_shared_experts) * config.moe_intermediate_size + chosen * config.hidden_size // 2
+    return (sparse * experts + (config.num_hidden_layers - sparse) * config.intermediate_size) // config.num_hidden_layers
+
+
 def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> tuple[int, int, int]:
     """Bytes that a layer's attention keeps for the backward pass; what it holds beside them at its forward peak; and
     at its backward peak."""
     N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    if config.latent_attention:  # expanded: every head has keys of its own
+        H += config.qk_nope_head_dim
     NH, KH, T = N * H, K * H, layout.tokens
     kept = T * NH * b  # what was read, for the output projection
     if config.qk_norm:

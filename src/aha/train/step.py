@@ -23,6 +23,7 @@ from aha.objective.nll import nll_loss
 from aha.objective.policy import importance_weights, policy_loss
 from aha.objective.preference import bradley_terry_loss
 from aha.objective.value import value_loss
+from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
 from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
@@ -41,6 +42,7 @@ def policy_step(
     temperature: float = 1.0,
     importance_cap: float | None = None,
     skip_above: float = math.inf,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
     """One policy update; call it once for each mini-batch of a rollout.
 
@@ -48,14 +50,15 @@ def policy_step(
     cannot matter; without any batch the step is taken with gradients of 0. ``temperature`` is the sampler's. With
     ``importance_cap`` ratios are to the log-probs that the trainer itself had before the rollout's first update
     (``old_logp_N``, or the present ones), and the sampler's difference from those is a weight of at most that; without
-    it ratios are to the sampler's log-probs. A gradient whose norm is over ``skip_above`` is thrown away.
+    it ratios are to the sampler's log-probs. A gradient whose norm is over ``skip_above`` is thrown away. ``balance``
+    says how the load of a model's experts is kept even; what that adds is not in ``loss``.
 
     Metrics, means over the completion tokens unless said otherwise: loss = policy_loss + beta * weighted KL (weighted
     as the aggregation says) + nll, kl (to the reference), mismatch_kl (sampler to trainer, k3), logprob_gap and
     max_logprob_gap (mean and largest difference of a token's log-prob from the sampler's), ratio_mean and ess
     (effective sample size as a share of the tokens) of the ratios to the sampler, clip_low and clip_high (tokens
     without gradient because of it), is_weight_mean and is_truncated (mean importance weight, share cut to the cap),
-    entropy, grad_norm (before clipping), lr, tokens, skipped.
+    entropy, grad_norm (before clipping), lr, tokens, skipped; with experts those of ``LoadBalancer.finish``.
 
     A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
 
@@ -63,6 +66,7 @@ def policy_step(
     """
     totals = dict.fromkeys(_POLICY_SUMS, 0.0)
     gap = 0.0
+    balancer = LoadBalancer(decoder, balance)
 
     def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         loss, figures = compute_policy_loss(
@@ -73,7 +77,7 @@ def policy_step(
             temperature=temperature,
             importance_cap=importance_cap,
         )
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=num_sequences)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), figures
 
     loss, figures, norm = _update(
@@ -96,6 +100,7 @@ def policy_step(
         "lr": lr,
         "tokens": tokens,
         "skipped": float(norm > skip_above),
+        **balancer.finish(taken=norm <= skip_above),
     }
 
 
@@ -163,22 +168,26 @@ def nll_step(
     *,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
     """One update on documents; the denominator is the loss weight of all batches. Metrics: loss, grad_norm, lr, tokens.
 
-    ``tokens`` counts those with a weight. Raises InvariantError as :func:`policy_step` does.
+    ``tokens`` counts those with a weight. ``balance``, its metrics and InvariantError are as in :func:`policy_step`.
     """
     if not batches:
         raise DataError("an update without documents: nothing was packed")
     total_weight = float(sum(batch.weights_BT.sum() for batch in batches))
+    balancer = LoadBalancer(decoder, balance)
+    num_documents = balancer.count_documents(batches)
 
     def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
         loss, tokens = compute_nll_loss(decoder, batch, total_weight=total_weight)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=num_documents)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), tokens[None]
 
     loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
-    return {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": sum(row[0] for row in figures)}
+    metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": sum(row[0] for row in figures)}
+    return metrics | balancer.finish(taken=True)
 
 
 def compute_nll_loss(decoder: Decoder, batch: PackedBatch, *, total_weight: float) -> tuple[Tensor, Tensor]:

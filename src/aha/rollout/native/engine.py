@@ -188,7 +188,7 @@ class NativeEngine:
         return finished
 
     def _check_ids(self, what: str, ids: Sequence[int], num_new: int) -> None:
-        limit, vocab = self._config.max_position_embeddings, self._config.vocab_size
+        limit, vocab = self._config.longest, self._config.vocab_size
         if not len(ids):
             raise DataError(f"{what} has no tokens; start it with a begin token")
         if len(ids) + num_new > limit:

@@ -1,14 +1,16 @@
-"""The one file that touches the device: prefill, the decode step over all live rows, key/value arena and row state.
+"""What runs on the device: prefill, the decode step over all live rows, the cache's arena and row state.
 
-B rows, T prompt tokens, S cache columns, V vocabulary, D width, N query heads, K key/value heads, H head width. Every
-row has its own columns of the arena, from 0, prompt first. A step is the same few tensor operations whatever the number
-of rows; Python looks at single rows only when ``step`` reports them.
+B rows, T prompt tokens, S cache columns, V vocabulary, D width. Every row has its own columns of the arena, from 0,
+prompt first; what a token leaves there is its layer's affair (``gqa.py``, ``mla.py``): parts (keys, values) of heads of
+some width. A step is the same few tensor operations whatever the number of rows; Python looks at single rows only when
+``step`` reports them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +21,7 @@ from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.sampler import sample
-from aha.rollout.native.weights import LayerWeights, Weights
+from aha.rollout.native.weights import Weights
 
 # Why a row is reported, as bits.
 ENDED = 1
@@ -30,11 +32,25 @@ BROKEN = 8  # the logits are not finite, so the token means nothing
 _SCORE_ROWS = 1024
 
 
+class CacheShape(NamedTuple):
+    """What one token leaves in the cache of one layer."""
+
+    parts: int
+    heads: int
+    width: int
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> CacheShape:
+        if config.latent_attention:
+            return cls(1, 1, config.kv_lora_rank + config.qk_rope_head_dim)
+        return cls(2, config.num_key_value_heads, config.head_dim)
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prompt read once: keys and values ``[layers, 2, K, T, H]`` and the float32 logits ``[V]`` after its end."""
+    """A prompt read once: its cache ``[layers, parts, heads, T, width]``, the float32 logits ``[V]`` after its end."""
 
-    keys_values: Tensor
+    cache: Tensor
     logits_V: Tensor
 
 
@@ -45,6 +61,7 @@ class Runner:
         self._config = config
         self._dtype = dtype
         self._device = device
+        self._cache = CacheShape.of(config)
         self.weights = Weights(config, dtype=dtype, device=device)
         self._memory = torch.zeros(0, dtype=dtype, device=device)
         self._rotation = torch.zeros(0, 1, config.head_dim // 2, dtype=torch.complex64, device=device)
@@ -53,7 +70,8 @@ class Runner:
     def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
         """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
         config, device = self._config, self._device
-        shape = (config.num_hidden_layers, 2, num_slots, config.num_key_value_heads, num_columns, config.head_dim)
+        parts, heads, width = self._cache
+        shape = (config.num_hidden_layers, parts, num_slots, heads, num_columns, width)
         size = torch.Size(shape).numel()
         if self._memory.numel() < size:
             # Zeros, not garbage: what a masked column holds is multiplied by 0 and must be finite.
@@ -74,10 +92,9 @@ class Runner:
         self._flags_V = flags.to(device)
         self._slots = torch.arange(num_slots, device=device)
         self._columns = torch.arange(num_columns, device=device)
-        # Where the keys, then the values, of each row's column 0 lie in a layer seen as rows of H numbers.
-        heads = config.num_key_value_heads
-        parts = torch.arange(2, device=device)[:, None] * num_slots * heads + torch.arange(heads, device=device)
-        self._starts = (self._slots[:, None] * heads + parts.flatten()) * num_columns
+        # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
+        first = torch.arange(parts, device=device)[:, None] * num_slots * heads + torch.arange(heads, device=device)
+        self._starts = (self._slots[:, None] * heads + first.flatten()) * num_columns
         self._extend_rotation(num_columns)
 
     @torch.inference_mode()
@@ -85,10 +102,10 @@ class Runner:
         """Reads each prompt once. Prompts are padded to the longest of a batch, so callers sort them by length."""
         prefixes = []
         for batch in _batches(prompts):
-            keys_values: list[Tensor] = []
-            hidden_BTD, last_B = self._forward(batch, keys_values)
+            entries: list[Tensor] = []
+            hidden_BTD, last_B = self._forward(batch, entries)
             logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
-            stacked = torch.stack(keys_values)  # [layers, 2, B, K, T, H]
+            stacked = torch.stack(entries)  # [layers, parts, B, heads, T, width]
             prefixes += [Prefix(stacked[:, :, b, :, : len(ids)], logits_BV[b]) for b, ids in enumerate(batch)]
         return prefixes
 
@@ -118,12 +135,12 @@ class Runner:
     ) -> list[tuple[int, int]]:
         """Gives each slot a row behind its prompt and samples its first token. Returns what ``step`` returns."""
         for slot, prefix in zip(slots, prefixes, strict=True):
-            self._arena[:, :, slot, :, : prefix.keys_values.shape[-2]] = prefix.keys_values
+            self._arena[:, :, slot, :, : prefix.cache.shape[-2]] = prefix.cache
         at = self._tensor(slots)
         self._seeds[at] = self._tensor(seeds)
         self._limits[at] = self._tensor(limits)
         # One less: recording the first token moves on to the position at which that token is fed.
-        self._positions[at] = self._tensor([prefix.keys_values.shape[-2] for prefix in prefixes]) - 1
+        self._positions[at] = self._tensor([prefix.cache.shape[-2] for prefix in prefixes]) - 1
         self._counts[at] = 0
         return self._record(torch.stack([prefix.logits_V for prefix in prefixes]), at)
 
@@ -200,32 +217,22 @@ class Runner:
         return list(zip(at[reported].tolist(), bits_B[reported].tolist(), strict=True))
 
     def _decode(self, num_rows: int, num_columns: int) -> Tensor:
-        config = self._config
-        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        eps, scale = config.rms_norm_eps, config.head_dim**-0.5
         positions_B = self._positions[:num_rows]
         rotation_B = self._rotation[positions_B]
         write_at = self._starts[:num_rows] + positions_B[:, None]
         mask_BS = torch.zeros(num_rows, num_columns, dtype=self._dtype, device=self._device)
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
-        mask = mask_BS.repeat_interleave(K, 0).unsqueeze(1) if K > 1 else mask_BS.unsqueeze(1)
+        heads = self._cache.heads
+        mask = mask_BS.repeat_interleave(heads, 0).unsqueeze(1) if heads > 1 else mask_BS.unsqueeze(1)
         x_BD = F.embedding(self._tokens[:num_rows], self.weights.embedding_VD)
         for layer, arena in zip(self.weights.layers, self._arena, strict=True):
-            qkv = self._queries_keys_values(x_BD, layer, rotation_B)
-            arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(num_rows, 2 * K, H))
-            queries = qkv[:, : N * H].reshape(num_rows * K, N // K, H)
-            keys, values = arena[:, :num_rows].flatten(1, 2)[:, :, :num_columns]
-            weights = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=scale)
-            weights = torch.softmax(weights, -1, dtype=torch.float32).to(self._dtype)
-            read = torch.bmm(weights, values).view(num_rows, N * H)
-            x_BD = self._add_out(x_BD, read, layer)
-            x_BD = _feed_forward(x_BD, layer, eps)
-        return self._logits(F.rms_norm(x_BD, (config.hidden_size,), self.weights.norm_D, eps))
+            x_BD = layer.attention.decode(x_BD, rotation_B, arena, write_at, mask)
+            x_BD = layer.feed.forward(x_BD)
+        return self._logits(F.rms_norm(x_BD, x_BD.shape[1:], self.weights.norm_D, self._config.rms_norm_eps))
 
-    def _forward(self, prompts: Sequence[Sequence[int]], keys_values: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends ``[2, B, K, T, H]`` a layer."""
-        config = self._config
-        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+    def _forward(self, prompts: Sequence[Sequence[int]], entries: list[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends what a layer caches to
+        ``entries``: ``[parts, B, heads, T, width]``."""
         B, T = len(prompts), max(map(len, prompts))
         ids_BT = torch.zeros(B, T, dtype=torch.int64)
         for b, ids in enumerate(prompts):
@@ -233,37 +240,12 @@ class Runner:
         rotation = self._rotation[:T].repeat(B, 1, 1)
         x = F.embedding(ids_BT.to(self._device).view(-1), self.weights.embedding_VD)
         for layer in self.weights.layers:
-            qkv = self._queries_keys_values(x, layer, rotation)
-            heads = qkv.view(B, T, N + 2 * K, H).transpose(1, 2)
-            queries, keys, values = torch.split(heads, [N, K, K], 1)
-            read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
-            x = self._add_out(x, read.transpose(1, 2).reshape(B * T, N * H), layer)
-            x = _feed_forward(x, layer, config.rms_norm_eps)
-            if keys_values is not None:
-                keys_values.append(torch.stack((keys, values)))
-        hidden = F.rms_norm(x, (config.hidden_size,), self.weights.norm_D, config.rms_norm_eps)
+            x, cached = layer.attention.prefill(x, rotation, B)
+            x = layer.feed.forward(x)
+            if entries is not None:
+                entries.append(cached)
+        hidden = F.rms_norm(x, x.shape[1:], self.weights.norm_D, self._config.rms_norm_eps)
         return hidden.view(B, T, -1), self._tensor([len(ids) - 1 for ids in prompts])
-
-    def _queries_keys_values(self, x_BD: Tensor, layer: LayerWeights, rotation_B: Tensor) -> Tensor:
-        """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
-        config = self._config
-        num_heads = config.num_attention_heads + 2 * config.num_key_value_heads
-        num_rotated, H = num_heads - config.num_key_value_heads, config.head_dim
-        x_BD = F.rms_norm(x_BD, (config.hidden_size,), layer.attention_norm_D, config.rms_norm_eps)
-        qkv = torch.mm(x_BD, layer.qkv) if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, x_BD, layer.qkv)
-        rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
-        if layer.qk_norm is not None:
-            rotated.copy_(F.rms_norm(rotated, (H,), None, config.rms_norm_eps).mul_(layer.qk_norm))
-        if qkv.dtype == torch.float32:
-            torch.view_as_complex(qkv.view(-1, num_heads, H // 2, 2)[:, :num_rotated]).mul_(rotation_B)
-        else:
-            turned = torch.view_as_complex(rotated.float().view(-1, num_rotated, H // 2, 2)).mul_(rotation_B)
-            rotated.copy_(torch.view_as_real(turned).flatten(-2))
-        return qkv
-
-    def _add_out(self, x_BD: Tensor, read: Tensor, layer: LayerWeights) -> Tensor:
-        x_BD = torch.addmm(x_BD, read, layer.out)
-        return x_BD if layer.out_bias is None else x_BD.add_(layer.out_bias)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weights.head_VD).float()
@@ -272,17 +254,15 @@ class Runner:
         if len(self._rotation) < length:
             half = self._config.head_dim // 2
             cos, sin = compute_rotation(
-                torch.arange(length, device=self._device), head_dim=2 * half, theta=self._config.rope_theta
+                torch.arange(length, device=self._device),
+                head_dim=2 * half,
+                theta=self._config.rope_theta,
+                scaling=self._config.rope_scaling,
             )
             self._rotation = torch.complex(cos[..., half:].contiguous(), sin[..., half:].contiguous())
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._device)
-
-
-def _feed_forward(x_BD: Tensor, layer: LayerWeights, eps: float) -> Tensor:
-    gate, up = torch.mm(F.rms_norm(x_BD, x_BD.shape[1:], layer.feed_norm_D, eps), layer.gate_up).chunk(2, 1)
-    return torch.addmm(x_BD, F.silu(gate).mul_(up), layer.down)
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:

@@ -1,38 +1,32 @@
 """The sampler's own copy of the weights, fused for decoding, and the digest that proves it equals the trainer's.
 
-D width, N query heads, K key/value heads, H head width, F feed-forward width, V vocabulary. Matrices are stored
-transposed (``[in, out]``), which is faster for few rows. Query, key and value projections are one matrix, gate and up
-another. In the query and key heads the two halves that rotation pairs are interleaved, so that rotating is one complex
-product; attention does not see a permutation that queries and keys share.
+D width, V vocabulary. Matrices are stored transposed (``[in, out]``), which is faster for few rows. How a layer's two
+halves are fused stands in ``gqa.py``, ``mla.py`` and ``feed.py``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from aha.errors import CheckpointError
 from aha.model.config import ModelConfig
+from aha.model.moe import ROUTER_BIAS
+from aha.rollout.native.feed import Dense, Mixture
+from aha.rollout.native.gqa import GroupedQuery
 from aha.rollout.native.memory import DIGEST_CHUNK
+from aha.rollout.native.mla import Latent
+from aha.rollout.native.source import Source
 
 
-@dataclass(frozen=True, slots=True)
-class LayerWeights:
-    """One layer; ``None`` where the architecture has no such weight."""
+class Layer(NamedTuple):
+    """One layer's two halves."""
 
-    attention_norm_D: Tensor
-    qkv: Tensor  # [D, (N + 2K) H]
-    qkv_bias: Tensor | None
-    qk_norm: Tensor | None  # [N + K, H]: the query norm's weight N times, the key norm's K times
-    out: Tensor  # [N H, D]
-    out_bias: Tensor | None
-    feed_norm_D: Tensor
-    gate_up: Tensor  # [D, 2F]
-    down: Tensor  # [F, D]
+    attention: GroupedQuery | Latent
+    feed: Dense | Mixture
 
 
 class Weights:
@@ -40,100 +34,45 @@ class Weights:
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
         self._config = config
-        D, F, H = config.hidden_size, config.intermediate_size, config.head_dim
-        N, K = config.num_attention_heads, config.num_key_value_heads
+        V, D = config.vocab_size, config.hidden_size
 
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        self.embedding_VD = empty(config.vocab_size, D)
-        self.head_VD = self.embedding_VD if config.tie_word_embeddings else empty(config.vocab_size, D)
+        self.embedding_VD = empty(V, D)
+        self.head_VD = self.embedding_VD if config.tie_word_embeddings else empty(V, D)
         self.norm_D = empty(D)
+        attention = Latent if config.latent_attention else GroupedQuery
         self.layers = [
-            LayerWeights(
-                attention_norm_D=empty(D),
-                qkv=empty(D, (N + 2 * K) * H),
-                qkv_bias=empty((N + 2 * K) * H) if config.qkv_bias else None,
-                qk_norm=empty(N + K, H) if config.qk_norm else None,
-                out=empty(N * H, D),
-                out_bias=empty(D) if config.o_bias else None,
-                feed_norm_D=empty(D),
-                gate_up=empty(D, 2 * F),
-                down=empty(F, D),
-            )
-            for _ in range(config.num_hidden_layers)
+            Layer(attention(config, empty), (Mixture if config.has_experts(index) else Dense)(config, empty))
+            for index in range(config.num_hidden_layers)
         ]
-        self._interleave = torch.arange(H).view(2, H // 2).t().flatten()
-        self._halves = torch.argsort(self._interleave)
 
     @torch.no_grad()
     def copy_from(self, decoder: nn.Module) -> None:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
-        source = _Source(decoder)
-        config = self._config
-        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        parts = [N * H, K * H, K * H]
+        source = Source(decoder)
         source.copy("model.embed_tokens.weight", self.embedding_VD)
-        if not config.tie_word_embeddings:
+        if not self._config.tie_word_embeddings:
             source.copy("lm_head.weight", self.head_VD)
         source.copy("model.norm.weight", self.norm_D)
         for index, layer in enumerate(self.layers):
-            at = f"model.layers.{index}."
-            source.copy(at + "input_layernorm.weight", layer.attention_norm_D)
-            source.copy(at + "post_attention_layernorm.weight", layer.feed_norm_D)
-            for part, heads, into in zip("qkv", (N, K, K), torch.split(layer.qkv, parts, 1), strict=True):
-                name = f"{at}self_attn.{part}_proj.weight"
-                source.copy(name, into.t(), self._rows(heads, interleaved=part != "v"))
-            if layer.qkv_bias is not None:
-                for part, heads, into in zip("qkv", (N, K, K), torch.split(layer.qkv_bias, parts), strict=True):
-                    name = f"{at}self_attn.{part}_proj.bias"
-                    source.copy(name, into, self._rows(heads, interleaved=part != "v"))
-            if layer.qk_norm is not None:
-                for part, into in zip("qk", torch.split(layer.qk_norm, [N, K]), strict=True):
-                    source.copy(f"{at}self_attn.{part}_norm.weight", into[0], self._interleave)
-                    into.copy_(into[0].clone().expand_as(into))
-            source.copy(at + "self_attn.o_proj.weight", layer.out.t())
-            if layer.out_bias is not None:
-                source.copy(at + "self_attn.o_proj.bias", layer.out_bias)
-            for part, into in zip(("gate", "up"), layer.gate_up.chunk(2, 1), strict=True):
-                source.copy(f"{at}mlp.{part}_proj.weight", into.t())
-            source.copy(at + "mlp.down_proj.weight", layer.down.t())
+            for half in layer:
+                half.copy_from(source, f"model.layers.{index}.")
 
     def named(self) -> Iterable[tuple[str, Tensor]]:
-        """Every weight under its published name, in its published layout, read back from the fused storage."""
-        config = self._config
-        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        parts = [N * H, K * H, K * H]
+        """Every weight under the decoder's name, in the decoder's layout, read back from the fused storage."""
         yield "model.embed_tokens.weight", self.embedding_VD
-        if not config.tie_word_embeddings:
+        if not self._config.tie_word_embeddings:
             yield "lm_head.weight", self.head_VD
         yield "model.norm.weight", self.norm_D
         for index, layer in enumerate(self.layers):
-            at = f"model.layers.{index}."
-            yield at + "input_layernorm.weight", layer.attention_norm_D
-            yield at + "post_attention_layernorm.weight", layer.feed_norm_D
-            for part, heads, fused in zip("qkv", (N, K, K), torch.split(layer.qkv, parts, 1), strict=True):
-                yield f"{at}self_attn.{part}_proj.weight", fused.t()[self._rows(heads, halved=part != "v")]
-            if layer.qkv_bias is not None:
-                for part, heads, fused in zip("qkv", (N, K, K), torch.split(layer.qkv_bias, parts), strict=True):
-                    yield f"{at}self_attn.{part}_proj.bias", fused[self._rows(heads, halved=part != "v")]
-            if layer.qk_norm is not None:
-                for part, fused in zip("qk", torch.split(layer.qk_norm, [N, K]), strict=True):
-                    yield f"{at}self_attn.{part}_norm.weight", fused[0][self._halves]
-            yield at + "self_attn.o_proj.weight", layer.out.t()
-            if layer.out_bias is not None:
-                yield at + "self_attn.o_proj.bias", layer.out_bias
-            for part, fused in zip(("gate", "up"), layer.gate_up.chunk(2, 1), strict=True):
-                yield f"{at}mlp.{part}_proj.weight", fused.t()
-            yield at + "mlp.down_proj.weight", layer.down.t()
+            for half in layer:
+                yield from half.named(f"model.layers.{index}.")
 
     def digest(self) -> str:
         """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype."""
         return _digest(self.named(), self.norm_D.dtype)
-
-    def _rows(self, heads: int, *, interleaved: bool = False, halved: bool = False) -> Tensor:
-        order = self._interleave if interleaved else self._halves if halved else torch.arange(len(self._halves))
-        return (torch.arange(heads)[:, None] * len(order) + order).flatten()
 
 
 def decoder_digest(decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> str:
@@ -141,7 +80,7 @@ def decoder_digest(decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtyp
 
     A change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
     """
-    parameters = dict(decoder.named_parameters())
+    parameters = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
     if config.tie_word_embeddings:
         parameters.pop("lm_head.weight", None)
     return _digest(parameters.items(), dtype)
@@ -152,7 +91,9 @@ def _digest(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
     lines = []
     with torch.no_grad():
         for name, tensor in named:
-            bits = tensor.detach().to(dtype).contiguous().view(-1).view(_BITS[dtype.itemsize])
+            if not name.endswith(ROUTER_BIAS):  # which is in float32 in any model
+                tensor = tensor.to(dtype)
+            bits = tensor.detach().contiguous().view(-1).view(_BITS[tensor.dtype.itemsize])
             plain = weighted = torch.zeros((), dtype=torch.int64, device=bits.device)
             for start in range(0, len(bits), DIGEST_CHUNK):
                 chunk = bits[start : start + DIGEST_CHUNK].to(torch.int64)
@@ -164,21 +105,3 @@ def _digest(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
 
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class _Source:
-    """The decoder's parameters by name, with errors that say which tensor does not fit."""
-
-    def __init__(self, decoder: nn.Module) -> None:
-        self._tensors: Mapping[str, Tensor] = dict(decoder.named_parameters())
-
-    def copy(self, name: str, into: Tensor, rows: Tensor | None = None) -> None:
-        if name not in self._tensors:
-            raise CheckpointError(f"decoder has no {name}, which the sampler's config has: build both from one config")
-        tensor = self._tensors[name].detach()
-        if tensor.shape != into.shape:
-            raise CheckpointError(
-                f"{name} is {tuple(tensor.shape)} in the decoder but {tuple(into.shape)} by the sampler's config: "
-                f"build both from one config"
-            )
-        into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])

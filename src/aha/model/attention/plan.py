@@ -1,8 +1,8 @@
 """Causal attention over whole rows, over the documents packed into them, or over prompts and what continues each.
 
 Pure functions of queries, keys, values. Axes: ``B`` rows, ``T`` tokens, ``N`` query heads, ``K`` key/value heads (``N``
-a multiple), ``H`` head width; ``M`` documents or continuations, ``L`` tokens of the longest; ``P`` prompts, ``S`` keys
-that a continuation may see.
+a multiple), ``H`` head width (values may have another than queries and keys); ``M`` documents or continuations, ``L``
+tokens of the longest; ``P`` prompts, ``S`` keys that a continuation may see.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Attend(Protocol):
     """Who attends to whom, decided once a forward pass and used by every layer."""
 
     def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-        """The values each query reads, ``[B, T, N, H]``."""
+        """The values each query reads, ``[B, T, N, width of a value]``."""
         ...
 
 
@@ -72,7 +72,7 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
 def plan_causal(like: Tensor, *, tokens: int, group: int) -> Attend:
     """Every token attends to itself and to what is left of it in its row."""
     if not _plain_is_faster(like, tokens):
-        return _fused_causal
+        return fused_causal
     return _plan_plain(like, torch.ones(1, tokens, tokens, dtype=torch.bool).tril_(), group)
 
 
@@ -137,9 +137,15 @@ def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, T
     return starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1), offset_L < lengths_M[:, None]
 
 
-def _fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    """Causal attention by the device's fused kernel; values may be narrower than keys."""
     q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+    missing = q.shape[-1] - v.shape[-1]
+    if missing <= 0:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+    # The fused kernel wants one width; without it every score of the row would be stored.
+    read = F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), is_causal=True, enable_gqa=True)
+    return read[..., :-missing].transpose(1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,14 +156,14 @@ class _Plain:
 
     def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
         B, T, N, H = q_BTNH.shape
-        S, K = k_BSKH.shape[1:3]
+        (S, K), W = k_BSKH.shape[1:3], v_BSKH.shape[3]
         queries = q_BTNH.reshape(B, T, K, N // K, H).transpose(1, 2).reshape(B * K, T * (N // K), H)
         keys = k_BSKH.transpose(1, 2).reshape(B * K, S, H)
-        values = v_BSKH.transpose(1, 2).reshape(B * K, S, H)
+        values = v_BSKH.transpose(1, 2).reshape(B * K, S, W)
         hidden = self.hidden if len(self.hidden) == 1 else self.hidden.repeat_interleave(K, 0)
         scores = torch.baddbmm(hidden.expand(B * K, -1, -1), queries, keys.transpose(1, 2), alpha=H**-0.5)
         read = torch.bmm(scores.softmax(-1), values)
-        return read.view(B, K, T, N // K, H).transpose(1, 2).reshape(B, T, N, H)
+        return read.view(B, K, T, N // K, W).transpose(1, 2).reshape(B, T, N, W)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +188,7 @@ class _Documents:
 
     def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
         read = self.causal(*(_line_up(x, self.gather, self.longest) for x in (q_BTNH, k_BSKH, v_BSKH)))
-        return read.flatten(0, 1).index_select(0, self.scatter).view(q_BTNH.shape)
+        return read.flatten(0, 1).index_select(0, self.scatter).view(*q_BTNH.shape[:3], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +211,7 @@ class _Branched:
         queries = _line_up(q_BTNH, self.queries, self.longest)
         read_own = self.masked(queries, _line_up(k_BSKH, *keys), _line_up(v_BSKH, *keys))
         read = torch.cat((read_prompts.flatten(0, 1), read_own.flatten(0, 1)))
-        return read.index_select(0, self.scatter).view(q_BTNH.shape)
+        return read.index_select(0, self.scatter).view(*q_BTNH.shape[:3], -1)
 
 
 def _line_up(x_BTNH: Tensor, tokens: Tensor, longest: int) -> Tensor:

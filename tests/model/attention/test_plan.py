@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from aha.model.attention import Branches, _Documents, _fused_causal, _Masked, _Plain, plan_attention, plan_branches
+from aha.model.attention.plan import Branches, _Documents, _Masked, _Plain, fused_causal, plan_attention, plan_branches
 
 
 def slow_attention(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | None) -> Tensor:
@@ -33,11 +33,11 @@ def test_plain_and_fused_equal_the_definition(N: int, K: int) -> None:
     assert isinstance(attend, _Plain)
     expected = slow_attention(q, k, v, None)
     assert torch.allclose(attend(q, k, v), expected)
-    assert torch.allclose(_fused_causal(q, k, v), expected)
+    assert torch.allclose(fused_causal(q, k, v), expected)
 
 
 def test_long_rows_take_the_fused_kernel() -> None:
-    assert plan_attention(torch.zeros(1), rows=1, tokens=65, group=1, segments_BT=None) is _fused_causal
+    assert plan_attention(torch.zeros(1), rows=1, tokens=65, group=1, segments_BT=None) is fused_causal
 
 
 # Documents of like length line up; one long beside many short ones would cost more lined up than masked.
@@ -104,7 +104,7 @@ def slow_branches(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor
 def test_shared_prompts_equal_rows_of_their_own(
     branches: Branches, plain_tokens: int, N: int, K: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aha.model.attention._PLAIN_TOKENS_FLOAT32", plain_tokens)
+    monkeypatch.setattr("aha.model.attention.plan._PLAIN_TOKENS_FLOAT32", plain_tokens)
     q, k, v = draw(1, sum(branches.prompts) + sum(branches.continuations), N, K)
     out = plan_branches(q, branches, group=N // K)(q, k, v)
     expected = slow_branches(q, k, v, branches)

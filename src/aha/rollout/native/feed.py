@@ -1,0 +1,100 @@
+"""One layer's feed-forward in the sampler, dense or a mixture of experts: weights, and what is computed with them.
+
+B tokens, D width, F feed-forward width, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aha.model.config import ModelConfig
+from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
+from aha.rollout.native.source import Source
+
+
+class Dense:
+    """SwiGLU behind a norm; gate and up are one matrix ``[D, 2F]``."""
+
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+        D, width = config.hidden_size, config.intermediate_size
+        self._eps = config.rms_norm_eps
+        self._norm_D, self._gate_up, self._down = empty(D), empty(D, 2 * width), empty(width, D)
+
+    def copy_from(self, source: Source, at: str) -> None:
+        """Overwrites every weight with those of the layer whose names start with ``at``."""
+        source.copy(at + "post_attention_layernorm.weight", self._norm_D)
+        _copy_swiglu(source, at + "mlp.", self._gate_up, self._down)
+
+    def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its published name, in its published layout."""
+        yield at + "post_attention_layernorm.weight", self._norm_D
+        yield from _named_swiglu(at + "mlp.", self._gate_up, self._down)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """``x`` with the feed-forward of its norm added."""
+        return _add_swiglu(x_BD, F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps), self._gate_up, self._down)
+
+
+class Mixture:
+    """Routed experts, in the trainer's own layout, and the shared ones as one SwiGLU."""
+
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+        D, E, width = config.hidden_size, config.n_routed_experts, config.moe_intermediate_size
+        shared = config.n_shared_experts * width
+        self._eps, self._rule = config.rms_norm_eps, RoutingRule.of(config)
+        self._norm_D = empty(D)
+        self._router_ED = empty(E, D)
+        self._bias_E = empty(E).float() if self._rule.sigmoid else None
+        self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
+        self._shared = (empty(D, 2 * shared), empty(shared, D)) if shared else None
+
+    def copy_from(self, source: Source, at: str) -> None:
+        """Overwrites every weight with those of the layer whose names start with ``at``."""
+        source.copy(at + "post_attention_layernorm.weight", self._norm_D)
+        source.copy(at + "mlp.gate.weight", self._router_ED)
+        if self._bias_E is not None:
+            source.copy(f"{at}mlp.gate.{ROUTER_BIAS}", self._bias_E)
+        source.copy(at + "mlp.experts.gate_up_proj", self._experts_gate_up)
+        source.copy(at + "mlp.experts.down_proj", self._experts_down)
+        if self._shared is not None:
+            _copy_swiglu(source, at + "mlp.shared_experts.", *self._shared)
+
+    def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under the name that the decoder has it by."""
+        yield at + "post_attention_layernorm.weight", self._norm_D
+        yield at + "mlp.gate.weight", self._router_ED
+        if self._bias_E is not None:
+            yield f"{at}mlp.gate.{ROUTER_BIAS}", self._bias_E
+        yield at + "mlp.experts.gate_up_proj", self._experts_gate_up
+        yield at + "mlp.experts.down_proj", self._experts_down
+        if self._shared is not None:
+            yield from _named_swiglu(at + "mlp.shared_experts.", *self._shared)
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """``x`` with the mixture of its norm added."""
+        normed = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
+        _, weights_BK, experts_BK = route(normed, self._router_ED, self._bias_E, self._rule)
+        made = run_experts(normed, weights_BK, experts_BK, self._experts_gate_up, self._experts_down)
+        x_BD = x_BD + made
+        return x_BD if self._shared is None else _add_swiglu(x_BD, normed, *self._shared)
+
+
+def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    gate, up = torch.mm(normed_BD, gate_up).chunk(2, 1)
+    return torch.addmm(x_BD, F.silu(gate).mul_(up), down)
+
+
+def _copy_swiglu(source: Source, at: str, gate_up: Tensor, down: Tensor) -> None:
+    for part, into in zip(("gate", "up"), gate_up.chunk(2, 1), strict=True):
+        source.copy(f"{at}{part}_proj.weight", into.t())
+    source.copy(at + "down_proj.weight", down.t())
+
+
+def _named_swiglu(at: str, gate_up: Tensor, down: Tensor) -> Iterator[tuple[str, Tensor]]:
+    for part, fused in zip(("gate", "up"), gate_up.chunk(2, 1), strict=True):
+        yield f"{at}{part}_proj.weight", fused.t()
+    yield at + "down_proj.weight", down.t()

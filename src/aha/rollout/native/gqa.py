@@ -1,0 +1,118 @@
+"""One layer's grouped-query attention in the sampler: weights fused for decoding, and what is computed with them.
+
+B rows, T prompt tokens, S cache columns, D width, N query heads, K key/value heads, H head width. Query, key and value
+projections are one matrix. In the query and key heads the two halves that rotation pairs are interleaved, so that
+rotating is one complex product; attention does not see a permutation that queries and keys share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aha.model.config import ModelConfig
+from aha.rollout.native.source import Source, interleaved
+
+
+class GroupedQuery:
+    """A token leaves keys and values of K heads in the cache: 2 parts, K heads, H numbers."""
+
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+        D, H = config.hidden_size, config.head_dim
+        N, K = config.num_attention_heads, config.num_key_value_heads
+        self._eps, self._heads = config.rms_norm_eps, (N, K, H)
+        self._norm_D = empty(D)
+        self._qkv = empty(D, (N + 2 * K) * H)
+        self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
+        self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
+        self._out = empty(N * H, D)
+        self._out_bias = empty(D) if config.o_bias else None
+        self._interleave = interleaved(H)
+        self._halves = torch.argsort(self._interleave)
+
+    def copy_from(self, source: Source, at: str) -> None:
+        """Overwrites every weight with those of the layer whose names start with ``at``."""
+        N, K, H = self._heads
+        parts = [N * H, K * H, K * H]
+        source.copy(at + "input_layernorm.weight", self._norm_D)
+        for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv, parts, 1), strict=True):
+            name = f"{at}self_attn.{part}_proj.weight"
+            source.copy(name, into.t(), self._rows(heads, interleaved=part != "v"))
+        if self._qkv_bias is not None:
+            for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
+                name = f"{at}self_attn.{part}_proj.bias"
+                source.copy(name, into, self._rows(heads, interleaved=part != "v"))
+        if self._qk_norm is not None:
+            for part, into in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
+                source.copy(f"{at}self_attn.{part}_norm.weight", into[0], self._interleave)
+                into.copy_(into[0].clone().expand_as(into))
+        source.copy(at + "self_attn.o_proj.weight", self._out.t())
+        if self._out_bias is not None:
+            source.copy(at + "self_attn.o_proj.bias", self._out_bias)
+
+    def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its published name, in its published layout, read back from the fused storage."""
+        N, K, H = self._heads
+        parts = [N * H, K * H, K * H]
+        yield at + "input_layernorm.weight", self._norm_D
+        for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv, parts, 1), strict=True):
+            yield f"{at}self_attn.{part}_proj.weight", fused.t()[self._rows(heads, halved=part != "v")]
+        if self._qkv_bias is not None:
+            for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
+                yield f"{at}self_attn.{part}_proj.bias", fused[self._rows(heads, halved=part != "v")]
+        if self._qk_norm is not None:
+            for part, fused in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
+                yield f"{at}self_attn.{part}_norm.weight", fused[0][self._halves]
+        yield at + "self_attn.o_proj.weight", self._out.t()
+        if self._out_bias is not None:
+            yield at + "self_attn.o_proj.bias", self._out_bias
+
+    def prefill(self, x: Tensor, rotation: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``."""
+        N, K, H = self._heads
+        qkv = self._queries_keys_values(x, rotation)
+        heads = qkv.view(rows, -1, N + 2 * K, H).transpose(1, 2)
+        queries, keys, values = torch.split(heads, [N, K, K], 1)
+        read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
+        x = self._add_out(x, read.transpose(1, 2).reshape(len(x), N * H))
+        return x, torch.stack((keys, values))
+
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row: its keys and values are written into the layer's ``arena`` ``[2, slots, K, columns,
+        H]`` at the places ``write_at``; ``mask`` ``[B K, 1, S]`` hides the columns after it."""
+        N, K, H = self._heads
+        B, S = len(x_BD), mask.shape[-1]
+        qkv = self._queries_keys_values(x_BD, rotation_B)
+        arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(B, 2 * K, H))
+        queries = qkv[:, : N * H].reshape(B * K, N // K, H)
+        keys, values = arena[:, :B].flatten(1, 2)[:, :, :S]
+        weights = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=H**-0.5)
+        weights = torch.softmax(weights, -1, dtype=torch.float32).to(x_BD.dtype)
+        return self._add_out(x_BD, torch.bmm(weights, values).view(B, N * H))
+
+    def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
+        """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
+        N, K, H = self._heads
+        num_heads, num_rotated = N + 2 * K, N + K
+        x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
+        qkv = torch.mm(x_BD, self._qkv) if self._qkv_bias is None else torch.addmm(self._qkv_bias, x_BD, self._qkv)
+        rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
+        if self._qk_norm is not None:
+            rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))
+        if qkv.dtype == torch.float32:
+            torch.view_as_complex(qkv.view(-1, num_heads, H // 2, 2)[:, :num_rotated]).mul_(rotation_B)
+        else:
+            turned = torch.view_as_complex(rotated.float().view(-1, num_rotated, H // 2, 2)).mul_(rotation_B)
+            rotated.copy_(torch.view_as_real(turned).flatten(-2))
+        return qkv
+
+    def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:
+        x_BD = torch.addmm(x_BD, read, self._out)
+        return x_BD if self._out_bias is None else x_BD.add_(self._out_bias)
+
+    def _rows(self, heads: int, *, interleaved: bool = False, halved: bool = False) -> Tensor:
+        order = self._interleave if interleaved else self._halves if halved else torch.arange(len(self._halves))
+        return (torch.arange(heads)[:, None] * len(order) + order).flatten()

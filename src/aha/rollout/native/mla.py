@@ -1,0 +1,117 @@
+"""One layer's latent attention in the sampler: prompts are read in its expanded form, tokens decoded in the absorbed.
+
+B rows, T prompt tokens, S cache columns, D width, N heads; H, R, W width of a head's unrotated key, rotated key and
+value; C of the latent, X = C + R: what a token leaves in the cache (``model/attention/mla.py``). The projections of the
+token to queries (or to their latent) and to the key/value latent are one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents, expand_read, score_gain
+from aha.model.attention.plan import fused_causal
+from aha.model.config import ModelConfig
+from aha.rollout.native.source import Source, interleaved
+
+
+class Latent:
+    """A token leaves its normalised latent and the rotated key that all heads share: 1 part, 1 head, X numbers."""
+
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+        D, N, C, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim
+        H, W, Q = config.qk_nope_head_dim, config.v_head_dim, config.q_lora_rank
+        self._eps, self._widths = config.rms_norm_eps, (N, H, R, W, C)
+        self._gain = score_gain(config)
+        self._norm_D = empty(D)
+        self._first = Q or N * (H + R)  # numbers of a token's queries, or of their latent
+        self._down = empty(D, self._first + C + R)
+        self._query_norm_Q = empty(Q) if Q else None
+        self._query_up = empty(Q, N * (H + R)) if Q else None
+        self._latent_norm_C = empty(C)
+        self._up = empty(N, H + W, C)
+        self._out = empty(N * W, D)
+        order = torch.arange(R) if config.rope_interleave else interleaved(R)
+        head = torch.cat((torch.arange(H), H + order))
+        self._query_rows = (torch.arange(N)[:, None] * (H + R) + head).flatten()
+        self._latent_rows = torch.cat((torch.arange(C), C + order))
+
+    def copy_from(self, source: Source, at: str) -> None:
+        """Overwrites every weight with those of the layer whose names start with ``at``."""
+        own = at + "self_attn."
+        source.copy(at + "input_layernorm.weight", self._norm_D)
+        first, last = self._down[:, : self._first], self._down[:, self._first :]
+        if self._query_up is not None and self._query_norm_Q is not None:
+            source.copy(own + "q_a_proj.weight", first.t())
+            source.copy(own + "q_a_layernorm.weight", self._query_norm_Q)
+            source.copy(own + "q_b_proj.weight", self._query_up.t(), self._query_rows)
+        else:
+            source.copy(own + "q_proj.weight", first.t(), self._query_rows)
+        source.copy(own + "kv_a_proj_with_mqa.weight", last.t(), self._latent_rows)
+        source.copy(own + "kv_a_layernorm.weight", self._latent_norm_C)
+        source.copy(own + "kv_b_proj.weight", self._up.flatten(0, 1))
+        source.copy(own + "o_proj.weight", self._out.t())
+
+    def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under its published name, in its published layout, read back from the fused storage."""
+        own = at + "self_attn."
+        yield at + "input_layernorm.weight", self._norm_D
+        first, last = self._down[:, : self._first].t(), self._down[:, self._first :].t()
+        rows = torch.argsort(self._query_rows)
+        if self._query_up is not None and self._query_norm_Q is not None:
+            yield own + "q_a_proj.weight", first
+            yield own + "q_a_layernorm.weight", self._query_norm_Q
+            yield own + "q_b_proj.weight", self._query_up.t()[rows]
+        else:
+            yield own + "q_proj.weight", first[rows]
+        yield own + "kv_a_proj_with_mqa.weight", last[torch.argsort(self._latent_rows)]
+        yield own + "kv_a_layernorm.weight", self._latent_norm_C
+        yield own + "kv_b_proj.weight", self._up.flatten(0, 1)
+        yield own + "o_proj.weight", self._out.t()
+
+    def prefill(self, x: Tensor, rotation: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """``x`` ``[B T, D]`` with what its tokens read added, and what they leave in the cache, ``[1, B, 1, T, X]``."""
+        N, H, R, W, C = self._widths
+        q, q_rope, entry = self._queries_and_entry(x, rotation)
+        keys_values = F.linear(entry[:, :C], self._up.flatten(0, 1)).view(-1, N, H + W)
+        k_rope = entry[:, None, C:].expand(-1, N, -1)
+        query = torch.cat((q, q_rope), -1).mul_(self._gain).view(rows, -1, N, H + R)
+        key = torch.cat((keys_values[..., :H], k_rope), -1).view(rows, -1, N, H + R)
+        read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:])
+        x = torch.addmm(x, read.reshape(len(x), N * W), self._out)
+        return x, entry.view(1, rows, 1, -1, entry.shape[1])
+
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row: its entry is written into the layer's ``arena`` ``[1, slots, 1, columns, X]`` at the
+        places ``write_at``; ``mask`` ``[B, 1, S]`` hides the columns after it."""
+        N, H, R, W, C = self._widths
+        B, S = len(x_BD), mask.shape[-1]
+        q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
+        arena.view(-1, C + R).index_put_((write_at,), entry[:, None])
+        query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1)
+        cache = arena[0, :B, 0, :S]
+        read = attend_to_latents(query, cache, mask[:, 0], latent=C, scale=(H + R) ** -0.5 * self._gain)
+        return torch.addmm(x_BD, expand_read(read, self._up[:, H:]).reshape(B, N * W), self._out)
+
+    def _queries_and_entry(self, x_BD: Tensor, rotation_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unrotated and rotated queries ``[B, N, H]`` and ``[B, N, R]``, and the cache entry ``[B, X]``."""
+        N, H, R, _, C = self._widths
+        x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
+        query, latent, k_rope = torch.split(torch.mm(x_BD, self._down), [self._first, C, R], 1)
+        if self._query_up is not None:
+            query = torch.mm(F.rms_norm(query, query.shape[1:], self._query_norm_Q, LATENT_EPS), self._query_up)
+        q, q_rope = torch.split(query.view(-1, N, H + R), [H, R], -1)
+        latent = F.rms_norm(latent, (C,), self._latent_norm_C, LATENT_EPS)
+        entry = torch.cat((latent, _turn(k_rope[:, None], rotation_B)[:, 0]), 1)
+        return q, _turn(q_rope, rotation_B), entry
+
+
+def _turn(x_BNR: Tensor, rotation_B: Tensor) -> Tensor:
+    # Not as complex numbers: a head's slice may begin at an odd place.
+    cos, sin = rotation_B.real, rotation_B.imag
+    even, odd = x_BNR[..., ::2].float(), x_BNR[..., 1::2].float()
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2).to(x_BNR.dtype)

@@ -1,0 +1,34 @@
+"""A decoder's weights by name, copied into the sampler's storage with errors that say which tensor does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from aha.errors import CheckpointError
+
+
+class Source:
+    """The parameters of ``decoder``, and the biases of its routers."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        self._tensors: Mapping[str, Tensor] = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
+
+    def copy(self, name: str, into: Tensor, rows: Tensor | None = None) -> None:
+        """Overwrites ``into`` with the tensor, its ``rows`` in that order if given."""
+        if name not in self._tensors:
+            raise CheckpointError(f"decoder has no {name}, which the sampler's config has: build both from one config")
+        tensor = self._tensors[name].detach()
+        if tensor.shape != into.shape:
+            raise CheckpointError(
+                f"{name} is {tuple(tensor.shape)} in the decoder but {tuple(into.shape)} by the sampler's config: "
+                f"build both from one config"
+            )
+        into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])
+
+
+def interleaved(width: int) -> Tensor:
+    """Which dimension stands where when the two halves that rotation pairs are interleaved: ``0 2 1 3`` for 4."""
+    return torch.arange(width).view(2, width // 2).t().flatten()
