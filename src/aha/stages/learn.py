@@ -79,7 +79,7 @@ def learn(
     """The updates of one rollout. ``refresh`` is called after each and says whether the reference becomes the policy.
 
     ``warming_up`` trains the critic alone. The reference's and the old log-probs are computed once, before the first
-    update; with one update per rollout the old ones are those of the update itself.
+    update; the first update's own are its old ones.
     """
     algorithm, decoder = learner.algorithm, learner.policy.decoder
     completions = [c for p in rollout.kept for c in rollout.groups[p].completions]
@@ -124,11 +124,13 @@ def learn(
         right = {i for i in trained if rollout.right[credit.places[i]] == 1.0}
         rows = [row._replace(nll=float(i in right)) for i, row in enumerate(rows)]
     telling = {i for i in trained if in_loss or algorithm.mirror or rows[i].matters}
+    parts = split(trained, algorithm.minibatches, rng)
+    first = parts[0] if parts else []
     old: dict[int, Tensor] = {}
-    if importance_cap is not None and algorithm.minibatches > 1 and not warming_up:
-        old = of_rows(lambda batches: compute_logprobs(decoder, batches, temperature=temperature), sorted(telling))
+    if importance_cap is not None and not warming_up and (moved := sorted(telling.difference(first))):
+        old = of_rows(lambda batches: compute_logprobs(decoder, batches, temperature=temperature), moved)
     updates, critic_metrics = [], {}
-    for chosen in split(trained, algorithm.minibatches, rng):
+    for chosen in parts:
         if learner.critic is not None and learner.critic_optimizer is not None and algorithm.critic is not None:
             assert credit.returns is not None and values is not None
             batches = collate_policy([bare[i] for i in chosen], weights=[1.0] * len(chosen), token_budget=token_budget)
@@ -155,7 +157,7 @@ def learn(
             token_budget=token_budget,
         )
         places = [i for i, _ in kept]
-        if old:
+        if old and chosen is not first:
             batches = with_old(batches, [torch.cat([old[places[row]] for row in batch.rows]) for batch in batches])
         if in_loss:
             found = [torch.cat([reference[places[row]] for row in batch.rows]) for batch in batches]
