@@ -218,10 +218,10 @@ def _estimate_micro_batch(
 def _feed_width(config: ModelConfig) -> int:
     """Numbers that a token has inside the feed-forward of a layer, mean over the layers. Each chosen expert also keeps
     the row that it was given and the row that it made."""
-    sparse = sum(config.has_experts(layer) for layer in range(config.num_hidden_layers))
-    chosen = config.num_experts_per_tok
+    num_layers, chosen = config.num_hidden_layers, config.num_experts_per_tok
+    sparse = sum(config.has_experts(layer) for layer in range(num_layers))
     experts = (chosen + config.n_shared_experts) * config.moe_intermediate_size + chosen * config.hidden_size // 2
-    return (sparse * experts + (config.num_hidden_layers - sparse) * config.intermediate_size) // config.num_hidden_layers
+    return (sparse * experts + (num_layers - sparse) * config.intermediate_size) // num_layers
 
 
 def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> tuple[int, int, int]:
