@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from aha.config import Frozen
 
@@ -14,7 +14,8 @@ ModelType = Literal["llama", "qwen2", "qwen3"]
 class ModelConfig(Frozen):
     """Names and meanings are Hugging Face's; the default of ``tie_word_embeddings`` is ours (tiny models tie).
 
-    ``head_dim`` left out (or ``None``) becomes ``hidden_size // num_attention_heads``. Raises ``SettingError`` for
+    ``head_dim`` left out (or ``None``) becomes ``hidden_size // num_attention_heads``. ``num_nextn_predict_layers``
+    modules of multi-token prediction (``model/mtp.py``) stand behind the layers, in a body of any kind. Raises ``SettingError`` for
     shapes that cannot be: heads that do not divide, an odd ``head_dim``, a special token outside the vocabulary.
     """
 
@@ -31,6 +32,7 @@ class ModelConfig(Frozen):
     max_position_embeddings: PositiveInt = 2048
     tie_word_embeddings: bool = True
     attention_bias: bool = False
+    num_nextn_predict_layers: NonNegativeInt = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 

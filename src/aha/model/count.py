@@ -6,13 +6,14 @@ from aha.model.config import ModelConfig
 
 
 def count_parameters(config: ModelConfig) -> int:
-    """Trainable numbers of the decoder; a tied head counts once."""
+    """Trainable numbers of the decoder, modules of multi-token prediction included; a tied head counts once."""
     D, N, K, H = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
     biases = (N + 2 * K) * H * config.qkv_bias + D * config.o_bias
     norms = 2 * D + 2 * H * config.qk_norm
     layer = _layer_matrix(config) + biases + norms
     embeddings = config.vocab_size * D * (1 if config.tie_word_embeddings else 2)
-    return config.num_hidden_layers * layer + embeddings + D
+    ahead = config.num_nextn_predict_layers * (layer + 2 * D * D + 3 * D)
+    return config.num_hidden_layers * layer + embeddings + D + ahead
 
 
 def flops_per_token(config: ModelConfig, *, context: float, backward: bool = False) -> float:
@@ -21,6 +22,7 @@ def flops_per_token(config: ModelConfig, *, context: float, backward: bool = Fal
     Two operations per weight of every matrix product and ``4 N H`` per token seen and layer; norms and activations are
     left out, as is usual (Kaplan et al. 2020, table 1). A whole causal sequence of T tokens has a mean context of
     ``(T + 1) / 2``. With ``backward`` the gradient counts too, at twice the forward: three times as much in all.
+    Modules of multi-token prediction are left out: only training and drafts run them.
     """
     weights = config.num_hidden_layers * _layer_matrix(config) + config.vocab_size * config.hidden_size
     scores = 4 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * context

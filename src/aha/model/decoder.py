@@ -7,6 +7,7 @@ width, ``F`` feed-forward width.
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import cast
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from aha.model.attention import Attend, Branches, plan_attention, plan_branches
 from aha.model.config import ModelConfig
+from aha.model.mtp import MtpModule, look_ahead
 from aha.model.norm import RMSNorm
 from aha.model.rope import Rotation, RotationTable, rotate
 
@@ -73,12 +75,19 @@ class DecoderLayer(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """What Hugging Face calls ``model``: embedding, layers, final norm. Only a holder of parameter names."""
+    """What Hugging Face calls ``model``: embedding, layers, final norm. Only a holder of parameter names.
+
+    Behind the layers, in the same list as published, stand the modules of multi-token prediction.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        ahead = (
+            MtpModule(DecoderLayer(config), width=config.hidden_size, eps=config.rms_norm_eps)
+            for _ in range(config.num_nextn_predict_layers)
+        )
+        self.layers = nn.ModuleList([*(DecoderLayer(config) for _ in range(config.num_hidden_layers)), *ahead])
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
@@ -115,19 +124,38 @@ class Decoder(nn.Module):
         several continuations of each; positions follow from it.
         """
         x_BTD = self.model.embed_tokens(ids_BT)
-        B, T = ids_BT.shape
+        return self._run_body(x_BTD, *self._plan(x_BTD, positions_BT, segments_BT, branches))
+
+    def forward_ahead(
+        self, ids_BT: Tensor, next_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
+    ) -> list[Tensor]:
+        """What ``forward`` gives, then ``[B, T, D]`` of each module of multi-token prediction, ready for the head.
+
+        ``next_BT`` is the token that follows each of ``ids_BT`` in its document: what the places predict, in training.
+        """
+        x_BTD = self.model.embed_tokens(ids_BT)
+        rotation, attend = self._plan(x_BTD, positions_BT, segments_BT, None)
+        hidden_BTD = self._run_body(x_BTD, rotation, attend)
+        modules = islice(self.model.layers, self.config.num_hidden_layers, None)
+        return [hidden_BTD, *look_ahead(modules, self.model.embed_tokens, hidden_BTD, next_BT, rotation, attend)]
+
+    def _plan(
+        self, x_BTD: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, branches: Branches | None
+    ) -> tuple[Rotation, Attend]:
+        B, T = x_BTD.shape[:2]
         if branches is not None:
-            positions_BT = torch.tensor([branches.positions()], device=ids_BT.device)
+            positions_BT = torch.tensor([branches.positions()], device=x_BTD.device)
         if positions_BT is None:
             rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
         else:
             rotation = self.rotations.at(positions_BT, dtype=x_BTD.dtype)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
-        if branches is None:
-            attend = plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
-        else:
-            attend = plan_branches(x_BTD, branches, group=group)
-        for layer in self.model.layers:
+        if branches is not None:
+            return rotation, plan_branches(x_BTD, branches, group=group)
+        return rotation, plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
+
+    def _run_body(self, x_BTD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        for layer in islice(self.model.layers, self.config.num_hidden_layers):
             x_BTD = layer(x_BTD, rotation, attend)
         return cast(Tensor, self.model.norm(x_BTD))
 

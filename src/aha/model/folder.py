@@ -1,6 +1,7 @@
 """Model folders in Hugging Face's layout: ``config.json`` and safetensors of llama, qwen2 and qwen3, in and out.
 
-transformers loads what ``save_model`` writes. ``load_model`` reads what transformers (4 and 5) writes and what is
+transformers loads what ``save_model`` writes (but for modules of multi-token prediction, which it leaves aside: it has
+them for other architectures). ``load_model`` reads what transformers (4 and 5) writes and what is
 published in this layout; it compares every tensor's name, shape and type with the config from the files' headers alone,
 before any memory for weights is taken.
 """
@@ -36,7 +37,7 @@ _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
 # Fields without which nothing can be built, then fields transformers leaves out when they have its default value.
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL = ("num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings",
-             "bos_token_id", "eos_token_id")
+             "num_nextn_predict_layers", "bos_token_id", "eos_token_id")
 # The defaults of transformers' configuration classes, which differ from ours.
 _DEFAULTS: dict[ModelType, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2},
@@ -64,23 +65,34 @@ def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path) -> Non
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
     """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
 
-    ``CheckpointError`` names the file, field or tensor that does not fit, and both shapes.
+    Where ``config.json`` tells of modules of multi-token prediction and no file holds any, as in what transformers saves
+    again, the model is one without. ``CheckpointError`` names the file, field or tensor that does not fit, and both
+    shapes.
     """
     path = Path(path)
     config = load_config(path)
     files = _weight_files(path)
+    if config.num_nextn_predict_layers and not _has_modules_ahead(files, config):
+        config = config.model_copy(update={"num_nextn_predict_layers": 0})
     expected = {
         name: tuple(tensor.shape) for name, tensor in build_empty_decoder(config, device="meta").state_dict().items()
     }
-    found = _check_headers(path, files, expected, tied=config.tie_word_embeddings)
+    copies = _shared_copies(config)
+    found = _check_headers(path, files, expected, copies)
 
     decoder = build_empty_decoder(config, dtype=dtype)
     targets = decoder.state_dict()
     with torch.no_grad():
         for file, names in found.items():
             with _open(file) as tensors:
-                for name in names:
-                    _fill(targets[name], tensors.get_tensor(name), name=name, file=file, twice=_is_tied(name, config))
+                for name in (name for name in names if name not in copies):
+                    targets[name].copy_(tensors.get_tensor(name))
+        for file, names in found.items():
+            again = [name for name in names if name in copies]
+            if again:
+                with _open(file) as tensors:
+                    for name in again:
+                        _compare(targets[copies[name]], tensors.get_tensor(name), name, copies[name], file)
     return decoder, config
 
 
@@ -100,9 +112,11 @@ def load_config(path: str | Path) -> ModelConfig:
 
 def to_hugging_face(config: ModelConfig, *, dtype: torch.dtype) -> dict[str, Any]:
     """``config.json`` of ``config``. The rotary base is said twice, as transformers 5 and as transformers 4 read it."""
+    unsaid = {"attention_bias"} if config.model_type != "llama" else set()
+    unsaid |= set() if config.num_nextn_predict_layers else {"num_nextn_predict_layers"}
     return {
         "architectures": [_ARCHITECTURES[config.model_type]],
-        **config.model_dump(exclude={"attention_bias"} if config.model_type != "llama" else None),
+        **config.model_dump(exclude=unsaid),
         "hidden_act": "silu",
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "dtype": str(dtype).removeprefix("torch."),
@@ -221,9 +235,16 @@ def _weight_files(path: Path) -> dict[Path, list[str] | None]:
 
 
 def _check_headers(
-    path: Path, files: Mapping[Path, list[str] | None], expected: Mapping[str, tuple[int, ...]], *, tied: bool
+    path: Path,
+    files: Mapping[Path, list[str] | None],
+    expected: Mapping[str, tuple[int, ...]],
+    copies: Mapping[str, str],
 ) -> dict[Path, list[str]]:
-    """The names to read from each file, after every name, shape and type was compared with ``expected``."""
+    """The names to read from each file, after every name, shape and type was compared with ``expected``.
+
+    ``copies`` may be there or not.
+    """
+    expected = {**expected, **{name: expected[original] for name, original in copies.items()}}
     found: dict[Path, list[str]] = {}
     where: dict[str, Path] = {}
     problems: list[str] = []
@@ -248,31 +269,40 @@ def _check_headers(
                 else:
                     found.setdefault(file, []).append(name)
                 where[name] = file
-    optional = {"lm_head.weight"} if tied else set()
     problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
-                 if name not in where and name not in optional]
+                 if name not in where and name not in copies]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
-    # The embedding comes before a tied head, which is then only compared with it.
-    for names in found.values():
-        names.sort(key=lambda name: name == "lm_head.weight")
-    return dict(sorted(found.items(), key=lambda item: "lm_head.weight" in item[1]))
+    return found
 
 
-def _is_tied(name: str, config: ModelConfig) -> bool:
-    return name == "lm_head.weight" and config.tie_word_embeddings
+def _has_modules_ahead(files: Mapping[Path, list[str] | None], config: ModelConfig) -> bool:
+    behind = tuple(f"model.layers.{config.num_hidden_layers + k}." for k in range(config.num_nextn_predict_layers))
+    for file in files:
+        with _open(file) as tensors:
+            if any(name.startswith(behind) for name in tensors.keys()):  # noqa: SIM118
+                return True
+    return False
 
 
-def _fill(target: Tensor, value: Tensor, *, name: str, file: Path, twice: bool) -> None:
-    """Copies ``value`` into ``target``, or only compares them where ``target`` was filled under another name."""
-    if not twice:
-        target.copy_(value)
-    elif not torch.equal(target, value.to(target.dtype)):
-        raise CheckpointError(
-            f"{file}: {name} differs from model.embed_tokens.weight, yet tie_word_embeddings is true in {CONFIG_FILE}; "
-            "set it to false to keep both"
-        )
+def _shared_copies(config: ModelConfig) -> dict[str, str]:
+    """Tensors that a folder may hold a second time, and of which each is a copy."""
+    copies = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+    for index in range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers):
+        copies[f"model.layers.{index}.embed_tokens.weight"] = "model.embed_tokens.weight"
+        copies[f"model.layers.{index}.shared_head.head.weight"] = "lm_head.weight"
+    return copies
+
+
+def _compare(original: Tensor, value: Tensor, name: str, of: str, file: Path) -> None:
+    if torch.equal(original, value.to(original.dtype)):
+        return
+    if name == "lm_head.weight":
+        why = f"yet tie_word_embeddings is true in {CONFIG_FILE}; set it to false to keep both"
+    else:
+        why = "yet modules of multi-token prediction share it with the body"
+    raise CheckpointError(f"{file}: {name} differs from {of}, {why}")
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
+from aha.objective.mtp import mtp_weight
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import Policy, best_device, load_policy, save_policy
@@ -25,18 +26,20 @@ from aha.util.seeds import python_rng
 
 
 class Shape(Frozen):
-    """The decoder's dimensions; the vocabulary comes from the tokenizer."""
+    """The decoder's dimensions; the vocabulary comes from the tokenizer. ``num_nextn_predict_layers`` modules of
+    multi-token prediction stand behind the layers."""
 
     hidden_size: Count = 96
     intermediate_size: Count = 256
     num_hidden_layers: Count = 4
     num_attention_heads: Count = 4
     num_key_value_heads: Count = 1
+    num_nextn_predict_layers: Amount = 0
 
 
 class Settings(Frozen):
     """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
-    its peak."""
+    its peak. Modules of multi-token prediction learn with DeepSeek-V3's weights (``objective/mtp.py``)."""
 
     shape: Shape = Shape()
     steps: Count = 2_800
@@ -77,7 +80,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             final_ratio=settings.final_ratio,
         )
         batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
-        metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = nll_step(
+            decoder,
+            optimizer,
+            batches,
+            lr=lr,
+            max_grad_norm=settings.max_grad_norm,
+            mtp_weight=mtp_weight(state.step / settings.steps) if policy.config.num_nextn_predict_layers else 0.0,
+        )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
         context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})

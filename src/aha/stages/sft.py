@@ -10,6 +10,7 @@ from pathlib import Path
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.examples import load_examples
 from aha.errors import DataError
+from aha.objective.mtp import LAST_WEIGHT
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import load_policy, save_policy
@@ -22,7 +23,8 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch."""
+    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch. Where the model
+    has modules of multi-token prediction, their loss counts ``mtp_weight``; with 0 they stay as they are."""
 
     epochs: Count = 2
     batch_tokens: Count = 1_024
@@ -33,6 +35,7 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
+    mtp_weight: NotNegative = LAST_WEIGHT
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -68,7 +71,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             shape="cosine",
             final_ratio=settings.final_ratio,
         )
-        metrics = nll_step(policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = nll_step(
+            policy.decoder,
+            optimizer,
+            batches,
+            lr=lr,
+            max_grad_norm=settings.max_grad_norm,
+            mtp_weight=settings.mtp_weight if policy.config.num_nextn_predict_layers else 0.0,
+        )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
         context.log({"step": state.step, **metrics, "seconds": time.perf_counter() - started})
