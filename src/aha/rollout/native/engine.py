@@ -13,6 +13,7 @@ from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
+from aha.rollout.native.speculative import Speculation, SpeculativeRunner
 from aha.rollout.native.stops import StopStrings
 
 _COLUMN_STEP = 16
@@ -24,6 +25,11 @@ class NativeEngine:
     At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
     ``detokenize`` turns token ids into text; it is needed for stop strings only. The cache never outlives a call of
     ``generate``, so no entry can belong to older weights.
+
+    With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in one
+    step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature 0;
+    with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError`` where
+    the model has fewer modules.
     """
 
     def __init__(
@@ -32,17 +38,29 @@ class NativeEngine:
         *,
         max_slots: int = 256,
         cache_bytes: int = 2 << 30,
+        speculate: int = 0,
         detokenize: Callable[[Sequence[int]], str] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         if max_slots < 1:
             raise SettingError(f"max_slots is {max_slots}; at least 1 sequence must fit")
+        modules = config.num_nextn_predict_layers
+        if not 0 <= speculate <= modules:
+            raise SettingError(
+                f"speculate is {speculate}, but the model has {modules} modules of multi-token prediction to draft with: "
+                f"{f'give 0 to {modules}' if modules else 'train them in (num_nextn_predict_layers), or leave it at 0'}"
+            )
         self._config = config
+        self._speculate = speculate
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = Runner(config, dtype=dtype, device=torch.device(device))
+        self._runner = (
+            SpeculativeRunner(config, dtype=dtype, device=torch.device(device), ahead=speculate)
+            if speculate
+            else Runner(config, dtype=dtype, device=torch.device(device))
+        )
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._version: int | None = None
 
@@ -53,6 +71,16 @@ class NativeEngine:
             raise InvariantError("the engine has no weights yet: call load_weights first")
         return self._version
 
+    @property
+    def speculate(self) -> int:
+        """Tokens drafted a step; 0 samples plainly."""
+        return self._speculate
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What came of the drafts of the last call of ``generate``; ``None`` without drafts."""
+        return self._runner.speculation() if isinstance(self._runner, SpeculativeRunner) else None
+
     def load_weights(self, decoder: nn.Module, version: int) -> None:
         """Copies the weights of ``decoder`` into storage of its own; later changes of ``decoder`` do not reach it."""
         self._version = None  # a copy that fails half way leaves no usable version
@@ -60,7 +88,8 @@ class NativeEngine:
         self._version = version
 
     def digest(self) -> str:
-        """Digest of the weights sampled with; equals ``decoder_digest(decoder, config, dtype=...)`` after a sync."""
+        """Digest of the weights sampled with; equals ``decoder_digest`` of the decoder after a sync, with this engine's
+        ``dtype`` and ``ahead=speculate``."""
         return self._runner.weights.digest()
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -120,6 +149,7 @@ class NativeEngine:
     ) -> None:
         runner = self._runner
         needed = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own) + params.max_new_tokens
+        needed += self._runner.spare_columns
         num_columns = -(-needed // _COLUMN_STEP) * _COLUMN_STEP
         num_slots = self._count_slots(num_sequences, num_columns)
         suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
@@ -197,7 +227,8 @@ class NativeEngine:
 
     def _count_slots(self, num_sequences: int, num_columns: int) -> int:
         config = self._config
-        token_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * self._dtype.itemsize
+        num_layers = config.num_hidden_layers + self._speculate
+        token_bytes = 2 * num_layers * config.num_key_value_heads * config.head_dim * self._dtype.itemsize
         fitting = self._cache_bytes // (token_bytes * num_columns)
         if fitting < 1:
             raise SettingError(

@@ -32,28 +32,42 @@ _SCORE_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prompt read once: keys and values ``[layers, 2, K, T, H]`` and the float32 logits ``[V]`` after its end."""
+    """A prompt read once: keys and values ``[layers, 2, K, T, H]`` and the float32 logits ``[V]`` after its end.
+
+    Who drafts also needs the hidden states of the last places and the last tokens.
+    """
 
     keys_values: Tensor
     logits_V: Tensor
+    tail: tuple[Tensor, Tensor] | None = None
 
 
 class Runner:
-    """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them."""
+    """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them.
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    ``ahead`` modules of multi-token prediction have weights and a place in the arena, behind the body's layers.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         self._config = config
+        self._ahead = ahead
         self._dtype = dtype
         self._device = device
-        self.weights = Weights(config, dtype=dtype, device=device)
+        self.weights = Weights(config, dtype=dtype, device=device, ahead=ahead)
         self._memory = torch.zeros(0, dtype=dtype, device=device)
         self._rotation = torch.zeros(0, 1, config.head_dim // 2, dtype=torch.complex64, device=device)
+
+    @property
+    def spare_columns(self) -> int:
+        """Cache columns that a row needs beyond its tokens."""
+        return 0
 
     @torch.inference_mode()
     def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
         """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
         config, device = self._config, self._device
-        shape = (config.num_hidden_layers, 2, num_slots, config.num_key_value_heads, num_columns, config.head_dim)
+        num_layers = config.num_hidden_layers + self._ahead
+        shape = (num_layers, 2, num_slots, config.num_key_value_heads, num_columns, config.head_dim)
         size = torch.Size(shape).numel()
         if self._memory.numel() < size:
             # Zeros, not garbage: what a masked column holds is multiplied by 0 and must be finite.
@@ -66,8 +80,9 @@ class Runner:
         self._counts = torch.zeros_like(self._tokens)
         self._seeds = torch.zeros_like(self._tokens)
         self._limits = torch.zeros_like(self._tokens)
-        self._out_tokens = torch.zeros(num_slots, params.max_new_tokens, dtype=torch.int64, device=device)
-        self._out_logprobs = torch.zeros(num_slots, params.max_new_tokens, device=device)
+        num_out = params.max_new_tokens + self._ahead  # a step may write more than a row keeps
+        self._out_tokens = torch.zeros(num_slots, num_out, dtype=torch.int64, device=device)
+        self._out_logprobs = torch.zeros(num_slots, num_out, device=device)
         flags = torch.zeros(config.vocab_size, dtype=torch.uint8)
         flags[list(suspects)] = SUSPECT
         flags[[i for i in params.end_token_ids if i < config.vocab_size]] |= ENDED
@@ -83,14 +98,7 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Reads each prompt once. Prompts are padded to the longest of a batch, so callers sort them by length."""
-        prefixes = []
-        for batch in _batches(prompts):
-            keys_values: list[Tensor] = []
-            hidden_BTD, last_B = self._forward(batch, keys_values)
-            logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
-            stacked = torch.stack(keys_values)  # [layers, 2, B, K, T, H]
-            prefixes += [Prefix(stacked[:, :, b, :, : len(ids)], logits_BV[b]) for b, ids in enumerate(batch)]
-        return prefixes
+        return [prefix for batch in _batches(prompts) for prefix in self._read(batch)]
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -98,7 +106,7 @@ class Runner:
         self._extend_rotation(max(map(len, sequences), default=0))
         scores: list[tuple[float, ...]] = []
         for batch in _batches(sequences):
-            hidden_BTD, _ = self._forward(batch, None)
+            hidden_BTD = self._forward(self._pad(batch), None)
             for hidden_TD, ids in zip(hidden_BTD, batch, strict=True):
                 targets = torch.tensor(ids[1:], dtype=torch.int64, device=self._device)
                 parts = [
@@ -145,8 +153,7 @@ class Runner:
         lengths = self._positions[sources].tolist()
         for (source, target), length in zip(moves, lengths, strict=True):
             self._arena[:, :, target, :, :length] = self._arena[:, :, source, :, :length]
-        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
-        for state in (*rows, self._out_tokens, self._out_logprobs):
+        for state in self._row_states():
             state[targets] = state[sources]
 
     @torch.inference_mode()
@@ -174,6 +181,10 @@ class Runner:
     def load(self, decoder: nn.Module) -> None:
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
+
+    def _row_states(self) -> tuple[Tensor, ...]:
+        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
+        return (*rows, self._out_tokens, self._out_logprobs)
 
     def _record(self, logits_BV: Tensor, at: Tensor) -> list[tuple[int, int]]:
         params = self._params
@@ -219,30 +230,53 @@ class Runner:
             weights = torch.softmax(weights, -1, dtype=torch.float32).to(self._dtype)
             read = torch.bmm(weights, values).view(num_rows, N * H)
             x_BD = self._add_out(x_BD, read, layer)
-            x_BD = _feed_forward(x_BD, layer, eps)
+            x_BD = feed_forward(x_BD, layer, eps)
         return self._logits(F.rms_norm(x_BD, (config.hidden_size,), self.weights.norm_D, eps))
 
-    def _forward(self, prompts: Sequence[Sequence[int]], keys_values: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends ``[2, B, K, T, H]`` a layer."""
-        config = self._config
-        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        B, T = len(prompts), max(map(len, prompts))
-        ids_BT = torch.zeros(B, T, dtype=torch.int64)
+    def _read(self, batch: Sequence[Sequence[int]]) -> list[Prefix]:
+        keys_values: list[Tensor] = []
+        hidden_BTD = self._forward(self._pad(batch), keys_values)
+        return self._prefixes(batch, hidden_BTD, keys_values)
+
+    def _prefixes(
+        self, batch: Sequence[Sequence[int]], hidden_BTD: Tensor, keys_values: Sequence[Tensor]
+    ) -> list[Prefix]:
+        last_B = self._tensor([len(ids) - 1 for ids in batch])
+        logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
+        stacked = torch.stack(list(keys_values))  # [layers, 2, B, K, T, H]
+        return [Prefix(stacked[:, :, b, :, : len(ids)], logits_BV[b]) for b, ids in enumerate(batch)]
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        ids_BT = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.int64)
         for b, ids in enumerate(prompts):
             ids_BT[b, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return ids_BT.to(self._device)
+
+    def _forward(self, ids_BT: Tensor, keys_values: list[Tensor] | None) -> Tensor:
+        """Hidden states ``[B, T, D]`` after the final norm; appends ``[2, B, K, T, H]`` a layer."""
+        config = self._config
+        B, T = ids_BT.shape
         rotation = self._rotation[:T].repeat(B, 1, 1)
-        x = F.embedding(ids_BT.to(self._device).view(-1), self.weights.embedding_VD)
+        x = F.embedding(ids_BT.view(-1), self.weights.embedding_VD)
         for layer in self.weights.layers:
-            qkv = self._queries_keys_values(x, layer, rotation)
-            heads = qkv.view(B, T, N + 2 * K, H).transpose(1, 2)
-            queries, keys, values = torch.split(heads, [N, K, K], 1)
-            read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
-            x = self._add_out(x, read.transpose(1, 2).reshape(B * T, N * H), layer)
-            x = _feed_forward(x, layer, config.rms_norm_eps)
-            if keys_values is not None:
-                keys_values.append(torch.stack((keys, values)))
+            x = self._read_layer(x, layer, rotation, B, keys_values)
         hidden = F.rms_norm(x, (config.hidden_size,), self.weights.norm_D, config.rms_norm_eps)
-        return hidden.view(B, T, -1), self._tensor([len(ids) - 1 for ids in prompts])
+        return hidden.view(B, T, -1)
+
+    def _read_layer(
+        self, x: Tensor, layer: LayerWeights, rotation: Tensor, num_rows: int, keys_values: list[Tensor] | None
+    ) -> Tensor:
+        """``x`` [B * T, D] of whole rows through one layer."""
+        config = self._config
+        N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        qkv = self._queries_keys_values(x, layer, rotation)
+        heads = qkv.view(num_rows, -1, N + 2 * K, H).transpose(1, 2)
+        queries, keys, values = torch.split(heads, [N, K, K], 1)
+        read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
+        x = self._add_out(x, read.transpose(1, 2).reshape(-1, N * H), layer)
+        if keys_values is not None:
+            keys_values.append(torch.stack((keys, values)))
+        return feed_forward(x, layer, config.rms_norm_eps)
 
     def _queries_keys_values(self, x_BD: Tensor, layer: LayerWeights, rotation_B: Tensor) -> Tensor:
         """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
@@ -280,7 +314,7 @@ class Runner:
         return torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
 
-def _feed_forward(x_BD: Tensor, layer: LayerWeights, eps: float) -> Tensor:
+def feed_forward(x_BD: Tensor, layer: LayerWeights, eps: float) -> Tensor:
     gate, up = torch.mm(F.rms_norm(x_BD, x_BD.shape[1:], layer.feed_norm_D, eps), layer.gate_up).chunk(2, 1)
     return torch.addmm(x_BD, F.silu(gate).mul_(up), layer.down)
 

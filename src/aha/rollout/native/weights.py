@@ -36,10 +36,24 @@ class LayerWeights:
     down: Tensor  # [F, D]
 
 
-class Weights:
-    """Storage for one version of the weights, allocated once; ``copy_from`` fills it."""
+@dataclass(frozen=True, slots=True)
+class ModuleWeights:
+    """One module of multi-token prediction: its layer and what stands around it (model/mtp.py)."""
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    embedding_norm_D: Tensor
+    hidden_norm_D: Tensor
+    join: Tensor  # [2D, D]
+    layer: LayerWeights
+    norm_D: Tensor
+
+
+class Weights:
+    """Storage for one version of the weights, allocated once; ``copy_from`` fills it.
+
+    Of the modules of multi-token prediction it has the first ``ahead``.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         self._config = config
         D, F, H = config.hidden_size, config.intermediate_size, config.head_dim
         N, K = config.num_attention_heads, config.num_key_value_heads
@@ -50,8 +64,9 @@ class Weights:
         self.embedding_VD = empty(config.vocab_size, D)
         self.head_VD = self.embedding_VD if config.tie_word_embeddings else empty(config.vocab_size, D)
         self.norm_D = empty(D)
-        self.layers = [
-            LayerWeights(
+
+        def layer() -> LayerWeights:
+            return LayerWeights(
                 attention_norm_D=empty(D),
                 qkv=empty(D, (N + 2 * K) * H),
                 qkv_bias=empty((N + 2 * K) * H) if config.qkv_bias else None,
@@ -62,7 +77,13 @@ class Weights:
                 gate_up=empty(D, 2 * F),
                 down=empty(F, D),
             )
-            for _ in range(config.num_hidden_layers)
+
+        self.layers = [layer() for _ in range(config.num_hidden_layers)]
+        self.modules = [
+            ModuleWeights(
+                embedding_norm_D=empty(D), hidden_norm_D=empty(D), join=empty(2 * D, D), layer=layer(), norm_D=empty(D)
+            )
+            for _ in range(ahead)
         ]
         self._interleave = torch.arange(H).view(2, H // 2).t().flatten()
         self._halves = torch.argsort(self._interleave)
@@ -78,7 +99,10 @@ class Weights:
         if not config.tie_word_embeddings:
             source.copy("lm_head.weight", self.head_VD)
         source.copy("model.norm.weight", self.norm_D)
-        for index, layer in enumerate(self.layers):
+        for index, module in enumerate(self.modules, start=len(self.layers)):
+            for name, weight in _around_layer(module, index):
+                source.copy(name, weight)
+        for index, layer in enumerate(self._all_layers()):
             at = f"model.layers.{index}."
             source.copy(at + "input_layernorm.weight", layer.attention_norm_D)
             source.copy(at + "post_attention_layernorm.weight", layer.feed_norm_D)
@@ -109,7 +133,9 @@ class Weights:
         if not config.tie_word_embeddings:
             yield "lm_head.weight", self.head_VD
         yield "model.norm.weight", self.norm_D
-        for index, layer in enumerate(self.layers):
+        for index, module in enumerate(self.modules, start=len(self.layers)):
+            yield from _around_layer(module, index)
+        for index, layer in enumerate(self._all_layers()):
             at = f"model.layers.{index}."
             yield at + "input_layernorm.weight", layer.attention_norm_D
             yield at + "post_attention_layernorm.weight", layer.feed_norm_D
@@ -129,22 +155,39 @@ class Weights:
             yield at + "mlp.down_proj.weight", layer.down.t()
 
     def digest(self) -> str:
-        """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype."""
+        """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype and ``ahead``."""
         return _digest(self.named(), self.norm_D.dtype)
+
+    def _all_layers(self) -> list[LayerWeights]:
+        """The body's, then those of the modules, as the published names number them."""
+        return [*self.layers, *(module.layer for module in self.modules)]
 
     def _rows(self, heads: int, *, interleaved: bool = False, halved: bool = False) -> Tensor:
         order = self._interleave if interleaved else self._halves if halved else torch.arange(len(self._halves))
         return (torch.arange(heads)[:, None] * len(order) + order).flatten()
 
 
-def decoder_digest(decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> str:
+def _around_layer(module: ModuleWeights, index: int) -> Iterable[tuple[str, Tensor]]:
+    at = f"model.layers.{index}."
+    yield at + "enorm.weight", module.embedding_norm_D
+    yield at + "hnorm.weight", module.hidden_norm_D
+    yield at + "eh_proj.weight", module.join.t()
+    yield at + "shared_head.norm.weight", module.norm_D
+
+
+def decoder_digest(
+    decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtype = torch.float32, ahead: int = 0
+) -> str:
     """32 hexadecimal digits that stand for every weight of ``decoder`` as it reads in ``dtype``, on any device.
 
-    A change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
+    Of the modules of multi-token prediction only the first ``ahead`` count: a sampler has those it drafts with. A change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
     """
     parameters = dict(decoder.named_parameters())
     if config.tie_word_embeddings:
         parameters.pop("lm_head.weight", None)
+    for index in range(config.num_hidden_layers + ahead, config.num_hidden_layers + config.num_nextn_predict_layers):
+        unused = f"model.layers.{index}."
+        parameters = {name: weight for name, weight in parameters.items() if not name.startswith(unused)}
     return _digest(parameters.items(), dtype)
 
 
