@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_layers import MtpLayer
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RMSNorm
@@ -21,7 +22,7 @@ from aha.errors import CheckpointError
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.model.decoder import Decoder, build_decoder, build_empty_decoder
-from aha.model.folder import load_model, save_model
+from aha.model.folder import load_model, save_model, to_hugging_face
 
 IDS = torch.tensor([[5, 6, 7, 60, 0, 1, 33], [9, 8, 7, 6, 5, 4, 3]])
 NEXT = torch.tensor([[6, 7, 60, 0, 1, 33, 2], [8, 7, 6, 5, 4, 3, 50]])
@@ -98,8 +99,6 @@ def test_logits_by_hand() -> None:
 
 
 def test_states_equal_transformers_layer(ahead: Decoder) -> None:
-    from transformers.modeling_layers import MtpLayer
-
     config, L = ahead.config, ahead.config.num_hidden_layers
     classes: dict[str, tuple[Any, Any]] = {
         "llama": (LlamaDecoderLayer, LlamaRMSNorm),
@@ -128,10 +127,6 @@ def test_states_equal_transformers_layer(ahead: Decoder) -> None:
 
 
 def _transformers_config(config: ModelConfig) -> Any:
-    from transformers import AutoConfig
-
-    from aha.model.folder import to_hugging_face
-
     fields = to_hugging_face(config, dtype=torch.float32)
     theirs = AutoConfig.for_model(fields.pop("model_type"), **fields)
     theirs._attn_implementation = "eager"

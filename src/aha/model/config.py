@@ -15,8 +15,9 @@ class ModelConfig(Frozen):
     """Names and meanings are Hugging Face's; the default of ``tie_word_embeddings`` is ours (tiny models tie).
 
     ``head_dim`` left out (or ``None``) becomes ``hidden_size // num_attention_heads``. ``num_nextn_predict_layers``
-    modules of multi-token prediction (``model/mtp.py``) stand behind the layers, in a body of any kind. Raises ``SettingError`` for
-    shapes that cannot be: heads that do not divide, an odd ``head_dim``, a special token outside the vocabulary.
+    modules of multi-token prediction (``model/mtp.py``) stand behind the layers, in a body of any kind. Raises
+    ``SettingError`` for shapes that cannot be: heads that do not divide, an odd ``head_dim``, a special token outside
+    the vocabulary.
     """
 
     model_type: ModelType = "llama"

@@ -136,8 +136,12 @@ class Decoder(nn.Module):
         x_BTD = self.model.embed_tokens(ids_BT)
         rotation, attend = self._plan(x_BTD, positions_BT, segments_BT, None)
         hidden_BTD = self._run_body(x_BTD, rotation, attend)
-        modules = islice(self.model.layers, self.config.num_hidden_layers, None)
+        modules = self.modules_ahead()
         return [hidden_BTD, *look_ahead(modules, self.model.embed_tokens, hidden_BTD, next_BT, rotation, attend)]
+
+    def modules_ahead(self) -> nn.ModuleList:
+        """The modules of multi-token prediction."""
+        return nn.ModuleList(islice(self.model.layers, self.config.num_hidden_layers, None))
 
     def _plan(
         self, x_BTD: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, branches: Branches | None

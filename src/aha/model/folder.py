@@ -65,9 +65,9 @@ def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path) -> Non
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
     """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
 
-    Where ``config.json`` tells of modules of multi-token prediction and no file holds any, as in what transformers saves
-    again, the model is one without. ``CheckpointError`` names the file, field or tensor that does not fit, and both
-    shapes.
+    Where ``config.json`` tells of modules of multi-token prediction and no file holds any, as in what transformers has
+    saved again, the model is one without. ``CheckpointError`` names the file, field or tensor that does not fit, and
+    both shapes.
     """
     path = Path(path)
     config = load_config(path)

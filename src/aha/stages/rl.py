@@ -31,7 +31,7 @@ from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
-from aha.stages.learn import build_learner, learn
+from aha.stages.learn import build_learner, follow, learn
 from aha.stages.models import Policy, build_engine, load_policy, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
@@ -55,7 +55,9 @@ class Settings(Frozen):
     ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in ``refill_rounds`` rounds at most,
     and not after ``token_limit`` tokens of a step. With ``mask_truncated`` completions that were cut are not trained
     on. A copy of the weights that ``guards`` go back to is kept every ``rollback_every`` steps without a finding; then
-    the rate is halved.
+    the rate is halved. ``speculate`` tokens a step of the sampler are drafted by modules of multi-token prediction,
+    which the policy's updates leave as they are: as the policy moves on fewer drafts are kept, and what is sampled
+    stays exact. With ``mtp_lr`` they learn from each step's samples, without a gradient to the policy.
     """
 
     algorithm: str = "grpo-r1"
@@ -89,6 +91,8 @@ class Settings(Frozen):
     rollback_every: Amount = 20
     token_budget: Count = 4_096
     samples_every: Count = 10
+    speculate: Amount = 0
+    mtp_lr: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -112,12 +116,17 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if len(general) < _num_general(settings):
         raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
-    learner = build_learner(policy, algorithm, lr=settings.lr)
+    if settings.mtp_lr and not policy.config.num_nextn_predict_layers:
+        raise SettingError(f"mtp_lr={settings.mtp_lr}: the policy has no modules of multi-token prediction; leave it 0")
+    learner = build_learner(policy, algorithm, lr=settings.lr, mtp_lr=settings.mtp_lr)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)
     frozen = {"reference": learner.reference, "behaviour": behaviour}
-    also = {"critic": (learner.critic, learner.critic_optimizer)}
+    also = {
+        "critic": (learner.critic, learner.critic_optimizer),
+        "mtp": (policy.decoder.modules_ahead(), learner.mtp_optimizer),
+    }
     state = TrainState(
         0,
         policy.decoder,
@@ -133,7 +142,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
-    engine = build_engine(policy)
+    engine = build_engine(policy, speculate=settings.speculate)
 
     def refresh() -> bool:
         state.extra["updates"] += 1
@@ -190,11 +199,23 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             skip_above=watch.norm_limit,
             refresh=refresh,
         )
+        ahead = {}
+        if learner.mtp_optimizer is not None:
+            ahead["mtp_loss"] = follow(
+                learner,
+                rollout,
+                lr=watch.lr_factor * settings.mtp_lr,
+                token_budget=settings.token_budget,
+                max_grad_norm=settings.max_grad_norm,
+            )
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         if age == 0:
             check_agreement(row.get("logprob_gap", 0.0), dtype=policy.decoder.head_weight.dtype, step=state.step)
         row["staleness"] = float(age)
+        row |= ahead
+        if engine.speculation is not None:
+            row["draft_acceptance"] = engine.speculation.acceptance
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}

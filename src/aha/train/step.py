@@ -187,6 +187,30 @@ def nll_step(
     return {"loss": loss, **ahead, "grad_norm": norm, "lr": lr, "tokens": tokens}
 
 
+def mtp_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of the modules of multi-token prediction alone, which ``optimizer`` holds: nothing reaches the body.
+
+    Metrics: mtp_loss. Raises InvariantError as :func:`policy_step` does.
+    """
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    body = [p for p in decoder.parameters() if p.requires_grad and id(p) not in own]
+    for parameter in body:
+        parameter.requires_grad_(False)
+    try:
+        metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=max_grad_norm, mtp_weight=1.0)
+    finally:
+        for parameter in body:
+            parameter.requires_grad_(True)
+    return {"mtp_loss": metrics["mtp_loss"]}
+
+
 def compute_nll_loss(
     decoder: Decoder, batch: PackedBatch, *, total_weight: float, mtp_weight: float = 0.0
 ) -> tuple[Tensor, Tensor]:

@@ -44,9 +44,9 @@ def verify(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens [B, T], their float32 log-probabilities [B, T] under the model's distribution, and drafts kept [B].
 
-    ``logits_BTV`` are the model's at the drafts' places and behind the last, ``index`` the first draft's token. Of a row
-    that keeps a drafts, the first a + 1 tokens are sampled and the rest mean nothing. At temperature 0 a draft is kept
-    where it is the most likely token. A row whose logits are not finite where it matters has the log-probability NaN.
+    ``logits_BTV`` are the model's at the drafts' places and behind the last, ``index`` the first draft's token. Of a
+    row that keeps a drafts, the first a + 1 tokens are sampled and the rest mean nothing. At temperature 0 a draft is
+    kept where it is the most likely token. Where logits that matter are not finite, the log-probability is NaN.
     """
     B, T, V = logits_BTV.shape
     if temperature == 0.0:

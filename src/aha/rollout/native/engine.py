@@ -26,10 +26,10 @@ class NativeEngine:
     ``detokenize`` turns token ids into text; it is needed for stop strings only. The cache never outlives a call of
     ``generate``, so no entry can belong to older weights.
 
-    With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in one
-    step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature 0;
-    with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError`` where
-    the model has fewer modules.
+    With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in
+    one step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature
+    0; with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError``
+    where the model has fewer modules.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class NativeEngine:
         modules = config.num_nextn_predict_layers
         if not 0 <= speculate <= modules:
             raise SettingError(
-                f"speculate is {speculate}, but the model has {modules} modules of multi-token prediction to draft with: "
-                f"{f'give 0 to {modules}' if modules else 'train them in (num_nextn_predict_layers), or leave it at 0'}"
+                f"speculate is {speculate}, but the model has {modules} modules of multi-token prediction to draft "
+                f"with: give at most {modules}, or train more of them in (num_nextn_predict_layers)"
             )
         self._config = config
         self._speculate = speculate

@@ -1,14 +1,14 @@
 """Speculative decoding with the model's own modules of multi-token prediction (DeepSeek-V3, 2412.19437, 5.4.3).
 
 A step drafts K tokens a row, one by each module, and lets the model read them behind the row's last token, all in one
-forward pass; rollout/native/acceptance.py says which are kept. So a row grows by 1 to K + 1 tokens a step, each with the
-model's own log-probability.
+forward pass; rollout/native/acceptance.py says which are kept. So a row grows by 1 to K + 1 tokens a step, each with
+the model's own log-probability.
 
 Between steps a row has ``m`` tokens, of which the last has not been read yet. Its *window* are the places
-``base .. base + 2 K - 1``, where ``base`` is K less than the tokens before the last step: the only ones at which a module
-has something to do, because a token it needs came with that step, or was a draft before. The window's last place with a
-known next token is ``m - 2``; there the next drafts are read off. Places before token 0, behind a very short prompt, and
-after ``m - 2`` are computed too, and never looked at.
+``base .. base + 2 K - 1``, where ``base`` is K less than the number of tokens before the last step: the only ones at
+which a module has something to do, because a token it needs came with that step, or was a draft before. The window's
+last place with a known next token is ``m - 2``; there the next drafts are read off. Places before token 0 (of a very
+short prompt) and after ``m - 2`` are computed too, and never looked at.
 
 B rows, K drafts, T = K + 1 tokens verified, W = 2 K places of the window, S cache columns, V vocabulary, D width, N
 query heads, H head width.
@@ -141,7 +141,7 @@ class SpeculativeRunner(Runner):
 
     def _draft(self, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [B, K], their distributions [B, K, V] (empty when greedy), and which rows' logits were finite [B]."""
-        K, W, params = self._ahead, 2 * self._ahead, self._params
+        W, params = 2 * self._ahead, self._params
         rows_B = self._slots[:num_rows]
         bases_B = self._bases[:num_rows]
         places_BW = bases_B[:, None] + self._columns[:W]

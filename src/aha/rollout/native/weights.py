@@ -180,7 +180,8 @@ def decoder_digest(
 ) -> str:
     """32 hexadecimal digits that stand for every weight of ``decoder`` as it reads in ``dtype``, on any device.
 
-    Of the modules of multi-token prediction only the first ``ahead`` count: a sampler has those it drafts with. A change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
+    Of the modules of multi-token prediction only the first ``ahead`` count: a sampler has those it drafts with. A
+    change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
     """
     parameters = dict(decoder.named_parameters())
     if config.tie_word_embeddings:
