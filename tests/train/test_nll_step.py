@@ -10,7 +10,7 @@ from tiny_training import V, gradient_of, sgd, tiny_config, tiny_decoder, weight
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder, build_decoder
 from aha.train.batch import Document, collate_packed
-from aha.train.step import compute_nll_loss, nll_step
+from aha.train.step import compute_nll_loss, mtp_step, nll_step
 
 
 def documents(seed: int = 0) -> list[Document]:
@@ -174,3 +174,16 @@ def test_without_a_weight_modules_stay_as_they_are() -> None:
     before = [p.clone() for p in decoder.model.layers[2].parameters()]
     nll_step(decoder, optimizer, collate_packed(documents(), width=12), lr=0.1, max_grad_norm=1.0)
     assert all(torch.equal(a, b) for a, b in zip(before, decoder.model.layers[2].parameters(), strict=True))
+
+
+def test_modules_alone_learn_and_the_body_stays() -> None:
+    decoder = decoder_with_modules()
+    modules = decoder.modules_ahead()
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=0.01, weight_decay=0.0)
+    body = {n: p.clone() for n, p in decoder.named_parameters() if not n.startswith(("model.layers.2", "model.layers.3"))}
+    batches = collate_packed(documents(), width=12)
+    losses = [mtp_step(decoder, optimizer, batches, lr=0.01, max_grad_norm=1.0)["mtp_loss"] for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(decoder.get_parameter(name), weight) for name, weight in body.items())
+    assert all(parameter.requires_grad and parameter.grad is None for name, parameter in decoder.named_parameters()
+               if name in body)
