@@ -388,6 +388,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Completion i depends on this and i alone.")] = 0,
     template: Template = None,
     search: Annotated[str | None, typer.Option(help="vote: the answer most of the N completions agree on.")] = None,
+    speculate: Annotated[
+        int, typer.Option(min=0, help="Tokens a step that the model's own modules draft: faster, same distribution.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Ask a model: its thinking and its answer, apart."""
@@ -407,6 +410,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            speculate=speculate,
         )
     voted = vote(answers.answers) if search else None
     if as_json:
@@ -422,7 +426,13 @@ def generate(
             }
             for answer in answers.answers
         ]
-        speed = {"seconds": answers.seconds, "tokens_per_second": answers.tokens_per_second}
+        speed: dict[str, Any] = {"seconds": answers.seconds, "tokens_per_second": answers.tokens_per_second}
+        if answers.speculation:
+            speed["drafts"] = {
+                "drafted": answers.speculation.drafted,
+                "accepted": sum(answers.speculation.accepted),
+                "tokens_per_step": answers.speculation.tokens_per_step,
+            }
         _print_json(
             {"model": str(model), "prompt": answers.prompt, "completions": rows, **speed}
             | ({"vote": vars(voted)} if voted else {})
@@ -434,6 +444,9 @@ def generate(
         _print_rich(_vote_line(voted, num))
     tokens = sum(answer.tokens for answer in answers.answers)
     print(f"{tokens} tokens, {answers.seconds:.2f} s, {answers.tokens_per_second:.1f} tokens/s", file=sys.stderr)
+    if answers.speculation:
+        share, growth = answers.speculation.acceptance, answers.speculation.tokens_per_step
+        print(f"{share:.0%} of the drafts kept, {growth:.2f} tokens a step", file=sys.stderr)
 
 
 def _answer_panel(index: int, answer: Any) -> Any:
@@ -640,7 +653,7 @@ def algorithms(
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A file of benchmarks/: pipeline, rollout, train or verdicts.")
+        str, typer.Argument(metavar="NAME", help="A file of benchmarks/: mtp, pipeline, rollout, train or verdicts.")
     ],
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
@@ -792,6 +805,7 @@ def count(
         "active_parameters": parts.active,
         "active_parameters_without_embedding": parts.active - parts.embedding,
         **{f"{part}_parameters": getattr(parts, part) for part in counting.PARTS},
+        "multi_token_prediction_parameters": counting.count_ahead(config),
         "context": context,
         "flops_per_token": counting.flops_per_token(config, context=context),
         "training_flops_per_token": counting.flops_per_token(config, context=(context + 1) / 2, backward=True),

@@ -8,6 +8,7 @@ from aha.model.config_file import find_config
 from aha.model.count import (
     cache_bytes_per_token,
     cache_values_per_layer,
+    count_ahead,
     count_by_part,
     count_parameters,
     flops_per_token,
@@ -54,7 +55,7 @@ def test_cache_by_hand(tiny_config: ModelConfig) -> None:
 ])
 def test_published_models(name: str, parameters: int, cache_bytes: int) -> None:
     config = find_config(name)
-    assert count_parameters(config) == parameters
+    assert count_by_part(config).total == parameters
     assert cache_bytes_per_token(config, bytes_per_number=2) == cache_bytes
 
 
@@ -65,7 +66,9 @@ def test_deepseek_v3() -> None:
     # The paper's 37 billion leave the embedding out; ISCA's table 2 has 250 GFLOP a token for sequences of 4,096.
     assert round((parts.active - parts.embedding) / 1e9, 1) == 36.6
     assert flops_per_token(config, context=4097 / 2, backward=True) == pytest.approx(250e9, rel=0.005)
+    # "11.5B unique parameters" (README_WEIGHTS of the published folder)
     assert config.num_nextn_predict_layers == 1
+    assert count_ahead(config) == count_parameters(config) - parts.total == pytest.approx(11.5e9, rel=0.01)
 
 
 def test_flops_of_experts_and_latent_attention_by_hand() -> None:

@@ -275,30 +275,29 @@ def test_experts_have_their_published_names_on_disk(tmp_path: Path, build_kind: 
     assert torch.equal(loaded.state_dict()[bias], decoder.state_dict()[bias])
 
 
-def test_layers_for_further_tokens_are_skipped_when_loading_and_kept_when_converting(
+def test_converting_keeps_modules_ahead_their_copies_and_unknown_fields(
     tmp_path: Path, build_kind: Callable[[str], Decoder]
 ) -> None:
-    decoder = build_kind("v3")
-    save_model(decoder, decoder.config, tmp_path / "src")
-    extra = {"model.layers.2.enorm.weight": torch.ones(32), "model.layers.2.eh_proj.weight": torch.ones(32, 64)}
-    edit_weights(tmp_path / "src", **{name.replace(".", "__"): value for name, value in extra.items()})
-    with pytest.raises(CheckpointError, match="model.layers.2.e.* has no place"):
-        load_model(tmp_path / "src")
-    edit_config(tmp_path / "src", num_nextn_predict_layers=1, some_field="kept")
-    loaded, config = load_model(tmp_path / "src")
-    assert config.num_nextn_predict_layers == 1
-    assert torch.equal(loaded.head_weight, decoder.head_weight)
-    save_model(loaded, config, tmp_path / "again")  # what is not held is not promised
-    assert load_config(tmp_path / "again").num_nextn_predict_layers == 0
+    config = build_kind("v3").config.model_copy(update={"num_nextn_predict_layers": 1})
+    decoder = build_decoder(config, seed=1)
+    save_model(decoder, config, tmp_path / "src")
+    copy = {"model.layers.2.embed_tokens.weight": decoder.model.embed_tokens.weight.detach().clone()}
+    edit_weights(tmp_path / "src", **{name.replace(".", "__"): value for name, value in copy.items()})
+    edit_config(tmp_path / "src", some_field="kept")
     convert_folder(tmp_path / "src", tmp_path / "dst", dtype=torch.bfloat16, shard_bytes=10_000)
     fields = json.loads((tmp_path / "dst" / "config.json").read_text())
     assert fields["some_field"] == "kept" and fields["dtype"] == "bfloat16" and fields["num_nextn_predict_layers"] == 1
     shards = (tmp_path / "dst").glob("*.safetensors")
     held = {name: tensor for file in shards for name, tensor in load_file(file).items()}
     before = load_file(tmp_path / "src" / "model.safetensors")
-    assert held.keys() == before.keys() > extra.keys()
+    assert held.keys() == before.keys() > copy.keys()
     for name, tensor in held.items():
         assert torch.equal(tensor, before[name].to(torch.float32 if "e_score" in name else torch.bfloat16)), name
+    experts = load_model(tmp_path / "dst")[0].model.layers[2].mlp.experts.down_proj
+    assert torch.equal(experts, decoder.model.layers[2].mlp.experts.down_proj.bfloat16().float())
+    edit_config(tmp_path / "src", num_nextn_predict_layers=0)
+    with pytest.raises(CheckpointError, match="model.layers.2.* has no place"):
+        load_model(tmp_path / "src")
 
 
 def test_a_window_is_exact_up_to_its_length_and_refused_beyond(build_kind: Callable[[str], Decoder]) -> None:

@@ -5,11 +5,12 @@ import random
 
 import pytest
 import torch
-from tiny_training import V, gradient_of, sgd, tiny_decoder, weights_of
+from tiny_training import V, gradient_of, sgd, tiny_config, tiny_decoder, weights_of
 
 from aha.errors import DataError, InvariantError
+from aha.model.decoder import Decoder, build_decoder
 from aha.train.batch import Document, collate_packed
-from aha.train.step import compute_nll_loss, nll_step
+from aha.train.step import compute_nll_loss, mtp_step, nll_step
 
 
 def documents(seed: int = 0) -> list[Document]:
@@ -109,3 +110,81 @@ def test_no_documents_is_an_error() -> None:
     decoder = tiny_decoder(0)
     with pytest.raises(DataError, match="without documents"):
         nll_step(decoder, sgd(decoder), [], lr=1.0, max_grad_norm=1.0)
+
+
+def decoder_with_modules(seed: int = 0) -> Decoder:
+    config = tiny_config().model_copy(update={"num_nextn_predict_layers": 2})
+    return build_decoder(config, seed=seed, dtype=torch.float64)
+
+
+def test_loss_of_modules_equals_the_formula_document_by_document() -> None:
+    decoder = decoder_with_modules()
+    total, weight, ahead = 0.0, 0.0, [0.0, 0.0]
+    for ids, mask in documents():
+        with torch.no_grad():
+            states = decoder.forward_ahead(torch.tensor([ids[:-1]]), torch.tensor([ids[1:]]))
+            tables = [decoder.logits(state)[0].log_softmax(-1) for state in states]
+        for t in range(1, len(ids)):
+            total -= mask[t] * tables[0][t - 1, ids[t]].item()
+            weight += mask[t]
+            for k in (1, 2):
+                if t - k - 1 >= 0:
+                    ahead[k - 1] -= mask[t] * tables[k][t - k - 1, ids[t]].item()
+    batches = collate_packed(documents(), width=12)
+    metrics = nll_step(decoder, sgd(decoder), batches, lr=0.0, max_grad_norm=1.0, mtp_weight=0.3)
+    assert metrics["loss"] == pytest.approx(total / weight, rel=1e-6)
+    assert metrics["mtp_loss"] == pytest.approx(sum(ahead) / 2 / weight, rel=1e-6)
+    assert metrics["tokens"] == weight
+
+
+def test_gradient_with_modules_is_the_same_for_any_packing_and_by_finite_differences() -> None:
+    gradients = []
+    for width, rows in [(8, 3), (12, 1), (40, 1)]:
+        decoder = decoder_with_modules()
+        batches = collate_packed(documents(), width=width, rows_per_batch=rows)
+        nll_step(decoder, sgd(decoder), batches, lr=0.0, max_grad_norm=math.inf, mtp_weight=0.3)
+        gradients.append(gradient_of(decoder))
+    for gradient in gradients[1:]:
+        torch.testing.assert_close(gradient, gradients[0], rtol=1e-5, atol=1e-9)
+    (batch,) = collate_packed(documents(), width=12, rows_per_batch=9)
+    weight = float(batch.weights_BT.sum())
+
+    def descended() -> float:
+        loss, (_, own, ahead) = compute_nll_loss(decoder, batch, total_weight=weight, mtp_weight=0.3)
+        assert loss.item() == pytest.approx(float(own + 0.3 * ahead))
+        return loss.item()
+
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in decoder.named_parameters():
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            parameter.add_(direction, alpha=1e-5)
+            up = descended()
+            parameter.sub_(direction, alpha=2e-5)
+            down = descended()
+            parameter.add_(direction, alpha=1e-5)
+        assert parameter.grad is not None
+        want = (parameter.grad * direction).sum().item()
+        assert (up - down) / 2e-5 == pytest.approx(want, rel=1e-5, abs=1e-8), name
+
+
+def test_without_a_weight_modules_stay_as_they_are() -> None:
+    decoder = decoder_with_modules()
+    optimizer = torch.optim.AdamW(decoder.parameters(), weight_decay=0.1)
+    before = [p.clone() for p in decoder.model.layers[2].parameters()]
+    nll_step(decoder, optimizer, collate_packed(documents(), width=12), lr=0.1, max_grad_norm=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, decoder.model.layers[2].parameters(), strict=True))
+
+
+def test_modules_alone_learn_and_the_body_stays() -> None:
+    decoder = decoder_with_modules()
+    modules = decoder.modules_ahead()
+    optimizer = torch.optim.AdamW(modules.parameters(), lr=0.01, weight_decay=0.0)
+    ahead = ("model.layers.2.", "model.layers.3.")
+    body = {name: p.clone() for name, p in decoder.named_parameters() if not name.startswith(ahead)}
+    batches = collate_packed(documents(), width=12)
+    losses = [mtp_step(decoder, optimizer, batches, lr=0.01, max_grad_norm=1.0)["mtp_loss"] for _ in range(30)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(decoder.get_parameter(name), weight) for name, weight in body.items())
+    assert all(parameter.requires_grad and parameter.grad is None for name, parameter in decoder.named_parameters()
+               if name in body)

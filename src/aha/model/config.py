@@ -53,8 +53,9 @@ class ModelConfig(Frozen):
     ``head_dim`` left out (or ``None``) becomes ``hidden_size // num_attention_heads``; with latent attention it is
     ``qk_rope_head_dim``, what is rotated. The fields from ``q_lora_rank`` on belong to deepseek_v2 and deepseek_v3:
     latent attention (``kv_lora_rank`` and what follows), and a mixture of experts in every layer from
-    ``first_k_dense_replace`` on. Raises ``SettingError`` for shapes that cannot be: heads that do not divide, an odd
-    ``head_dim``, more experts chosen than there are, a special token outside the vocabulary.
+    ``first_k_dense_replace`` on. ``num_nextn_predict_layers`` modules of multi-token prediction (``model/mtp.py``)
+    stand behind the layers, in a body of any kind. Raises ``SettingError`` for shapes that cannot be: heads that do
+    not divide, an odd ``head_dim``, more experts chosen than there are, a special token outside the vocabulary.
     """
 
     model_type: ModelType = "llama"
@@ -72,6 +73,7 @@ class ModelConfig(Frozen):
     max_position_embeddings: PositiveInt = 2048
     tie_word_embeddings: bool = True
     attention_bias: bool = False
+    num_nextn_predict_layers: Amount = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
@@ -90,7 +92,6 @@ class ModelConfig(Frozen):
     topk_group: PositiveInt = 1
     norm_topk_prob: bool | None = None  # left out: as published, true in deepseek_v3 alone
     routed_scaling_factor: PositiveFloat = 1.0
-    num_nextn_predict_layers: Amount = 0  # layers for predicting further tokens, after the last of the main model
 
     @property
     def qkv_bias(self) -> bool:
@@ -125,7 +126,7 @@ class ModelConfig(Frozen):
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
 
     def has_experts(self, layer: int) -> bool:
-        """Whether the feed-forward of ``layer`` (from 0) is a mixture of experts."""
+        """Whether the feed-forward of ``layer`` (from 0; then those of the modules) is a mixture of experts."""
         return self.n_routed_experts > 0 and layer >= self.first_k_dense_replace
 
     @model_validator(mode="after")
@@ -160,7 +161,7 @@ class ModelConfig(Frozen):
                 f"num_attention_heads {heads} is not a multiple of num_key_value_heads {self.num_key_value_heads}"
             )
         foreign = {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim",
-                   "n_routed_experts", "num_nextn_predict_layers"}  # fmt: skip
+                   "n_routed_experts"}  # fmt: skip
         if given := sorted(name for name in foreign if getattr(self, name)):
             raise ValueError(f"{', '.join(given)}: only deepseek_v2 and deepseek_v3 have this; model_type is "
                              f"{self.model_type}")

@@ -27,6 +27,7 @@ _ARCHITECTURES: dict[ModelType, str] = {
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL = ("num_key_value_heads", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings", "bos_token_id",
              "eos_token_id")  # fmt: skip
+_AHEAD = "num_nextn_predict_layers"
 _LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 _EXPERTS = ("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size",
             "first_k_dense_replace", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor")  # fmt: skip
@@ -36,7 +37,7 @@ _OWN: dict[ModelType, tuple[str, ...]] = {
     "qwen2": ("head_dim",),
     "qwen3": ("head_dim",),
     "deepseek_v2": (*_LATENT, *_EXPERTS),
-    "deepseek_v3": (*_LATENT, *_EXPERTS, "rope_interleave", "num_nextn_predict_layers"),
+    "deepseek_v3": (*_LATENT, *_EXPERTS, "rope_interleave"),
 }
 # The defaults of transformers' configuration classes, which differ from ours.
 _DEEPSEEK = {"q_lora_rank": 1536, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64,
@@ -115,7 +116,9 @@ def to_hugging_face(config: ModelConfig, *, dtype: Any) -> dict[str, Any]:
             "moe_layer_freq": 1,
         }
         if not config.n_routed_experts:
-            fields["first_k_dense_replace"] = config.num_hidden_layers
+            fields["first_k_dense_replace"] = config.num_hidden_layers + config.num_nextn_predict_layers
+    if config.num_nextn_predict_layers or config.model_type == "deepseek_v3":
+        fields[_AHEAD] = config.num_nextn_predict_layers
     rope: dict[str, Any] = {"rope_type": "default"}
     if config.rope_scaling is not None:
         rope = config.rope_scaling.model_dump(exclude_none=True)
@@ -148,7 +151,7 @@ def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
 
     values: dict[str, Any] = {"tie_word_embeddings": False, **_DEFAULTS[model_type]}
     values.setdefault("num_key_value_heads", fields["num_attention_heads"])
-    for name in (*_REQUIRED, *_OPTIONAL, *_OWN[model_type]):
+    for name in (*_REQUIRED, *_OPTIONAL, *_OWN[model_type], _AHEAD):
         if name in fields:
             values[name] = fields[name]
     if values["num_key_value_heads"] is None:
@@ -178,7 +181,7 @@ def _read_deepseek(fields: Mapping[str, Any], values: dict[str, Any], model_type
     for name in ("n_group", "topk_group"):
         values[name] = 1 if method == "greedy" else values.get(name) or 1
     if "num_mtp_layers" in fields:  # transformers' name for it
-        values.setdefault("num_nextn_predict_layers", fields["num_mtp_layers"])
+        values.setdefault(_AHEAD, fields["num_mtp_layers"])
     if values.get("rope_interleave", True) is None:
         del values["rope_interleave"]
     if not values["n_routed_experts"]:

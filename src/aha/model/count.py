@@ -14,7 +14,7 @@ PARTS = ("embedding", "head", "attention", "feed_forward", "router", "experts", 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Numbers of the main model's weights by what they are for; layers for further tokens are not among them.
+    """Numbers of the main model's weights by what they are for; modules for further tokens are not among them.
 
     ``experts`` are the routed ones, ``feed_forward`` dense layers and shared experts, ``router`` weights and, in
     deepseek_v3, the bias of the choice. A tied head counts once, as the embedding.
@@ -58,9 +58,19 @@ def count_by_part(config: ModelConfig) -> Parameters:
     )
 
 
+def count_ahead(config: ModelConfig) -> int:
+    """Numbers in the modules of multi-token prediction: a layer of the body's last kind, and what joins its inputs."""
+    modules = config.num_nextn_predict_layers
+    if not modules:
+        return 0
+    last = count_by_part(config.model_copy(update={"num_hidden_layers": config.num_hidden_layers + modules}))
+    D = config.hidden_size
+    return last.total - count_by_part(config).total + modules * (2 * D * D + 3 * D)
+
+
 def count_parameters(config: ModelConfig) -> int:
-    """Numbers in the decoder's weights; a tied head counts once."""
-    return count_by_part(config).total
+    """Numbers in the decoder's weights, modules of multi-token prediction included; a tied head counts once."""
+    return count_by_part(config).total + count_ahead(config)
 
 
 def flops_per_token(config: ModelConfig, *, context: float, backward: bool = False) -> float:
@@ -70,6 +80,7 @@ def flops_per_token(config: ModelConfig, *, context: float, backward: bool = Fal
     of a value for each token seen, head and layer; norms and activations are left out, as is usual (Kaplan et al. 2020,
     table 1). Latent attention is counted in its expanded form. A whole causal sequence of T tokens has a mean context
     of ``(T + 1) / 2``. With ``backward`` the gradient counts too, at twice the forward: three times as much in all.
+    Modules of multi-token prediction are left out: only training and drafts run them.
     """
     parts = count_by_part(config)
     D = config.hidden_size

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 from typing import cast
 
 import torch
@@ -20,6 +21,7 @@ from aha.model.attention.plan import Attend, Branches, plan_attention, plan_bran
 from aha.model.config import ModelConfig
 from aha.model.feedforward import DenseFeedForward
 from aha.model.moe import Experts, MixtureOfExperts
+from aha.model.mtp import MtpModule, look_ahead
 from aha.model.norm import RMSNorm
 from aha.model.rope import Rotation, RotationTable
 
@@ -44,12 +46,20 @@ class DecoderLayer(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """What Hugging Face calls ``model``: embedding, layers, final norm. Only a holder of parameter names."""
+    """What Hugging Face calls ``model``: embedding, layers, final norm. Only a holder of parameter names.
+
+    Behind the layers, in the same list as published, stand the modules of multi-token prediction.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        layers, ahead = config.num_hidden_layers, config.num_nextn_predict_layers
+        modules = (
+            MtpModule(DecoderLayer(config, layers + k), width=config.hidden_size, eps=config.rms_norm_eps)
+            for k in range(ahead)
+        )
+        self.layers = nn.ModuleList([*(DecoderLayer(config, index) for index in range(layers)), *modules])
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
 
@@ -88,24 +98,51 @@ class Decoder(nn.Module):
         several continuations of each; positions follow from it.
         """
         x_BTD = self.model.embed_tokens(ids_BT)
-        B, T = ids_BT.shape
+        return self._run_body(x_BTD, *self._plan(x_BTD, positions_BT, segments_BT, branches))
+
+    def forward_ahead(
+        self, ids_BT: Tensor, next_BT: Tensor, positions_BT: Tensor | None = None, segments_BT: Tensor | None = None
+    ) -> list[Tensor]:
+        """What ``forward`` gives, then ``[B, T, D]`` of each module of multi-token prediction, ready for the head.
+
+        ``next_BT`` is the token that follows each of ``ids_BT`` in its document: what the places predict, in training.
+        """
+        x_BTD = self.model.embed_tokens(ids_BT)
+        rotation, attend = self._plan(x_BTD, positions_BT, segments_BT, None)
+        hidden_BTD = self._run_body(x_BTD, rotation, attend)
+        modules = self.modules_ahead()
+        return [hidden_BTD, *look_ahead(modules, self.model.embed_tokens, hidden_BTD, next_BT, rotation, attend)]
+
+    def body_layers(self) -> nn.ModuleList:
+        """The layers of the main model."""
+        return nn.ModuleList(islice(self.model.layers, self.config.num_hidden_layers))
+
+    def modules_ahead(self) -> nn.ModuleList:
+        """The modules of multi-token prediction."""
+        return nn.ModuleList(islice(self.model.layers, self.config.num_hidden_layers, None))
+
+    def _plan(
+        self, x_BTD: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, branches: Branches | None
+    ) -> tuple[Rotation, Attend]:
+        B, T = x_BTD.shape[:2]
         if self.config.sliding_window is not None and self.config.sliding_window < T:
             raise DataError(
                 f"a row of {T} tokens, but the model's sliding_window is {self.config.sliding_window}: attention that "
                 "forgets is not supported, use shorter rows"
             )
         if branches is not None:
-            positions_BT = torch.tensor([branches.positions()], device=ids_BT.device)
+            positions_BT = torch.tensor([branches.positions()], device=x_BTD.device)
         if positions_BT is None:
             rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
         else:
             rotation = self.rotations.at(positions_BT, dtype=x_BTD.dtype)
         group = self.config.num_attention_heads // self.config.num_key_value_heads
-        if branches is None:
-            attend = plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
-        else:
-            attend = plan_branches(x_BTD, branches, group=group)
-        for layer in self.model.layers:
+        if branches is not None:
+            return rotation, plan_branches(x_BTD, branches, group=group)
+        return rotation, plan_attention(x_BTD, rows=B, tokens=T, group=group, segments_BT=segments_BT)
+
+    def _run_body(self, x_BTD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
+        for layer in islice(self.model.layers, self.config.num_hidden_layers):
             x_BTD = layer(x_BTD, rotation, attend)
         return cast(Tensor, self.model.norm(x_BTD))
 

@@ -1,6 +1,7 @@
 """Model folders in Hugging Face's layout: ``config.json`` and safetensors, one file or shards, in and out.
 
-transformers loads what ``save_model`` writes. ``load_model`` reads what transformers (4 and 5) writes and what is
+transformers loads what ``save_model`` writes (but for modules of multi-token prediction, which it leaves aside).
+``load_model`` reads what transformers (4 and 5) writes and what is
 published in this layout; it compares every tensor's name, shape and type with the config from the files' headers alone,
 before any memory for weights is taken.
 """
@@ -8,7 +9,7 @@ before any memory for weights is taken.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path, *, sha
     """Writes ``config.json`` and the weights into the folder ``path``, each file whole or not at all.
 
     Weights keep their type. A tied head is written once, as the embedding. More than ``shard_bytes`` become several
-    files and an index. The config counts as many layers for further tokens as the decoder holds.
+    files and an index.
     """
     tensors = dict(published_tensors(decoder))
     if config.tie_word_embeddings:
@@ -46,38 +47,27 @@ def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path, *, sha
         {name: Planned(t.dtype, tuple(t.shape), lambda t=t: t) for name, t in tensors.items()},  # type: ignore[misc]
         shard_bytes,
     )
-    further = {int(match[1]) for name in tensors if (match := _LAYER.match(name))} - {*range(config.num_hidden_layers)}
     dtype = tensors["model.embed_tokens.weight"].dtype
-    fields = to_hugging_face(config, dtype=dtype)
-    if "num_nextn_predict_layers" in fields:
-        fields["num_nextn_predict_layers"] = len(further)
-    write_json_atomic(path / CONFIG_FILE, fields)
+    write_json_atomic(path / CONFIG_FILE, to_hugging_face(config, dtype=dtype))
 
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
     """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
 
-    Layers for further tokens (after the last of ``num_hidden_layers``) are read if the decoder has such modules, else
-    skipped. ``CheckpointError`` names the file, field or tensor that does not fit, and both shapes.
+    Where ``config.json`` tells of modules of multi-token prediction and no file holds any, as in what transformers has
+    saved again, the model is one without. ``CheckpointError`` names the file, field or tensor that does not fit, and
+    both shapes.
     """
     if dtype not in {TYPES[name] for name in _FLOAT_TYPES}:
         raise SettingError(f"weights cannot be computed with as {dtype}: take float32, bfloat16, float16 or float64")
-    path = Path(path)
-    config = load_config(path)
-    entries = check_weights(path, config)
-
+    entries, config = check_weights(Path(path), load_config(path))
     decoder = build_empty_decoder(config, dtype=dtype)
-    targets = dict(published_tensors(decoder))
-    by_file: dict[Path, list[str]] = {}
-    # The embedding comes before a tied head, which is then only compared with it.
-    for name in sorted(entries, key=lambda name: name == "lm_head.weight"):
-        if name in targets:
-            by_file.setdefault(entries[name].file, []).append(name)
+    targets, copies = dict(published_tensors(decoder)), _shared_copies(config)
     with torch.no_grad():
-        for file in sorted(by_file, key=lambda file: "lm_head.weight" in by_file[file]):
-            with open_tensors(file) as tensors:
-                for name in by_file[file]:
-                    _fill(targets[name], tensors.get_tensor(name), name=name, file=file, twice=_is_tied(name, config))
+        for name, value in _read({name: entry for name, entry in entries.items() if name not in copies}):
+            targets[name].copy_(value)
+        for name, value in _read({name: entry for name, entry in entries.items() if name in copies}):
+            _compare(targets[copies[name]], value, name, copies[name], entries[name].file)
     return decoder, config
 
 
@@ -85,9 +75,8 @@ def convert_folder(
     source: Path, target: Path, *, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> ModelConfig:
     """Writes the model folder ``source`` as ``target`` with weights of ``dtype``; every other field of its config and
-    every tensor stays, layers for further tokens included. One tensor is in memory at a time."""
-    config = load_config(source)
-    entries = check_weights(source, config)
+    every tensor stays, modules of multi-token prediction included. One tensor is in memory at a time."""
+    entries, config = check_weights(source, load_config(source))
 
     def plan(name: str, entry: Entry) -> Planned:
         def read() -> Tensor:
@@ -105,12 +94,12 @@ def convert_folder(
     return config
 
 
-def check_weights(path: Path, config: ModelConfig) -> dict[str, Entry]:
-    """Every tensor of the folder's weights, after its name, shape and type were compared with ``config``.
+def check_weights(path: Path, config: ModelConfig) -> tuple[dict[str, Entry], ModelConfig]:
+    """Every tensor of the folder's weights, after its name, shape and type were compared with ``config``; and the
+    config of what is there: without modules of multi-token prediction where there are none.
 
     Only headers are read. ``CheckpointError`` lists what is missing, has no place, or has another shape.
     """
-    expected = {name: tuple(t.shape) for name, t in published_tensors(build_empty_decoder(config, device="meta"))}
     problems: list[str] = []
     found: dict[str, Entry] = {}
     for file, promised in _weight_files(path).items():
@@ -118,9 +107,12 @@ def check_weights(path: Path, config: ModelConfig) -> dict[str, Entry]:
         for name in set(promised or ()) - held.keys():
             problems.append(f"{name} is not in {file.name}, where the index says it is")
         found |= {name: entry for name, entry in held.items() if promised is None or name in promised}
-    further = range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers)
+    if config.num_nextn_predict_layers and not any(_is_behind(name, config) for name in found):
+        config = config.model_copy(update={"num_nextn_predict_layers": 0})
+    expected = {name: tuple(t.shape) for name, t in published_tensors(build_empty_decoder(config, device="meta"))}
+    copies = _shared_copies(config)
+    expected |= {name: expected[original] for name, original in copies.items()}
     for name, entry in list(found.items()):
-        layer = _LAYER.match(name)
         where, shape = entry.file.name, list(entry.shape)
         if name.endswith("rotary_emb.inv_freq") or (name not in expected and 0 in entry.shape):
             del found[name]  # a constant that old exports save; shared experts of width 0
@@ -128,18 +120,49 @@ def check_weights(path: Path, config: ModelConfig) -> dict[str, Entry]:
             problems.append(f"{name} in {where} has type {entry.dtype}; known: {', '.join(_FLOAT_TYPES)}")
         elif name in expected and entry.shape != expected[name]:
             problems.append(f"{name} in {where} has shape {shape}, the config says {list(expected[name])}")
-        elif name not in expected and not (layer and int(layer[1]) in further):
+        elif name not in expected:
             problems.append(f"{name} in {where} has no place in this model")
-    optional = {"lm_head.weight"} if config.tie_word_embeddings else set()
     problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
-                 if name not in found and name not in optional]
+                 if name not in found and name not in copies]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
-    return found
+    return found, config
 
 
-_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+def _is_behind(name: str, config: ModelConfig) -> bool:
+    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    return layer is not None and int(layer[1]) >= config.num_hidden_layers
+
+
+def _shared_copies(config: ModelConfig) -> dict[str, str]:
+    """Tensors that a folder may hold a second time, and of which each is a copy."""
+    copies = {"lm_head.weight": "model.embed_tokens.weight"} if config.tie_word_embeddings else {}
+    for index in range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers):
+        copies[f"model.layers.{index}.embed_tokens.weight"] = "model.embed_tokens.weight"
+        copies[f"model.layers.{index}.shared_head.head.weight"] = "lm_head.weight"
+    return copies
+
+
+def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor in turn, file by file."""
+    by_file: dict[Path, list[str]] = {}
+    for name, entry in entries.items():
+        by_file.setdefault(entry.file, []).append(name)
+    for file, names in by_file.items():
+        with open_tensors(file) as tensors:
+            for name in names:
+                yield name, tensors.get_tensor(name)
+
+
+def _compare(original: Tensor, value: Tensor, name: str, of: str, file: Path) -> None:
+    if torch.equal(original, value.to(original.dtype)):
+        return
+    if name == "lm_head.weight":
+        why = f"yet tie_word_embeddings is true in {CONFIG_FILE}; set it to false to keep both"
+    else:
+        why = "yet modules of multi-token prediction share it with the body"
+    raise CheckpointError(f"{file}: {name} differs from {of}, {why}")
 
 
 def _write_weights(path: Path, tensors: Mapping[str, Planned], shard_bytes: int) -> None:
@@ -192,18 +215,3 @@ def _weight_files(path: Path) -> dict[Path, list[str] | None]:
         if not file.is_file():
             raise CheckpointError(f"{index}: the shard {file.name} is missing")
     return files
-
-
-def _is_tied(name: str, config: ModelConfig) -> bool:
-    return name == "lm_head.weight" and config.tie_word_embeddings
-
-
-def _fill(target: Tensor, value: Tensor, *, name: str, file: Path, twice: bool) -> None:
-    """Copies ``value`` into ``target``, or only compares them where ``target`` was filled under another name."""
-    if not twice:
-        target.copy_(value)
-    elif not torch.equal(target, value.to(target.dtype)):
-        raise CheckpointError(
-            f"{file}: {name} differs from model.embed_tokens.weight, yet tie_word_embeddings is true in {CONFIG_FILE}; "
-            "set it to false to keep both"
-        )

@@ -25,7 +25,7 @@ from aha.stages.samples import write_samples
 
 class Settings(Frozen):
     """``samples`` a problem, ``general_samples`` a general prompt; the vote curve has every power of two up to
-    ``samples``."""
+    ``samples``. ``speculate`` tokens a step are drafted by modules of multi-token prediction."""
 
     samples: Count = 16
     general_samples: Count = 4
@@ -34,6 +34,7 @@ class Settings(Frozen):
     top_p: Share = 1.0
     chunk: Count = 25
     kept_samples: Amount = 24
+    speculate: Amount = 0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -46,7 +47,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     problems = load_problems(inputs["problems"] / "test.jsonl")
     general_path = inputs["problems"] / "general_test.jsonl"
     general = load_problems(general_path) if general_path.exists() else []
-    engine = build_loaded_engine(policy)
+    engine = build_loaded_engine(policy, speculate=settings.speculate)
     total = len(problems) + len(general)
     judged: list[Judged] = []
     for asked, samples in ((problems, settings.samples), (general, settings.general_samples)):

@@ -14,6 +14,7 @@ from aha.model.config_file import model_folder
 from aha.records import FinishReason
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.speculative import Speculation
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
 from aha.tasks import countdown, number
 from aha.tokens.render import R1_ZERO_TEMPLATE
@@ -40,6 +41,7 @@ class Answers:
     prompt: str
     answers: tuple[Answer, ...]
     seconds: float
+    speculation: Speculation | None = None
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,9 +82,20 @@ def room_for_new_tokens(policy: Policy, longest_prompt: int, asked: int | None) 
 
 
 def generate(
-    policy: Policy, question: str, *, num: int, max_new_tokens: int | None, temperature: float, top_p: float, seed: int
+    policy: Policy,
+    question: str,
+    *,
+    num: int,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    speculate: int = 0,
 ) -> Answers:
-    """``num`` completions of ``question``; completion ``i`` depends on the seed and ``i``, not on ``num``."""
+    """``num`` completions of ``question``; completion ``i`` depends on the seed and ``i``, not on ``num``.
+
+    ``speculate`` tokens a step are drafted by the model's modules of multi-token prediction.
+    """
     prompt = policy.renderer.prompt(question)
     params = SamplingParams(
         room_for_new_tokens(policy, len(prompt), max_new_tokens),
@@ -90,7 +103,7 @@ def generate(
         top_p=top_p,
         end_token_ids=policy.tokenizer.end_token_ids,
     )
-    engine = build_loaded_engine(policy)
+    engine = build_loaded_engine(policy, speculate=speculate)
     seeds = [stream(seed, "generate", index) for index in range(num)]
     started = time.perf_counter()
     (completions,) = engine.generate([prompt], [seeds], params)
@@ -108,7 +121,7 @@ def generate(
                 logprob=sum(completion.logprobs),
             )
         )
-    return Answers(text, tuple(answers), seconds)
+    return Answers(text, tuple(answers), seconds, engine.speculation)
 
 
 def vote(answers: Sequence[Answer]) -> Vote:

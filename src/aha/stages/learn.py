@@ -20,9 +20,9 @@ from aha.stages.credit import Credit, assign_credit
 from aha.stages.models import Policy
 from aha.stages.rollout import Rollout
 from aha.train.balance import DEEPSEEK_V3, Balance
-from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_old, with_reference
+from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy, with_old, with_reference
 from aha.train.optimizer import build_adamw
-from aha.train.step import compute_logprobs, compute_values, policy_step, value_step
+from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_step, value_step
 
 
 @dataclass
@@ -36,6 +36,7 @@ class Learner:
     reference: Decoder | None = None
     critic: ValueModel | None = None
     critic_optimizer: torch.optim.Optimizer | None = None
+    mtp_optimizer: torch.optim.Optimizer | None = None
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,16 @@ class Learned:
     critic: dict[str, float] = field(default_factory=dict)
 
 
-def build_learner(policy: Policy, algorithm: Algorithm, *, lr: float, balance: Balance = DEEPSEEK_V3) -> Learner:
-    """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one."""
+def build_learner(
+    policy: Policy, algorithm: Algorithm, *, lr: float, balance: Balance = DEEPSEEK_V3, mtp_lr: float = 0.0
+) -> Learner:
+    """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one, and with
+    ``mtp_lr`` an optimiser for the modules of multi-token prediction, which the policy's own never holds."""
     build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    ahead = policy.decoder.modules_ahead().requires_grad_(False)
     learner = Learner(policy, build_optimizer(policy.decoder, lr=lr), algorithm, balance)
+    if mtp_lr:
+        learner.mtp_optimizer = build_optimizer(ahead.requires_grad_(True), lr=mtp_lr)
     if algorithm.beta:
         learner.reference = copy.deepcopy(policy.decoder).requires_grad_(False)
     if algorithm.critic is not None:
@@ -185,6 +192,25 @@ def learn(
     if penalties is not None:
         critic_metrics["reward_kl"] = float(torch.cat(penalties).mean() / algorithm.beta)
     return Learned(credit, updates, critic_metrics)
+
+
+def follow(learner: Learner, rollout: Rollout, *, lr: float, token_budget: int, max_grad_norm: float) -> float:
+    """One update of the modules of multi-token prediction on all that was sampled, so that they draft what the policy
+    says now; the policy itself does not change. Returns their loss."""
+    assert learner.mtp_optimizer is not None
+    texts = [(group.prompt_ids, c.token_ids) for group in rollout.groups for c in group.completions]
+    documents = [([*prompt, *said], [0.0] * len(prompt) + [1.0] * len(said)) for prompt, said in texts]
+    width = max(len(ids) for ids, _ in documents)
+    batches = collate_packed(documents, width=width, rows_per_batch=max(1, token_budget // width))
+    metrics = mtp_step(
+        learner.policy.decoder,
+        learner.mtp_optimizer,
+        batches,
+        lr=lr,
+        max_grad_norm=max_grad_norm,
+        balance=learner.balance,
+    )
+    return metrics["mtp_loss"]
 
 
 def split(rows: Sequence[int], minibatches: int, rng: random.Random) -> list[list[int]]:

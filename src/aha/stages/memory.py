@@ -26,13 +26,19 @@ GIB = 2**30
 
 
 def estimate_supervised(
-    config: ModelConfig, updates: Iterable[Sequence[Layout]], *, like: Tensor, logits: bool = True
+    config: ModelConfig,
+    updates: Iterable[Sequence[Layout]],
+    *,
+    like: Tensor,
+    logits: bool = True,
+    mtp: bool = False,
 ) -> int:
     """Bytes at the peak of the largest of ``updates``: weights, moments, and what the update takes beside them.
-    ``like`` has the type and device of the weights."""
-    held = estimate_held(config, bytes_per_number=like.itemsize, logits=logits)
+    ``like`` has the type and device of the weights. With ``mtp`` modules of multi-token prediction learn, too."""
+    held = estimate_held(config, bytes_per_number=like.itemsize, logits=logits, mtp=mtp)
     where = _where(like)
-    return held.weights + held.moments + max(estimate_step(config, u, logits=logits, **where) for u in updates)
+    steps = (estimate_step(config, update, logits=logits, mtp=mtp, **where) for update in updates)
+    return held.weights + held.moments + max(steps)
 
 
 def estimate_rl(
@@ -44,14 +50,16 @@ def estimate_rl(
     *,
     like: Tensor,
     copies: int = 0,
+    mtp: bool = False,
 ) -> int:
     """Bytes at the peak of a step: the sampler's weights and cache, the policy and what the row of the table asks for
     (a reference, a critic with moments of its own), ``copies`` more of the weights, and the largest of what sampling,
     log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole rollout's. The
-    gradients of a model stay until its next update begins."""
+    gradients of a model stay until its next update begins. With ``mtp`` an update is counted as if the modules of
+    multi-token prediction took part, which have one of their own."""
     where = _where(like)
-    policy = estimate_held(config, bytes_per_number=like.itemsize)
-    step = estimate_step(config, layouts, **where)
+    policy = estimate_held(config, bytes_per_number=like.itemsize, mtp=mtp)
+    step = estimate_step(config, layouts, mtp=mtp, **where)
     copies += bool(algorithm.beta)
     between = max(rollout.working, estimate_logprobs(config, read, **where))
     held = rollout.held + policy.weights + policy.moments + copies * policy.weights

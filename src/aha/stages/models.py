@@ -39,14 +39,20 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_engine(policy: Policy) -> NativeEngine:
-    """A sampler with the policy's device and number type; it has no weights yet.
+def build_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
+    """A sampler with the policy's device and number type, which drafts ``speculate`` tokens a step; no weights yet.
 
     Its cache may take a quarter of the device's memory: of all, not of what is free, so that the number of rows, and
     with it the last bit of a log-prob, does not depend on what else runs.
     """
     head = policy.decoder.head_weight
-    return NativeEngine(policy.config, cache_bytes=cache_bytes(head.device), dtype=head.dtype, device=head.device)
+    return NativeEngine(
+        policy.config,
+        cache_bytes=cache_bytes(head.device),
+        speculate=speculate,
+        dtype=head.dtype,
+        device=head.device,
+    )
 
 
 def cache_bytes(device: torch.device) -> int:
@@ -56,9 +62,9 @@ def cache_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
-def build_loaded_engine(policy: Policy) -> NativeEngine:
+def build_loaded_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
     """A sampler that holds the policy's weights as version 0, proven."""
-    engine = build_engine(policy)
+    engine = build_engine(policy, speculate=speculate)
     sync_weights(engine, policy.decoder, version=0)
     return engine
 

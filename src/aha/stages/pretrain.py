@@ -11,6 +11,7 @@ from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
 from aha.model.config import ModelConfig, ModelType
 from aha.model.decoder import build_decoder
+from aha.objective.mtp import mtp_weight
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
@@ -28,7 +29,8 @@ from aha.util.seeds import python_rng
 
 
 class Shape(Frozen):
-    """The decoder's dimensions; the vocabulary comes from the tokenizer.
+    """The decoder's dimensions; the vocabulary comes from the tokenizer. ``num_nextn_predict_layers`` modules of
+    multi-token prediction stand behind the layers.
 
     What ``model_type`` has no use for stays None; with ``kv_lora_rank`` there are as many key/value heads as heads.
     """
@@ -52,11 +54,12 @@ class Shape(Frozen):
     n_group: Count | None = None
     topk_group: Count | None = None
     routed_scaling_factor: Rate | None = None
+    num_nextn_predict_layers: Amount = 0
 
 
 class Settings(Frozen):
     """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
-    its peak."""
+    its peak. Modules of multi-token prediction learn with DeepSeek-V3's weights (``objective/mtp.py``)."""
 
     shape: Shape = Shape()
     steps: Count = 2_800
@@ -86,7 +89,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         )
         for drawn in (_draw(settings, renderer, context.seed, step) for step in range(min(8, settings.steps)))
     )
-    need = estimate_supervised(policy.config, layouts, like=decoder.head_weight)
+    ahead = bool(policy.config.num_nextn_predict_layers)
+    need = estimate_supervised(policy.config, layouts, like=decoder.head_weight, mtp=ahead)
     check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
     state = TrainState(0, decoder, optimizer, {"loss": None})
@@ -105,7 +109,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         )
         batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
         metrics = nll_step(
-            decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm, balance=settings.balance
+            decoder,
+            optimizer,
+            batches,
+            lr=lr,
+            max_grad_norm=settings.max_grad_norm,
+            balance=settings.balance,
+            mtp_weight=mtp_weight(state.step / settings.steps) if ahead else 0.0,
         )
         state.step += 1
         state.extra["loss"] = metrics["loss"]

@@ -33,7 +33,7 @@ from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
-from aha.stages.learn import build_learner, learn
+from aha.stages.learn import build_learner, follow, learn
 from aha.stages.memory import check_memory, estimate_rl, longest_prompt, memory_metrics
 from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
@@ -60,7 +60,10 @@ class Settings(Frozen):
     sampler). The sampler gets new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal
     does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With
     ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back to
-    is kept every ``rollback_every`` steps without a finding; then the rate is halved.
+    is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of
+    the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the
+    policy moves on fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's
+    samples, without a gradient to the policy.
     """
 
     algorithm: str = "grpo-r1"
@@ -95,6 +98,8 @@ class Settings(Frozen):
     rollback_every: Amount = 20
     token_budget: Count = 4_096
     samples_every: Count = 10
+    speculate: Amount = 0
+    mtp_lr: NotNegative = 0.0
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -120,14 +125,19 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if len(general) < _num_general(settings):
         raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
+    if settings.mtp_lr and not policy.config.num_nextn_predict_layers:
+        raise SettingError(f"mtp_lr={settings.mtp_lr}: the policy has no modules of multi-token prediction; leave it 0")
     need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
     check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
-    learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance)
+    learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance, mtp_lr=settings.mtp_lr)
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)
     frozen = {"reference": learner.reference, "behaviour": behaviour}
-    also = {"critic": (learner.critic, learner.critic_optimizer)}
+    also = {
+        "critic": (learner.critic, learner.critic_optimizer),
+        "mtp": (policy.decoder.modules_ahead(), learner.mtp_optimizer),
+    }
     state = TrainState(
         0,
         policy.decoder,
@@ -143,7 +153,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
-    engine = build_engine(policy)
+    engine = build_engine(policy, speculate=settings.speculate)
 
     def refresh() -> bool:
         state.extra["updates"] += 1
@@ -212,11 +222,23 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 skip_above=watch.norm_limit,
                 refresh=refresh,
             )
+        ahead = {}
+        if learner.mtp_optimizer is not None:
+            ahead["mtp_loss"] = follow(
+                learner,
+                rollout,
+                lr=watch.lr_factor * settings.mtp_lr,
+                token_budget=settings.token_budget,
+                max_grad_norm=settings.max_grad_norm,
+            )
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         if age == 0:
             check_agreement(row.get("logprob_gap", 0.0), dtype=policy.decoder.head_weight.dtype, step=state.step)
         row["staleness"] = float(age)
+        row |= ahead
+        if engine.speculation is not None:
+            row["draft_acceptance"] = engine.speculation.acceptance
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
         row |= memory_metrics(state.step, need, policy.decoder.head_weight.device)
@@ -270,6 +292,7 @@ def _estimate_memory(
         prompt=prompt,
         max_new_tokens=completion,
         cache_bytes=cache_bytes(head.device),
+        speculate=settings.speculate,
         bytes_per_number=head.itemsize,
     )
     rows = settings.prompts * settings.samples
@@ -284,7 +307,9 @@ def _estimate_memory(
         for number in (-(-rows // algorithm.minibatches), rows)
     )
     copies = int(settings.staleness > 0)
-    return estimate_rl(policy.config, layouts, read, rollout, algorithm, like=head, copies=copies)
+    return estimate_rl(
+        policy.config, layouts, read, rollout, algorithm, like=head, copies=copies, mtp=settings.mtp_lr > 0
+    )
 
 
 def _roll_out(

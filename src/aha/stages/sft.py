@@ -10,6 +10,7 @@ from pathlib import Path
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.examples import load_examples
 from aha.errors import DataError
+from aha.objective.mtp import LAST_WEIGHT
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
@@ -25,7 +26,8 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch."""
+    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch. Where the model
+    has modules of multi-token prediction, their loss counts ``mtp_weight``; with 0 they stay as they are."""
 
     epochs: Count = 2
     batch_tokens: Count = 1_024
@@ -37,6 +39,7 @@ class Settings(Frozen):
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
     balance: Balance = Balance()
+    mtp_weight: NotNegative = LAST_WEIGHT
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -64,7 +67,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         for update in updates
     )
     device = policy.decoder.head_weight.device
-    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight)
+    ahead_weight = settings.mtp_weight if policy.config.num_nextn_predict_layers else 0.0
+    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, mtp=ahead_weight > 0)
     check_memory(need, policy, lower="rows or row_length")
     optimizer = build_adamw(
         policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
@@ -85,7 +89,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             final_ratio=settings.final_ratio,
         )
         metrics = nll_step(
-            policy.decoder, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm, balance=settings.balance
+            policy.decoder,
+            optimizer,
+            batches,
+            lr=lr,
+            max_grad_norm=settings.max_grad_norm,
+            balance=settings.balance,
+            mtp_weight=ahead_weight,
         )
         state.step += 1
         state.extra["loss"] = metrics["loss"]

@@ -30,12 +30,14 @@ class Balance(Frozen):
 
 DEEPSEEK_V3 = Balance()
 
-class LoadBalancer:
-    """One update's view of the routers: collects what each micro-batch chose, then moves the biases once."""
 
-    def __init__(self, decoder: nn.Module, settings: Balance) -> None:
+class LoadBalancer:
+    """One update's view of the routers in ``layers``, which each micro-batch of it runs: collects what it chose, then
+    moves the biases once."""
+
+    def __init__(self, layers: nn.Module, settings: Balance) -> None:
         self._settings = settings
-        self._routers = [module for module in decoder.modules() if isinstance(module, Router)]
+        self._routers = [module for module in layers.modules() if isinstance(module, Router)]
         self._counts: list[Tensor] = []  # [L, E] of each micro-batch
         self._uneven: list[Tensor] = []  # its part of the loss before alpha, mean over layers
 

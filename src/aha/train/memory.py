@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
-from aha.model.count import count_parameters
+from aha.model.count import count_ahead, count_parameters
 from aha.objective.logprob import CHUNK_ELEMENTS
 from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
@@ -113,10 +113,12 @@ def of_completions(*, prompts: int, rows: int, prompt: int, completion: int, tok
     return layouts
 
 
-def estimate_held(config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True) -> Held:
+def estimate_held(
+    config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True, mtp: bool = False
+) -> Held:
     """What training a decoder holds from step to step. Without ``logits`` a scalar head is trained in the place of the
-    decoder's own, whose weights have no gradient."""
-    trained = _num_trained(config, logits=logits)
+    decoder's own, whose weights have no gradient; nor have modules of multi-token prediction without ``mtp``."""
+    trained = _num_trained(config, logits=logits, mtp=mtp)
     weights = count_parameters(config) if logits else count_parameters(config) + config.hidden_size
     return Held(weights * bytes_per_number, trained * bytes_per_number, 2 * trained * bytes_per_number)
 
@@ -128,16 +130,20 @@ def estimate_step(
     bytes_per_number: int = 4,
     on_cpu: bool = True,
     logits: bool = True,
+    mtp: bool = False,
 ) -> int:
     """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
 
     The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
-    on. ``logits`` says whether the loss needs log-probs; a scalar head does not. Counted are tensors: not what the
-    program itself takes (some 300 MB with torch), the allocator's leftovers, and a kernel's own scratch. Proven to the
-    byte on a CPU; on a GPU it rests on which kernel torch is documented to choose.
+    on. ``logits`` says whether the loss needs log-probs; a scalar head does not. With ``mtp`` modules of multi-token
+    prediction learn, too. Counted are tensors: not what the program itself takes (some 300 MB with torch), the
+    allocator's leftovers, and a kernel's own scratch. Proven to the byte on a CPU for dense models without such
+    modules; on a GPU it rests on which kernel torch is documented to choose.
     """
     return max(
-        _estimate_micro_batch(config, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits)
+        _estimate_micro_batch(
+            config, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits, mtp=mtp
+        )
         for number, layout in enumerate(layouts)
     )
 
@@ -158,23 +164,24 @@ def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bo
     return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
 
 
-def _num_trained(config: ModelConfig, *, logits: bool) -> int:
+def _num_trained(config: ModelConfig, *, logits: bool, mtp: bool) -> int:
+    trained = count_parameters(config) - (0 if mtp else count_ahead(config))
     if logits:
-        return count_parameters(config)
+        return trained
     unused = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    return count_parameters(config) + config.hidden_size - unused
+    return trained + config.hidden_size - unused
 
 
 def _estimate_micro_batch(
-    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool
+    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool, mtp: bool
 ) -> int:
     """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
-    T, L, D, F, V = (
-        layout.tokens, config.num_hidden_layers, config.hidden_size, _feed_width(config), config.vocab_size,
-    )  # fmt: skip
+    modules = config.num_nextn_predict_layers if mtp else 0
+    T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
+    L = config.num_hidden_layers + modules
     wide = max(b, 4)
     embedding = V * D * b
-    gradients = _num_trained(config, logits=logits) * b
+    gradients = _num_trained(config, logits=logits, mtp=mtp) * b
     of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
     before = gradients if later else 0
 
@@ -183,7 +190,9 @@ def _estimate_micro_batch(
     feed = norm + 4 * T * F * b  # gate, silu(gate), up, their product
     layer = norm + attention + feed
     rotation = 2 * T * config.head_dim * b
-    base = before + rotation
+    # Each module keeps the next tokens' embeddings, the two normed halves side by side, and has a head of its own.
+    of_module = 3 * norm + 3 * T * D * b + layout.predicted * D * b
+    base = before + rotation + modules * of_module
     norm_backward = T * D * (3 * wide + b)
 
     head = norm + layout.predicted * D * b  # the places that have a loss are picked out

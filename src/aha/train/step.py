@@ -19,6 +19,7 @@ from aha.model.heads import RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.kl import k3
 from aha.objective.logprob import token_logprobs
+from aha.objective.mtp import targets_ahead
 from aha.objective.nll import nll_loss
 from aha.objective.policy import importance_weights, policy_loss
 from aha.objective.preference import bradley_terry_loss
@@ -66,7 +67,7 @@ def policy_step(
     """
     totals = dict.fromkeys(_POLICY_SUMS, 0.0)
     gap = 0.0
-    balancer = LoadBalancer(decoder, balance)
+    balancer = LoadBalancer(decoder.body_layers(), balance)
 
     def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         loss, figures = compute_policy_loss(
@@ -169,38 +170,102 @@ def nll_step(
     lr: float,
     max_grad_norm: float,
     balance: Balance = DEEPSEEK_V3,
+    mtp_weight: float = 0.0,
 ) -> dict[str, float]:
     """One update on documents; the denominator is the loss weight of all batches. Metrics: loss, grad_norm, lr, tokens.
 
-    ``tokens`` counts those with a weight. ``balance``, its metrics and InvariantError are as in :func:`policy_step`.
+    ``tokens`` counts those with a weight. With ``mtp_weight`` the modules of multi-token prediction learn too: it times
+    ``mtp_loss``, the mean of their losses, is added to what is descended (``loss`` stays the body's). ``balance``, its
+    metrics and InvariantError are as in :func:`policy_step`.
     """
+    balancer = LoadBalancer(decoder.model.layers if mtp_weight else decoder.body_layers(), balance)
+    return _document_step(
+        decoder, optimizer, batches, balancer, lr=lr, max_grad_norm=max_grad_norm, mtp_weight=mtp_weight
+    )
+
+
+def mtp_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
+) -> dict[str, float]:
+    """One update of the modules of multi-token prediction alone, which ``optimizer`` holds: nothing reaches the body.
+
+    Metrics: mtp_loss. Raises InvariantError as :func:`policy_step` does.
+    """
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    body = [p for p in decoder.parameters() if p.requires_grad and id(p) not in own]
+    for parameter in body:
+        parameter.requires_grad_(False)
+    try:
+        balancer = LoadBalancer(decoder.modules_ahead(), balance)
+        metrics = _document_step(
+            decoder, optimizer, batches, balancer, lr=lr, max_grad_norm=max_grad_norm, mtp_weight=1.0
+        )
+    finally:
+        for parameter in body:
+            parameter.requires_grad_(True)
+    return {"mtp_loss": metrics["mtp_loss"]}
+
+
+def _document_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    balancer: LoadBalancer,
+    *,
+    lr: float,
+    max_grad_norm: float,
+    mtp_weight: float,
+) -> dict[str, float]:
     if not batches:
         raise DataError("an update without documents: nothing was packed")
     total_weight = float(sum(batch.weights_BT.sum() for batch in batches))
-    balancer = LoadBalancer(decoder, balance)
     num_documents = balancer.count_documents(batches)
 
     def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        loss, tokens = compute_nll_loss(decoder, batch, total_weight=total_weight)
+        loss, figures = compute_nll_loss(decoder, batch, total_weight=total_weight, mtp_weight=mtp_weight)
         (loss + balancer.loss(batch, num_sequences=num_documents)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), tokens[None]
+        return loss.detach(), figures
 
-    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
-    metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": sum(row[0] for row in figures)}
-    return metrics | balancer.finish(taken=True)
+    _, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    tokens, loss, mtp_loss = (sum(column) for column in zip(*figures, strict=True))
+    ahead = {"mtp_loss": mtp_loss} if mtp_weight else {}
+    return {"loss": loss, **ahead, "grad_norm": norm, "lr": lr, "tokens": tokens, **balancer.finish(taken=True)}
 
 
-def compute_nll_loss(decoder: Decoder, batch: PackedBatch, *, total_weight: float) -> tuple[Tensor, Tensor]:
-    """The micro-batch's part of the loss and its number of tokens, both scalars."""
+def compute_nll_loss(
+    decoder: Decoder, batch: PackedBatch, *, total_weight: float, mtp_weight: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The micro-batch's part of what is descended, a scalar, and [3]: its tokens, the body's loss, that of multi-token
+    prediction (0 without ``mtp_weight``)."""
     batch = _on_device_of(decoder, batch)
-    hidden_ND = decoder(batch.ids_BT, batch.positions_BT, batch.segments_BT).flatten(0, 1)
-    targets_N, weights_N = batch.targets_BT.flatten(), batch.weights_BT.flatten()
-    learned_N = weights_N.nonzero()[:, 0]
-    if len(learned_N) < len(weights_N):
-        hidden_ND = hidden_ND.index_select(0, learned_N)
-        targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
-    logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N)
-    return nll_loss(logp_N, weights_N, total_weight=total_weight), weights_N.new_tensor(len(weights_N))
+    packed = batch.positions_BT, batch.segments_BT
+    states = (
+        decoder.forward_ahead(batch.ids_BT, batch.targets_BT, *packed)
+        if mtp_weight
+        else [decoder(batch.ids_BT, *packed)]
+    )
+    losses = []
+    for ahead, hidden_BTD in enumerate(states):
+        targets_BT, weights_BT = batch.targets_BT, batch.weights_BT
+        if ahead:
+            targets_BT, weights_BT = targets_ahead(targets_BT, weights_BT, batch.segments_BT, ahead=ahead)
+        hidden_ND, targets_N, weights_N = hidden_BTD.flatten(0, 1), targets_BT.flatten(), weights_BT.flatten()
+        learned_N = weights_N.nonzero()[:, 0]
+        if len(learned_N) < len(weights_N):
+            hidden_ND = hidden_ND.index_select(0, learned_N)
+            targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
+        logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N)
+        losses.append(nll_loss(logp_N, weights_N, total_weight=total_weight))
+    loss, later = losses[0], losses[1:]
+    mtp_loss = torch.stack(later).mean() if later else torch.zeros_like(loss)
+    tokens = (batch.weights_BT != 0).sum().to(loss.dtype)
+    return loss + mtp_weight * mtp_loss if later else loss, torch.stack((tokens, loss.detach(), mtp_loss.detach()))
 
 
 def preference_step(

@@ -52,7 +52,7 @@ def test_absorbed_equals_expanded(changes: dict[str, object]) -> None:
         hidden = torch.full((T, T), -torch.inf, dtype=torch.float64).triu(1)
         absorbed = torch.cat((absorb_query(q, key_map), turn(q_rope.view(1, T, 3, R))), -1)
         # every position of the one sequence is a row of its own that sees the same cache
-        read = attend_to_latents(absorbed, cache.expand(T, -1, -1), hidden, latent=C,
+        read = attend_to_latents(absorbed, cache.expand(T, -1, -1), hidden[:, None], latent=C,
                                  scale=(H + R) ** -0.5 * score_gain(config))
         found = layer.o_proj(expand_read(read, value_map).flatten(1))
     assert torch.allclose(found, expected[0], atol=1e-6)

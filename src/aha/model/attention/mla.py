@@ -95,11 +95,12 @@ def expand_read(read_BNC: Tensor, value_map_NWC: Tensor) -> Tensor:
     return torch.bmm(read_BNC.transpose(0, 1), value_map_NWC.transpose(1, 2)).transpose(0, 1)
 
 
-def attend_to_latents(q_BNX: Tensor, cache_BSX: Tensor, hidden_BS: Tensor, *, latent: int, scale: float) -> Tensor:
+def attend_to_latents(q_BNX: Tensor, cache_BSX: Tensor, hidden_BNS: Tensor, *, latent: int, scale: float) -> Tensor:
     """What each head reads, ``[B, N, C]``, of a cache of C latent and R rotary numbers a token (``X = C + R``).
 
-    ``hidden_BS`` is 0 where a token may be seen, -inf elsewhere. Softmax is in float32.
+    ``hidden_BNS`` is 0 where a token may be seen, -inf elsewhere; of N 1 where all heads see the same. A sequence with
+    several query tokens has the heads of one after those of the other. Softmax is in float32.
     """
-    scores_BNS = torch.baddbmm(hidden_BS[:, None], q_BNX, cache_BSX.transpose(1, 2), alpha=scale)
+    scores_BNS = torch.baddbmm(hidden_BNS, q_BNX, cache_BSX.transpose(1, 2), alpha=scale)
     weights_BNS = torch.softmax(scores_BNS, -1, dtype=torch.float32).to(cache_BSX.dtype)
     return torch.bmm(weights_BNS, cache_BSX[:, :, :latent])

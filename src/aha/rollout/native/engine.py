@@ -14,6 +14,7 @@ from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
+from aha.rollout.native.speculative import Speculation, SpeculativeRunner
 from aha.rollout.native.stops import StopStrings
 
 
@@ -23,6 +24,11 @@ class NativeEngine:
     At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
     ``detokenize`` turns token ids into text; it is needed for stop strings only. The cache never outlives a call of
     ``generate``, so no entry can belong to older weights.
+
+    With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in
+    one step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature
+    0; with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError``
+    where the model has fewer modules.
     """
 
     def __init__(
@@ -31,17 +37,29 @@ class NativeEngine:
         *,
         max_slots: int = MAX_SLOTS,
         cache_bytes: int = 2 << 30,
+        speculate: int = 0,
         detokenize: Callable[[Sequence[int]], str] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         if max_slots < 1:
             raise SettingError(f"max_slots is {max_slots}; at least 1 sequence must fit")
+        modules = config.num_nextn_predict_layers
+        if not 0 <= speculate <= modules:
+            raise SettingError(
+                f"speculate is {speculate}, but the model has {modules} modules of multi-token prediction to draft "
+                f"with: give at most {modules}, or train more of them in (num_nextn_predict_layers)"
+            )
         self._config = config
+        self._speculate = speculate
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = Runner(config, dtype=dtype, device=torch.device(device))
+        self._runner = (
+            SpeculativeRunner(config, dtype=dtype, device=torch.device(device), ahead=speculate)
+            if speculate
+            else Runner(config, dtype=dtype, device=torch.device(device))
+        )
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._version: int | None = None
 
@@ -52,6 +70,16 @@ class NativeEngine:
             raise InvariantError("the engine has no weights yet: call load_weights first")
         return self._version
 
+    @property
+    def speculate(self) -> int:
+        """Tokens drafted a step; 0 samples plainly."""
+        return self._speculate
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """What came of the drafts of the last call of ``generate``; ``None`` without drafts."""
+        return self._runner.speculation() if isinstance(self._runner, SpeculativeRunner) else None
+
     def load_weights(self, decoder: nn.Module, version: int) -> None:
         """Copies the weights of ``decoder`` into storage of its own; later changes of ``decoder`` do not reach it."""
         self._version = None  # a copy that fails half way leaves no usable version
@@ -59,7 +87,8 @@ class NativeEngine:
         self._version = version
 
     def digest(self) -> str:
-        """Digest of the weights sampled with; equals ``decoder_digest(decoder, config, dtype=...)`` after a sync."""
+        """Digest of the weights sampled with; equals ``decoder_digest`` of the decoder after a sync, with this engine's
+        ``dtype`` and ``ahead=speculate``."""
         return self._runner.weights.digest()
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -119,7 +148,7 @@ class NativeEngine:
     ) -> None:
         runner = self._runner
         longest = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own)
-        num_columns = count_columns(longest, params.max_new_tokens)
+        num_columns = count_columns(longest, params.max_new_tokens, speculate=self._speculate)
         num_slots = count_slots(
             self._config,
             num_sequences,
@@ -127,6 +156,7 @@ class NativeEngine:
             cache_bytes=self._cache_bytes,
             max_slots=self._max_slots,
             bytes_per_number=self._dtype.itemsize,
+            speculate=self._speculate,
         )
         suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
         runner.begin(num_slots, num_columns, params, suspects)

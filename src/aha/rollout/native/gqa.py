@@ -81,17 +81,19 @@ class GroupedQuery:
         return x, torch.stack((keys, values))
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row: its keys and values are written into the layer's ``arena`` ``[2, slots, K, columns,
-        H]`` at the places ``write_at``; ``mask`` ``[B K, 1, S]`` hides the columns after it."""
+        """One token of each row, or T side by side: their keys and values are written into the layer's ``arena`` ``[2,
+        slots, K, columns, H]`` at the places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after
+        each."""
         N, K, H = self._heads
-        B, S = len(x_BD), mask.shape[-1]
+        B, S = len(mask) // K, mask.shape[-1]
         qkv = self._queries_keys_values(x_BD, rotation_B)
-        arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(B, 2 * K, H))
-        queries = qkv[:, : N * H].reshape(B * K, N // K, H)
+        arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
+        queries = qkv[:, : N * H].reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
         keys, values = arena[:, :B].flatten(1, 2)[:, :, :S]
         weights = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=H**-0.5)
         weights = torch.softmax(weights, -1, dtype=torch.float32).to(x_BD.dtype)
-        return self._add_out(x_BD, torch.bmm(weights, values).view(B, N * H))
+        read = torch.bmm(weights, values).view(B, K, -1, N // K, H).transpose(1, 2)
+        return self._add_out(x_BD, read.reshape(-1, N * H))
 
     def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
         """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aha.errors import SettingError
 from aha.model.config import ModelConfig
-from aha.model.count import cache_bytes_per_token, count_parameters
+from aha.model.count import cache_values_per_layer, count_parameters
 
 MAX_SLOTS = 256
 PREFILL_TOKENS = 4096
@@ -22,16 +22,30 @@ class RolloutMemory:
     working: int
 
 
-def count_columns(prompt: int, max_new_tokens: int) -> int:
-    """Tokens that a row of the cache has room for."""
-    return -(-(prompt + max_new_tokens) // _COLUMN_STEP) * _COLUMN_STEP
+def count_columns(prompt: int, max_new_tokens: int, *, speculate: int = 0) -> int:
+    """Tokens that a row of the cache has room for. Drafts are read beyond a row's last token, and one column more takes
+    what belongs nowhere."""
+    spare = speculate + 1 if speculate else 0
+    return -(-(prompt + max_new_tokens + spare) // _COLUMN_STEP) * _COLUMN_STEP
+
+
+def token_bytes_of(config: ModelConfig, *, bytes_per_number: int, speculate: int = 0) -> int:
+    """Bytes that a token leaves in the cache: of every layer, and of each module that drafts."""
+    return (config.num_hidden_layers + speculate) * cache_values_per_layer(config) * bytes_per_number
 
 
 def count_slots(
-    config: ModelConfig, sequences: int, columns: int, *, cache_bytes: int, max_slots: int, bytes_per_number: int
+    config: ModelConfig,
+    sequences: int,
+    columns: int,
+    *,
+    cache_bytes: int,
+    max_slots: int,
+    bytes_per_number: int,
+    speculate: int = 0,
 ) -> int:
     """Sequences that are live at once. ``SettingError`` where the cache cannot hold one."""
-    token_bytes = cache_bytes_per_token(config, bytes_per_number=bytes_per_number)
+    token_bytes = token_bytes_of(config, bytes_per_number=bytes_per_number, speculate=speculate)
     fitting = cache_bytes // (token_bytes * columns)
     if fitting < 1:
         raise SettingError(
@@ -49,25 +63,38 @@ def estimate_rollout(
     prompt: int,
     max_new_tokens: int,
     cache_bytes: int,
+    speculate: int = 0,
     bytes_per_number: int = 4,
 ) -> RolloutMemory:
-    """For ``samples`` completions of each of ``prompts`` prompts of up to ``prompt`` tokens, temperature sampling."""
+    """For ``samples`` completions of each of ``prompts`` prompts of up to ``prompt`` tokens, temperature sampling.
+
+    With ``speculate`` modules that draft, their weights and cache, and logits and scores of as many tokens more a row.
+    """
     b, D, F, V = bytes_per_number, config.hidden_size, config.intermediate_size, config.vocab_size
     N, heads = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
-    columns = count_columns(prompt, max_new_tokens)
+    columns = count_columns(prompt, max_new_tokens, speculate=speculate)
     slots = count_slots(
-        config, prompts * samples, columns, cache_bytes=cache_bytes, max_slots=MAX_SLOTS, bytes_per_number=b
+        config,
+        prompts * samples,
+        columns,
+        cache_bytes=cache_bytes,
+        max_slots=MAX_SLOTS,
+        bytes_per_number=b,
+        speculate=speculate,
     )
-    token_bytes = cache_bytes_per_token(config, bytes_per_number=b)
+    token_bytes = token_bytes_of(config, bytes_per_number=b, speculate=speculate)
+    at_a_time = 2 * speculate or 1  # tokens of a row: a module's window is as long, or longer than what is verified
+    of_drafts = slots * V * (4 * speculate + 16 * (speculate + 1)) if speculate else 0  # theirs, and of verifying
     live_prompts = min(prompts, -(-slots // samples))
     read = live_prompts * (prompt * token_bytes + 4 * V)
     at_once = min(live_prompts * prompt, max(PREFILL_TOKENS, prompt))
     prefill = at_once * (token_bytes + (3 * D + 2 * heads * config.head_dim + 3 * F) * b)
     logits = slots * V * (4 + 4 + 8)  # and their probabilities, and the sums of those in double precision
-    scores = slots * N * columns * (2 * b + 4)
+    scores = slots * at_a_time * N * columns * (2 * b + 4)
     largest = max(V * D, 2 * D * F)
+    sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
     digest = 5 * 8 * min(largest, DIGEST_CHUNK) + 2 * D * F * b
     return RolloutMemory(
-        held=count_parameters(config) * b + slots * (columns * token_bytes + 12 * max_new_tokens),
-        working=max(read + max(prefill, logits, scores), digest),
+        held=count_parameters(sampled) * b + slots * (columns * token_bytes + 12 * max_new_tokens),
+        working=max(read + max(prefill, logits + of_drafts, scores), digest),
     )

@@ -86,16 +86,16 @@ class Latent:
         return x, entry.view(1, rows, 1, -1, entry.shape[1])
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row: its entry is written into the layer's ``arena`` ``[1, slots, 1, columns, X]`` at the
-        places ``write_at``; ``mask`` ``[B, 1, S]`` hides the columns after it."""
+        """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,
+        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after each token."""
         N, H, R, W, C = self._widths
-        B, S = len(x_BD), mask.shape[-1]
+        B, S = len(mask), mask.shape[-1]
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
         arena.view(-1, C + R).index_put_((write_at,), entry[:, None])
-        query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1)
-        cache = arena[0, :B, 0, :S]
-        read = attend_to_latents(query, cache, mask[:, 0], latent=C, scale=(H + R) ** -0.5 * self._gain)
-        return torch.addmm(x_BD, expand_read(read, self._up[:, H:]).reshape(B, N * W), self._out)
+        query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1).view(B, -1, C + R)
+        read = attend_to_latents(query, arena[0, :B, 0, :S], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
+        read = expand_read(read.view(-1, N, C), self._up[:, H:])
+        return torch.addmm(x_BD, read.reshape(-1, N * W), self._out)
 
     def _queries_and_entry(self, x_BD: Tensor, rotation_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated and rotated queries ``[B, N, H]`` and ``[B, N, R]``, and the cache entry ``[B, X]``."""

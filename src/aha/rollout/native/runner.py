@@ -48,21 +48,29 @@ class CacheShape(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A prompt read once: its cache ``[layers, parts, heads, T, width]``, the float32 logits ``[V]`` after its end."""
+    """A prompt read once: its cache ``[layers, parts, heads, T, width]``, the float32 logits ``[V]`` after its end.
+
+    Who drafts also needs the hidden states of the last places and the last tokens.
+    """
 
     cache: Tensor
     logits_V: Tensor
+    tail: tuple[Tensor, Tensor] | None = None
 
 
 class Runner:
-    """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them."""
+    """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them.
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    ``ahead`` modules of multi-token prediction have weights and a place in the arena, behind the body's layers.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         self._config = config
+        self._ahead = ahead
         self._dtype = dtype
         self._device = device
         self._cache = CacheShape.of(config)
-        self.weights = Weights(config, dtype=dtype, device=device)
+        self.weights = Weights(config, dtype=dtype, device=device, ahead=ahead)
         self._memory = torch.zeros(0, dtype=dtype, device=device)
         self._rotation = torch.zeros(0, 1, config.head_dim // 2, dtype=torch.complex64, device=device)
 
@@ -71,7 +79,7 @@ class Runner:
         """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
         config, device = self._config, self._device
         parts, heads, width = self._cache
-        shape = (config.num_hidden_layers, parts, num_slots, heads, num_columns, width)
+        shape = (config.num_hidden_layers + self._ahead, parts, num_slots, heads, num_columns, width)
         size = torch.Size(shape).numel()
         if self._memory.numel() < size:
             # Zeros, not garbage: what a masked column holds is multiplied by 0 and must be finite.
@@ -84,8 +92,9 @@ class Runner:
         self._counts = torch.zeros_like(self._tokens)
         self._seeds = torch.zeros_like(self._tokens)
         self._limits = torch.zeros_like(self._tokens)
-        self._out_tokens = torch.zeros(num_slots, params.max_new_tokens, dtype=torch.int64, device=device)
-        self._out_logprobs = torch.zeros(num_slots, params.max_new_tokens, device=device)
+        num_out = params.max_new_tokens + self._ahead  # a step may write more than a row keeps
+        self._out_tokens = torch.zeros(num_slots, num_out, dtype=torch.int64, device=device)
+        self._out_logprobs = torch.zeros(num_slots, num_out, device=device)
         flags = torch.zeros(config.vocab_size, dtype=torch.uint8)
         flags[list(suspects)] = SUSPECT
         flags[[i for i in params.end_token_ids if i < config.vocab_size]] |= ENDED
@@ -100,14 +109,7 @@ class Runner:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Reads each prompt once. Prompts are padded to the longest of a batch, so callers sort them by length."""
-        prefixes = []
-        for batch in _batches(prompts):
-            entries: list[Tensor] = []
-            hidden_BTD, last_B = self._forward(batch, entries)
-            logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
-            stacked = torch.stack(entries)  # [layers, parts, B, heads, T, width]
-            prefixes += [Prefix(stacked[:, :, b, :, : len(ids)], logits_BV[b]) for b, ids in enumerate(batch)]
-        return prefixes
+        return [prefix for batch in _batches(prompts) for prefix in self._read(batch)]
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -115,7 +117,7 @@ class Runner:
         self._extend_rotation(max(map(len, sequences), default=0))
         scores: list[tuple[float, ...]] = []
         for batch in _batches(sequences):
-            hidden_BTD, _ = self._forward(batch, None)
+            hidden_BTD = self._forward(self._pad(batch), None)
             for hidden_TD, ids in zip(hidden_BTD, batch, strict=True):
                 targets = torch.tensor(ids[1:], dtype=torch.int64, device=self._device)
                 parts = [
@@ -162,8 +164,7 @@ class Runner:
         lengths = self._positions[sources].tolist()
         for (source, target), length in zip(moves, lengths, strict=True):
             self._arena[:, :, target, :, :length] = self._arena[:, :, source, :, :length]
-        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
-        for state in (*rows, self._out_tokens, self._out_logprobs):
+        for state in self._row_states():
             state[targets] = state[sources]
 
     @torch.inference_mode()
@@ -191,6 +192,10 @@ class Runner:
     def load(self, decoder: nn.Module) -> None:
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
+
+    def _row_states(self) -> tuple[Tensor, ...]:
+        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
+        return (*rows, self._out_tokens, self._out_logprobs)
 
     def _record(self, logits_BV: Tensor, at: Tensor) -> list[tuple[int, int]]:
         params = self._params
@@ -228,24 +233,40 @@ class Runner:
         for layer, arena in zip(self.weights.layers, self._arena, strict=True):
             x_BD = layer.attention.decode(x_BD, rotation_B, arena, write_at, mask)
             x_BD = layer.feed.forward(x_BD)
-        return self._logits(F.rms_norm(x_BD, x_BD.shape[1:], self.weights.norm_D, self._config.rms_norm_eps))
+        return self._logits(self._norm(x_BD, self.weights.norm_D))
 
-    def _forward(self, prompts: Sequence[Sequence[int]], entries: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends what a layer caches to
-        ``entries``: ``[parts, B, heads, T, width]``."""
-        B, T = len(prompts), max(map(len, prompts))
-        ids_BT = torch.zeros(B, T, dtype=torch.int64)
+    def _read(self, batch: Sequence[Sequence[int]]) -> list[Prefix]:
+        entries: list[Tensor] = []
+        hidden_BTD = self._forward(self._pad(batch), entries)
+        return self._prefixes(batch, hidden_BTD, entries)
+
+    def _prefixes(self, batch: Sequence[Sequence[int]], hidden_BTD: Tensor, entries: Sequence[Tensor]) -> list[Prefix]:
+        last_B = self._tensor([len(ids) - 1 for ids in batch])
+        logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
+        stacked = torch.stack(list(entries))  # [layers, parts, B, heads, T, width]
+        return [Prefix(stacked[:, :, b, :, : len(ids)], logits_BV[b]) for b, ids in enumerate(batch)]
+
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        ids_BT = torch.zeros(len(prompts), max(map(len, prompts)), dtype=torch.int64)
         for b, ids in enumerate(prompts):
             ids_BT[b, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return ids_BT.to(self._device)
+
+    def _forward(self, ids_BT: Tensor, entries: list[Tensor] | None) -> Tensor:
+        """Hidden states ``[B, T, D]`` after the final norm; appends what a layer caches to ``entries``: ``[parts, B,
+        heads, T, width]``."""
+        B, T = ids_BT.shape
         rotation = self._rotation[:T].repeat(B, 1, 1)
-        x = F.embedding(ids_BT.to(self._device).view(-1), self.weights.embedding_VD)
+        x = F.embedding(ids_BT.view(-1), self.weights.embedding_VD)
         for layer in self.weights.layers:
             x, cached = layer.attention.prefill(x, rotation, B)
             x = layer.feed.forward(x)
             if entries is not None:
                 entries.append(cached)
-        hidden = F.rms_norm(x, x.shape[1:], self.weights.norm_D, self._config.rms_norm_eps)
-        return hidden.view(B, T, -1), self._tensor([len(ids) - 1 for ids in prompts])
+        return self._norm(x, self.weights.norm_D).view(B, T, -1)
+
+    def _norm(self, x: Tensor, weight_D: Tensor) -> Tensor:
+        return F.rms_norm(x, weight_D.shape, weight_D, self._config.rms_norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.weights.head_VD).float()

@@ -39,19 +39,31 @@ def sample(
         tokens_B = logits_BV.argmax(-1)
         largest_B = logits_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
         return tokens_B, (largest_B - largest_B).to(torch.float32)
+    probs_BV = probabilities(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
+    tokens_B1, total_B1 = draw(probs_BV, uniforms(seeds_B, index_B))
+    logprobs_B1 = torch.log(probs_BV.gather(-1, tokens_B1)) - torch.log(total_B1)
+    return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1).to(torch.float32)
+
+
+def probabilities(logits_BV: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """What is drawn from at a temperature over 0, float32 [B, V]; not normalised again after top-k and top-p."""
     probs_BV = torch.softmax(logits_BV if temperature == 1.0 else logits_BV / temperature, -1, dtype=torch.float32)
     if 0 < top_k < probs_BV.shape[-1]:
         probs_BV = keep_top_k(probs_BV, top_k)
     if top_p < 1.0:
         probs_BV = keep_top_p(probs_BV, top_p)
-    cdf_BV = torch.cumsum(probs_BV, -1, dtype=torch.float64)
+    return probs_BV
+
+
+def draw(weights_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row in proportion to ``weights``: ids int64 and the float64 sums of the rows, both [B, 1]."""
+    cdf_BV = torch.cumsum(weights_BV, -1, dtype=torch.float64)
     total_B1 = cdf_BV[:, -1:]
-    target_B1 = uniforms(seeds_B, index_B).unsqueeze(-1) * total_B1
+    target_B1 = uniforms_B.unsqueeze(-1) * total_B1
     # Strictly under the total, so that the search ends on a token whose probability is not 0.
     target_B1 = torch.minimum(target_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
     tokens_B1 = torch.searchsorted(cdf_BV, target_B1, right=True).clamp_max_(cdf_BV.shape[-1] - 1)
-    logprobs_B1 = torch.log(probs_BV.gather(-1, tokens_B1)) - torch.log(total_B1)
-    return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1).to(torch.float32)
+    return tokens_B1, total_B1
 
 
 def keep_top_k(probs_BV: Tensor, top_k: int) -> Tensor:

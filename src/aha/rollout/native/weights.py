@@ -7,7 +7,7 @@ halves are fused stands in ``gqa.py``, ``mla.py`` and ``feed.py``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,10 +29,23 @@ class Layer(NamedTuple):
     feed: Dense | Mixture
 
 
-class Weights:
-    """Storage for one version of the weights, allocated once; ``copy_from`` fills it."""
+class Module(NamedTuple):
+    """One module of multi-token prediction: its layer and what stands around it (model/mtp.py)."""
 
-    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device) -> None:
+    embedding_norm_D: Tensor
+    hidden_norm_D: Tensor
+    join: Tensor  # [2D, D]
+    layer: Layer
+    norm_D: Tensor
+
+
+class Weights:
+    """Storage for one version of the weights, allocated once; ``copy_from`` fills it.
+
+    Of the modules of multi-token prediction it has the first ``ahead``.
+    """
+
+    def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         self._config = config
         V, D = config.vocab_size, config.hidden_size
 
@@ -43,9 +56,14 @@ class Weights:
         self.head_VD = self.embedding_VD if config.tie_word_embeddings else empty(V, D)
         self.norm_D = empty(D)
         attention = Latent if config.latent_attention else GroupedQuery
-        self.layers = [
-            Layer(attention(config, empty), (Mixture if config.has_experts(index) else Dense)(config, empty))
-            for index in range(config.num_hidden_layers)
+
+        def layer(index: int) -> Layer:
+            return Layer(attention(config, empty), (Mixture if config.has_experts(index) else Dense)(config, empty))
+
+        self.layers = [layer(index) for index in range(config.num_hidden_layers)]
+        self.modules = [
+            Module(empty(D), empty(D), empty(2 * D, D), layer(config.num_hidden_layers + k), empty(D))
+            for k in range(ahead)
         ]
 
     @torch.no_grad()
@@ -56,7 +74,9 @@ class Weights:
         if not self._config.tie_word_embeddings:
             source.copy("lm_head.weight", self.head_VD)
         source.copy("model.norm.weight", self.norm_D)
-        for index, layer in enumerate(self.layers):
+        for name, weight in self._around_layers():
+            source.copy(name, weight)
+        for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 half.copy_from(source, f"model.layers.{index}.")
 
@@ -66,23 +86,42 @@ class Weights:
         if not self._config.tie_word_embeddings:
             yield "lm_head.weight", self.head_VD
         yield "model.norm.weight", self.norm_D
-        for index, layer in enumerate(self.layers):
+        yield from self._around_layers()
+        for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 yield from half.named(f"model.layers.{index}.")
 
     def digest(self) -> str:
-        """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype."""
+        """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype and ``ahead``."""
         return _digest(self.named(), self.norm_D.dtype)
 
+    def _all_layers(self) -> list[Layer]:
+        """The body's, then those of the modules, as the published names number them."""
+        return [*self.layers, *(module.layer for module in self.modules)]
 
-def decoder_digest(decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtype = torch.float32) -> str:
+    def _around_layers(self) -> Iterator[tuple[str, Tensor]]:
+        for index, module in enumerate(self.modules, start=len(self.layers)):
+            at = f"model.layers.{index}."
+            yield at + "enorm.weight", module.embedding_norm_D
+            yield at + "hnorm.weight", module.hidden_norm_D
+            yield at + "eh_proj.weight", module.join.t()
+            yield at + "shared_head.norm.weight", module.norm_D
+
+
+def decoder_digest(
+    decoder: nn.Module, config: ModelConfig, *, dtype: torch.dtype = torch.float32, ahead: int = 0
+) -> str:
     """32 hexadecimal digits that stand for every weight of ``decoder`` as it reads in ``dtype``, on any device.
 
-    A change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
+    Of the modules of multi-token prediction only the first ``ahead`` count: a sampler has those it drafts with. A
+    change of one bit, or two values changing places, changes it (two 64-bit checksums a tensor, then SHA-256).
     """
     parameters = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
     if config.tie_word_embeddings:
         parameters.pop("lm_head.weight", None)
+    for index in range(config.num_hidden_layers + ahead, config.num_hidden_layers + config.num_nextn_predict_layers):
+        unused = f"model.layers.{index}."
+        parameters = {name: weight for name, weight in parameters.items() if not name.startswith(unused)}
     return _digest(parameters.items(), dtype)
 
 
