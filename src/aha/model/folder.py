@@ -21,6 +21,15 @@ from torch import Tensor, nn
 from aha.errors import AhaError, CheckpointError, SettingError, nearest
 from aha.model.config import ModelConfig, ModelType
 from aha.model.decoder import Decoder, build_empty_decoder
+from aha.model.fp8_checkpoint import (
+    QUANTIZATION,
+    check_quantization,
+    dequantize_tensors,
+    is_quantized,
+    quantize_tensors,
+    scale_name,
+    scale_shape,
+)
 from aha.util.files import read_json, write_json_atomic
 
 CONFIG_FILE = "config.json"
@@ -33,6 +42,7 @@ _ARCHITECTURES: dict[ModelType, str] = {
     "qwen3": "Qwen3ForCausalLM",
 }
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_FP8_TYPE = "F8_E4M3"
 # Fields without which nothing can be built, then fields transformers leaves out when they have its default value.
 _REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 _OPTIONAL = ("num_key_value_heads", "head_dim", "rms_norm_eps", "max_position_embeddings", "tie_word_embeddings",
@@ -45,10 +55,11 @@ _DEFAULTS: dict[ModelType, dict[str, Any]] = {
 }
 
 
-def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path) -> None:
+def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path, *, fp8: bool = False) -> None:
     """Writes ``config.json`` and ``model.safetensors`` into the folder ``path``, each whole or not at all.
 
-    Weights keep their type. A tied head is written once, as the embedding.
+    Weights keep their type, but with ``fp8`` the matrices of the layers become FP8 with block scales, as DeepSeek-V3 is
+    published. A tied head is written once, as the embedding.
     """
     state = {name: tensor.detach() for name, tensor in decoder.state_dict().items()}
     if config.tie_word_embeddings:
@@ -57,12 +68,16 @@ def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path) -> Non
     path.mkdir(parents=True, exist_ok=True)
     # A sharded model that lay here before would otherwise be read in place of this one.
     (path / INDEX_FILE).unlink(missing_ok=True)
+    fields = to_hugging_face(config, dtype=next(iter(state.values())).dtype)
+    if fp8:
+        fields["quantization_config"] = QUANTIZATION
+        state = dict(quantize_tensors(state.items()))
     save_tensors_atomic(path / WEIGHTS_FILE, state)
-    write_json_atomic(path / CONFIG_FILE, to_hugging_face(config, dtype=next(iter(state.values())).dtype))
+    write_json_atomic(path / CONFIG_FILE, fields)
 
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
-    """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
+    """The decoder in the folder ``path``, its weights cast to ``dtype`` (FP8 ones times their scales), and its config.
 
     ``CheckpointError`` names the file, field or tensor that does not fit, and both shapes.
     """
@@ -77,10 +92,8 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple
     decoder = build_empty_decoder(config, dtype=dtype)
     targets = decoder.state_dict()
     with torch.no_grad():
-        for file, names in found.items():
-            with _open(file) as tensors:
-                for name in names:
-                    _fill(targets[name], tensors.get_tensor(name), name=name, file=file, twice=_is_tied(name, config))
+        for name, tensor in dequantize_tensors(_read(found)):
+            _fill(targets[name], tensor, name=name, path=path, twice=_is_tied(name, config))
     return decoder, config
 
 
@@ -113,16 +126,17 @@ def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
     """The config that the ``fields`` of a ``config.json`` describe; fields left out have transformers' defaults.
 
     ``CheckpointError`` for another architecture and for every field that would change the computation in a way the
-    decoder does not have (rotary scaling, sliding windows, biases, other activations, quantisation).
+    decoder does not have (rotary scaling, sliding windows, biases, other activations), and for another quantisation
+    than FP8 in blocks.
     """
     kind = fields.get("model_type")
     if kind not in get_args(ModelType):
         raise CheckpointError(f"model_type {kind!r} is not supported: {nearest(str(kind), get_args(ModelType))}")
     model_type = cast(ModelType, kind)
-    for name, harmless in (("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False),
-                           ("quantization_config", None)):
+    for name, harmless in (("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False)):
         if fields.get(name) not in (harmless, None):
             raise CheckpointError(f"{name} is {fields[name]!r}; only {harmless!r} is supported")
+    check_quantization(fields.get("quantization_config"))
     missing = [name for name in _REQUIRED if fields.get(name) is None]
     if missing:
         raise CheckpointError(f"required fields are missing: {', '.join(missing)}")
@@ -224,8 +238,11 @@ def _check_headers(
     path: Path, files: Mapping[Path, list[str] | None], expected: Mapping[str, tuple[int, ...]], *, tied: bool
 ) -> dict[Path, list[str]]:
     """The names to read from each file, after every name, shape and type was compared with ``expected``."""
+    scales = {scale_name(name): scale_shape(shape) for name, shape in expected.items() if is_quantized(name, shape)}
+    shapes = {**expected, **scales}
     found: dict[Path, list[str]] = {}
     where: dict[str, Path] = {}
+    needed: set[str] = set()
     problems: list[str] = []
     for file, promised in files.items():
         with _open(file) as tensors:
@@ -235,14 +252,17 @@ def _check_headers(
             for name in held if promised is None else [name for name in promised if name in held]:
                 if name.endswith("rotary_emb.inv_freq"):  # old exports save this constant
                     continue
-                if name not in expected:
+                if name not in shapes:
                     problems.append(f"{name} in {file.name} has no place in this model")
                     continue
                 view = tensors.get_slice(name)
                 shape, kind = tuple(view.get_shape()), view.get_dtype()
-                if shape != expected[name]:
+                if kind == _FP8_TYPE and scale_name(name) in scales:
+                    needed.add(scale_name(name))
+                    kind = _FLOAT_TYPES[0]
+                if shape != shapes[name]:
                     problems.append(f"{name} in {file.name} has shape {list(shape)}, the config says "
-                                    f"{list(expected[name])}")
+                                    f"{list(shapes[name])}")
                 elif kind not in _FLOAT_TYPES:
                     problems.append(f"{name} in {file.name} has type {kind}; known: {', '.join(_FLOAT_TYPES)}")
                 else:
@@ -251,6 +271,8 @@ def _check_headers(
     optional = {"lm_head.weight"} if tied else set()
     problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
                  if name not in where and name not in optional]
+    problems += [f"{name} is missing, the scales of an FP8 weight" for name in sorted(needed - where.keys())]
+    problems += [f"{name} scales a weight that is not FP8" for name in sorted(scales.keys() & where.keys() - needed)]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
@@ -264,13 +286,20 @@ def _is_tied(name: str, config: ModelConfig) -> bool:
     return name == "lm_head.weight" and config.tie_word_embeddings
 
 
-def _fill(target: Tensor, value: Tensor, *, name: str, file: Path, twice: bool) -> None:
+def _read(found: Mapping[Path, list[str]]) -> Iterator[tuple[str, Tensor]]:
+    for file, names in found.items():
+        with _open(file) as tensors:
+            for name in names:
+                yield name, tensors.get_tensor(name)
+
+
+def _fill(target: Tensor, value: Tensor, *, name: str, path: Path, twice: bool) -> None:
     """Copies ``value`` into ``target``, or only compares them where ``target`` was filled under another name."""
     if not twice:
         target.copy_(value)
     elif not torch.equal(target, value.to(target.dtype)):
         raise CheckpointError(
-            f"{file}: {name} differs from model.embed_tokens.weight, yet tie_word_embeddings is true in {CONFIG_FILE}; "
+            f"{path}: {name} differs from model.embed_tokens.weight, yet tie_word_embeddings is true in {CONFIG_FILE}; "
             "set it to false to keep both"
         )
 

@@ -11,13 +11,14 @@ from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
+from aha.model.precision import Precision, use_precision
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import Policy, best_device, load_policy, save_policy
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.train.batch import collate_packed
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.train.step import nll_step
@@ -36,7 +37,7 @@ class Shape(Frozen):
 
 class Settings(Frozen):
     """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
-    its peak."""
+    its peak. ``precision`` is that of the linear maps' products, ``moments`` the optimiser's; weights stay float32."""
 
     shape: Shape = Shape()
     steps: Count = 2_800
@@ -47,6 +48,8 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.1
     max_grad_norm: Rate = 1.0
+    precision: Precision = "float32"
+    moments: Moments = "float32"
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -56,7 +59,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     """
     policy = load_policy(inputs["init"] / "model") if "init" in inputs else _fresh(settings, inputs, context)
     decoder, renderer = policy.decoder, policy.renderer
-    optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
+    use_precision(decoder, settings.precision)
+    optimizer = build_adamw(
+        decoder,
+        lr=settings.lr,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        moments=settings.moments,
+    )
     state = TrainState(0, decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)

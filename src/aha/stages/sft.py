@@ -10,11 +10,12 @@ from pathlib import Path
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.examples import load_examples
 from aha.errors import DataError
+from aha.model.precision import Precision, use_precision
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.models import load_policy, save_policy
 from aha.train.batch import collate_packed
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.train.step import nll_step
@@ -22,7 +23,10 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch."""
+    """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch.
+
+    ``precision`` is that of the linear maps' products, ``moments`` the optimiser's; weights stay float32.
+    """
 
     epochs: Count = 2
     batch_tokens: Count = 1_024
@@ -33,6 +37,8 @@ class Settings(Frozen):
     final_ratio: Share = 0.1
     weight_decay: NotNegative = 0.0
     max_grad_norm: Rate = 1.0
+    precision: Precision = "float32"
+    moments: Moments = "float32"
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -50,8 +56,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     updates = _updates([len(e.ids) for e in examples], settings, context.seed)
     if not updates:
         raise DataError(f"nothing to learn: {len(worked)} examples of {len(sources)} inputs, {settings.epochs} epochs")
+    use_precision(policy.decoder, settings.precision)
     optimizer = build_adamw(
-        policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
+        policy.decoder,
+        lr=settings.lr,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        moments=settings.moments,
     )
     state = TrainState(0, policy.decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")
