@@ -440,7 +440,8 @@ def test_fp8_with_moments_in_bf16_continues_with_the_same_bits(kind: str, micro:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert {tensor.dtype for tensor in first.values()} == {torch.float32}
     plain = read_jsonl({"pretrain": micro.base, "sft": micro.dev1}[kind] / "metrics.jsonl")[0]["loss"]
-    assert read_jsonl(out / "metrics.jsonl")[0]["loss"] == pytest.approx(plain, rel=0.01) != plain
+    loss = read_jsonl(out / "metrics.jsonl")[0]["loss"]
+    assert loss != plain and loss == pytest.approx(plain, rel=0.01)
 
 
 def test_a_reference_that_was_refreshed_is_continued(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:

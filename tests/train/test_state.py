@@ -22,7 +22,8 @@ GRPO = ALGORITHMS["grpo"]
 def fresh(seed: int = 0, *, layers: int = 2, moments: Moments = "float32") -> TrainState:
     decoder = build_decoder(tiny_config(layers=layers), seed=seed)
     reference = build_decoder(tiny_config(layers=layers), seed=seed + 50)
-    return TrainState(0, decoder, build_adamw(decoder, lr=1e-2, moments=moments), {"seen": []}, {"reference": reference})
+    optimizer = build_adamw(decoder, lr=1e-2, moments=moments)
+    return TrainState(0, decoder, optimizer, {"seen": []}, {"reference": reference})
 
 
 def advance(state: TrainState, steps: int) -> None:
