@@ -126,10 +126,10 @@ def compare(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """Three panels: outliers, sums, and the loss against BF16's."""
+    """Outliers, sums and, where there was training, the loss against BF16's."""
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
-        outliers, sums, losses = figure.subplots(1, 3)
+        outliers, sums, *rest = figure.subplots(1, 3 if found["training"] else 2)
         factors = [row["factor"] for row in found["outliers"]]
         for key, mark, ink, label in (("tensor", "o-", PALETTE[1], "tensor"), ("tiles", "s-", PALETTE[0], "1 x 128")):
             outliers.plot(factors, [100 * row[key] for row in found["outliers"]], mark, color=ink, label=label)
@@ -144,16 +144,17 @@ def draw(found: dict[str, Any], path: Path) -> None:
             sums.plot(Ks, [100 * row[key] for row in found["sums"]], mark, color=ink, label=label)
         sums.set(xscale="log", yscale="log", xlabel="products summed (K)", ylabel="error, %")
         sums.set_title("A product's error, by source", loc="left", fontsize=11)
-        for place, training in enumerate(found["training"]):
-            for arm, dashes in (("fp8", "-"), ("float32", ":")):
-                pairs = zip(training["curves"][arm], training["curves"][BASELINE], strict=True)
-                gaps = [100 * (loss / baseline - 1) for loss, baseline in pairs]
-                label = f"{arm}, rate {training['lr']:g}"
-                losses.plot(training["curve_steps"], gaps, dashes, color=PALETTE[place], linewidth=1.4, label=label)
-        losses.axhspan(-0.25, 0.25, color="#c9ced4", alpha=0.5, linewidth=0)
-        losses.set(xlabel="step", ylabel="smoothed loss against BF16, %")
-        losses.set_title("The tiny base", loc="left", fontsize=11)
-        for axes in (outliers, sums, losses):
+        for losses in rest:
+            for place, training in enumerate(found["training"]):
+                for arm, dashes in (("fp8", "-"), ("float32", ":")):
+                    pairs = zip(training["curves"][arm], training["curves"][BASELINE], strict=True)
+                    gaps = [100 * (loss / baseline - 1) for loss, baseline in pairs]
+                    label = f"{arm}, rate {training['lr']:g}"
+                    losses.plot(training["curve_steps"], gaps, dashes, color=PALETTE[place], linewidth=1.4, label=label)
+            losses.axhspan(-0.25, 0.25, color="#c9ced4", alpha=0.5, linewidth=0)
+            losses.set(xlabel="step", ylabel="smoothed loss against BF16, %")
+            losses.set_title("The tiny base", loc="left", fontsize=11)
+        for axes in (outliers, sums, *rest):
             axes.legend(frameon=False, fontsize=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
@@ -161,7 +162,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--steps", type=int, default=1_000, help="0 leaves the training out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -174,7 +175,7 @@ def main() -> None:
     for row in (*found["outliers"], *found["sums"]):
         print(json_text(row), flush=True)
     found["training"] = []
-    for lr in RATES:
+    for lr in RATES if options.steps else ():
         losses, seconds = {}, {}
         for arm in ARMS:
             losses[arm], seconds[arm] = train(arm, lr=lr, steps=options.steps, seed=options.seed, runs=runs)
