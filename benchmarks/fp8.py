@@ -1,6 +1,6 @@
 """What FP8 costs in accuracy: rounding with outliers, summing in 14 bits, and the loss of the tiny base against BF16.
 
-    python benchmarks/fp8.py [--steps 1000] [--seed 0] [--runs FOLDER] [--out docs]
+    python benchmarks/fp8.py [--steps 1000] [--rates 0.003 0.0003] [--seed 0] [--runs FOLDER] [--out docs]
 
 Trains the base of r1_tiny in each precision on the same documents (minutes each on one core; a finished run in FOLDER
 is taken as it is, an interrupted one goes on), prints every figure and writes ``fp8.json`` and ``figures/fp8.png`` into
@@ -25,15 +25,22 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aha.model.config import ModelConfig
+from aha.model.decoder import build_decoder
 from aha.model.fp8 import E4M3, E4M3_MAX, dequantize, emulated_product, quantize
+from aha.model.precision import Precision, use_precision
 from aha.report.plots import PALETTE
 from aha.stages import pretrain, tokenizer
 from aha.stages.context import Context
-from aha.util.files import json_text, read_json, write_json_atomic
+from aha.stages.models import TEMPLATE_FILE
+from aha.train.batch import collate_packed
+from aha.train.optimizer import build_adamw
+from aha.train.step import nll_step
+from aha.util.files import json_text, write_json_atomic
 from benchmarks.setting import processor_name, versions
 
-ARMS = ("float32", "bf16", "fp8")
-BASELINE = "bf16"
+ARMS: tuple[Precision, ...] = ("float32", "bf16", "fp8")
+BASELINE: Precision = "bf16"
 RATES = (pretrain.Settings().lr, pretrain.Settings().lr / 10)
 SMOOTHING = 0.9
 REGISTER_BITS = 14  # of a Hopper tensor core's accumulator, V3 section 3.3.2
@@ -88,27 +95,39 @@ def sum_in_register(a_MK: Tensor, b_NK: Tensor, *, promote_every: int) -> Tensor
     return total_MN + register_MN.float()
 
 
-def train(arm: str, *, lr: float, steps: int, seed: int, runs: Path) -> tuple[list[float], float]:
-    """The tiny base's loss at each step in one precision, and processor seconds a step.
+def measure_step(precision: Precision, *, repeat: int = 5) -> float:
+    """Median processor seconds of one update of the tiny base's shape on its number of tokens, on one thread."""
+    settings = pretrain.Settings()
+    config = ModelConfig(model_type="qwen2", vocab_size=512, **settings.shape.model_dump())
+    decoder = build_decoder(config, seed=0)
+    use_precision(decoder, precision)
+    optimizer = build_adamw(decoder, lr=settings.lr)
+    ids = torch.randint(1, 512, (settings.rows, settings.row_length + 1)).tolist()
+    documents = [(row, [True] * len(row)) for row in ids]
+    batches = collate_packed(documents, width=settings.row_length, rows_per_batch=settings.rows)
+    taken = []
+    for _ in range(repeat + 1):
+        began = time.process_time()
+        nll_step(decoder, optimizer, batches, lr=settings.lr, max_grad_norm=settings.max_grad_norm)
+        taken.append(time.process_time() - began)
+    return statistics.median(taken[1:])
 
-    The documents depend on the seed alone.
-    """
+
+def train(arm: Precision, *, lr: float, steps: int, seed: int, runs: Path) -> list[float]:
+    """The tiny base's loss at each step in one precision. The documents depend on the seed alone."""
     words, out = runs / f"seed{seed}" / "words", runs / f"seed{seed}" / f"lr{lr:g}" / arm
     if not (words / "tokenizer").exists():
         words.mkdir(parents=True)
         tokenizer.run(tokenizer.Settings(), {}, Context(words, name="words", seed=seed, run_seed=seed))
     out.mkdir(parents=True, exist_ok=True)
     settings = pretrain.Settings.model_validate({"steps": steps, "precision": arm, "lr": lr})
-    cost = out / "processor_seconds.json"
-    if not cost.exists():
-        began = time.process_time()
+    if not (out / "model" / TEMPLATE_FILE).exists():  # what is written last
         pretrain.run(settings, {"tokenizer": words}, Context(out, name="base", seed=seed, run_seed=seed))
-        write_json_atomic(cost, (time.process_time() - began) / steps)
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [float(json.loads(line)["loss"]) for line in lines]
     if len(losses) != steps:
         raise SystemExit(f"{out} has {len(losses)} steps, asked for are {steps}: give another --runs")
-    return losses, read_json(cost)
+    return losses
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -163,28 +182,28 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1_000, help="0 leaves the training out")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
+    torch.set_num_threads(1)
     runs = options.runs or Path(tempfile.mkdtemp(prefix="fp8_"))
     found: dict[str, Any] = {
         "outliers": [measure_outlier(10.0**power) for power in range(7)],
         "sums": [measure_sum(2**power) for power in range(7, 14)],
+        "processor_seconds_per_step": {arm: measure_step(arm) for arm in ARMS},
     }
-    for row in (*found["outliers"], *found["sums"]):
+    for row in (*found["outliers"], *found["sums"], found["processor_seconds_per_step"]):
         print(json_text(row), flush=True)
     found["training"] = []
-    for lr in RATES if options.steps else ():
-        losses, seconds = {}, {}
-        for arm in ARMS:
-            losses[arm], seconds[arm] = train(arm, lr=lr, steps=options.steps, seed=options.seed, runs=runs)
+    for lr in options.rates if options.steps else ():
+        losses = {arm: train(arm, lr=lr, steps=options.steps, seed=options.seed, runs=runs) for arm in ARMS}
         kept = range(9, options.steps, 10)
         training = {
             "lr": lr,
             "steps": options.steps,
             "seed": options.seed,
-            "processor_seconds_per_step": seconds,
             "loss": {arm: smooth(losses[arm])[-1] for arm in ARMS},
             "against_bf16": {arm: compare(losses[arm], losses[BASELINE]) for arm in ARMS if arm != BASELINE},
             "curve_steps": [step + 1 for step in kept],
