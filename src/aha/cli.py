@@ -730,13 +730,13 @@ def convert(
         Path, typer.Argument(metavar="SRC", help="A .gguf file, a stage of a run, or a Hugging Face model folder.")
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="The Hugging Face model folder to write.")],
-    dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Type of the weights: float32, bfloat16, float16 or fp8.")] = "float32",
     shard_size: Annotated[float, typer.Option(min=0.0, help="Gigabytes a file; more become several files.")] = 5.0,
 ) -> None:
     """Convert a model into a loadable Hugging Face folder, one tensor in memory at a time."""
     import torch
 
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp8": torch.float8_e4m3fn}
     if dtype not in known:
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, known)}")
     if not source.exists():
@@ -746,6 +746,8 @@ def convert(
     if source.suffix == ".gguf":
         from aha.model.gguf import convert_gguf
 
+        if dtype == "fp8":
+            raise UsageError("a .gguf file does not become FP8 in one go: convert it to bfloat16 first, that to fp8")
         convert_gguf(source, target, dtype=known[dtype])
     else:
         from aha.model.config_file import model_folder

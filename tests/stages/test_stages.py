@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pyarrow import parquet
+from safetensors.torch import load_file
 from tiny_rl import StopsAt, run_stage, without_time
 from transformers import AutoModelForCausalLM
 
@@ -367,3 +369,23 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert (out / "model" / file.name).read_bytes() == file.read_bytes(), file.name
     assert without_time(read_jsonl(out / "metrics.jsonl")) == without_time(read_jsonl(straight / "metrics.jsonl"))
     assert read_json(out / "result.json") == read_json(straight / "result.json")
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "sft"])
+def test_fp8_with_moments_in_bf16_continues_with_the_same_bits(kind: str, micro: Any, tmp_path: Path) -> None:
+    run, exact, inputs = {
+        "pretrain": (pretrain.run, PRETRAIN, {"tokenizer": micro.tokenizer}),
+        "sft": (sft.run, SFT, {"init": micro.base, "data": micro.cold_start}),
+    }[kind]
+    settings = exact.model_copy(update={"precision": "fp8", "moments": "bf16"})
+    straight, out = run_stage(run, settings, inputs, tmp_path / "straight"), tmp_path / "stopped"
+    out.mkdir()
+    with pytest.raises(Interrupted):
+        run_stage(run, settings, inputs, out, context=StopsAt(out, 2, 1))
+    run_stage(run, settings, inputs, out)
+    first, again = (load_file(folder / "model" / "model.safetensors") for folder in (straight, out))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert {tensor.dtype for tensor in first.values()} == {torch.float32}
+    plain = read_jsonl({"pretrain": micro.base, "sft": micro.dev1}[kind] / "metrics.jsonl")[0]["loss"]
+    loss = read_jsonl(out / "metrics.jsonl")[0]["loss"]
+    assert loss != plain and loss == pytest.approx(plain, rel=0.01)

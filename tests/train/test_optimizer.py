@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from aha.errors import SettingError
 from aha.train.optimizer import build_adamw, clip_grad_norm, gradient_norm, set_learning_rate
 
 
@@ -47,3 +48,30 @@ def test_clip(max_norm: float, factor: float) -> None:
     clip_grad_norm(optimizer, max_norm, norm=norm)
     torch.testing.assert_close(linear.weight.grad, torch.tensor([[3.0 * factor, 0.0]]))
     torch.testing.assert_close(linear.bias.grad, torch.tensor([4.0 * factor]))
+
+
+def test_moments_in_bf16_are_adamws_with_each_moment_rounded_after_a_step() -> None:
+    """By hand (Loshchilov and Hutter 2019, algorithm 2): two steps of one weight with gradients 0.3 and -0.7."""
+    linear = nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(0.5)
+    optimizer = build_adamw(linear, lr=0.01, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, moments="bf16")
+    weight, first, second = 0.5, 0.0, 0.0
+    for step, gradient in enumerate((0.3, -0.7), 1):
+        linear.weight.grad = torch.tensor([[gradient]])
+        optimizer.step()
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        unbiased = (first / (1 - 0.9**step), second / (1 - 0.95**step))
+        weight = weight * (1 - 0.01 * 0.1) - 0.01 * unbiased[0] / (math.sqrt(unbiased[1]) + 1e-8)
+        first, second = (float(torch.tensor(moment).bfloat16()) for moment in (first, second))
+        state = optimizer.state[linear.weight]
+        assert state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.bfloat16
+        assert (float(state["exp_avg"]), float(state["exp_avg_sq"])) == (first, second)
+        assert linear.weight.dtype == torch.float32 and linear.weight.item() == pytest.approx(weight, rel=1e-6)
+
+
+def test_a_moment_in_bf16_that_could_never_fall_is_refused() -> None:
+    moment = torch.tensor(1.0).bfloat16()
+    assert (0.999 * moment.float()).bfloat16() == moment, "the reason: one step at beta 0.999 is rounded away"
+    with pytest.raises(SettingError, match="0.999"):
+        build_adamw(module(), lr=1.0, betas=(0.9, 0.999), moments="bf16")

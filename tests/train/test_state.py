@@ -12,17 +12,18 @@ from aha.model.decoder import build_decoder
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.train.batch import collate_policy, with_reference
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.state import TrainState
 from aha.train.step import compute_logprobs, policy_step
 
 GRPO = ALGORITHMS["grpo"]
 
 
-def fresh(seed: int = 0, *, layers: int = 2) -> TrainState:
+def fresh(seed: int = 0, *, layers: int = 2, moments: Moments = "float32") -> TrainState:
     decoder = build_decoder(tiny_config(layers=layers), seed=seed)
     reference = build_decoder(tiny_config(layers=layers), seed=seed + 50)
-    return TrainState(0, decoder, build_adamw(decoder, lr=1e-2), {"seen": []}, {"reference": reference})
+    optimizer = build_adamw(decoder, lr=1e-2, moments=moments)
+    return TrainState(0, decoder, optimizer, {"seen": []}, {"reference": reference})
 
 
 def advance(state: TrainState, steps: int) -> None:
@@ -49,13 +50,14 @@ def assert_same(a: TrainState, b: TrainState) -> None:
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_stop_and_resume_gives_the_bits_of_a_straight_run(tmp_path: Path) -> None:
-    straight = fresh()
+@pytest.mark.parametrize("moments", ["float32", "bf16"])
+def test_stop_and_resume_gives_the_bits_of_a_straight_run(tmp_path: Path, moments: Moments) -> None:
+    straight = fresh(moments=moments)
     advance(straight, 5)
-    stopped = fresh()
+    stopped = fresh(moments=moments)
     advance(stopped, 3)
     stopped.save(tmp_path / "state")
-    resumed = fresh(seed=1)
+    resumed = fresh(seed=1, moments=moments)
     resumed.load(tmp_path / "state")
     assert_same(resumed, stopped)
     advance(resumed, 2)

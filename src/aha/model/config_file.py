@@ -58,9 +58,16 @@ _DEFAULTS: dict[ModelType, dict[str, Any]] = {
 }  # fmt: skip
 # What a field must say, where it is there: anything else computes what the decoder does not have.
 _HARMLESS: tuple[tuple[str, Any], ...] = (
-    ("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False), ("quantization_config", None),
+    ("hidden_act", "silu"), ("mlp_bias", False), ("use_sliding_window", False),
     ("moe_layer_freq", 1),
 )  # fmt: skip
+QUANTIZATION: dict[str, Any] = {
+    "quant_method": "fp8",
+    "fmt": "e4m3",
+    "activation_scheme": "dynamic",
+    "weight_block_size": [128, 128],
+}
+"""``quantization_config`` of DeepSeek-V3 and R1."""
 _SCORES = {"deepseek_v2": "softmax", "deepseek_v3": "sigmoid"}
 _METHODS = {"deepseek_v2": ("greedy", "group_limited_greedy"), "deepseek_v3": ("noaux_tc",)}
 
@@ -136,7 +143,8 @@ def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
     """The config that the ``fields`` of a ``config.json`` describe; fields left out have transformers' defaults.
 
     ``CheckpointError`` for another architecture and for every field that would change the computation in a way the
-    decoder does not have (other rotary scaling, sliding windows of qwen2, biases, activations, quantisation).
+    decoder does not have (other rotary scaling, sliding windows of qwen2, biases, activations), and for another
+    quantisation than FP8 in blocks.
     """
     kind = fields.get("model_type")
     if kind not in get_args(ModelType):
@@ -145,6 +153,7 @@ def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
     for name, harmless in _HARMLESS:
         if fields.get(name) not in (harmless, None):
             raise CheckpointError(f"{name} is {fields[name]!r}; only {harmless!r} is supported")
+    _check_quantization(fields.get("quantization_config"))
     missing = [name for name in _REQUIRED if fields.get(name) is None]
     if missing:
         raise CheckpointError(f"required fields are missing: {', '.join(missing)}")
@@ -165,6 +174,20 @@ def from_hugging_face(fields: Mapping[str, Any]) -> ModelConfig:
         return ModelConfig(model_type=model_type, rope_theta=theta, rope_scaling=scaling, **values)
     except SettingError as error:
         raise CheckpointError(str(error)) from None
+
+
+def _check_quantization(found: object) -> None:
+    """``CheckpointError`` unless ``found``, a config's ``quantization_config``, is absent or the published one.
+
+    Entries that say nothing of the weights' layout (such as V3.1's ``scale_fmt``) may be there.
+    """
+    if found is None:
+        return
+    if not isinstance(found, dict):
+        raise CheckpointError(f"quantization_config is {found!r}, expected an object or null")
+    for name, value in QUANTIZATION.items():
+        if found.get(name, value if name == "fmt" else None) != value:
+            raise CheckpointError(f"quantization_config.{name} is {found.get(name)!r}; only {value!r} is supported")
 
 
 def _read_deepseek(fields: Mapping[str, Any], values: dict[str, Any], model_type: ModelType) -> None:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from aha.errors import CheckpointError, SettingError
 from aha.model.config import ModelConfig
-from aha.model.config_file import CONFIG_FILE, load_config, to_hugging_face
+from aha.model.config_file import CONFIG_FILE, QUANTIZATION, load_config, to_hugging_face
 from aha.model.decoder import Decoder, build_empty_decoder, published_tensors
+from aha.model.fp8 import E4M3
+from aha.model.fp8_checkpoint import dequantize_tensors, is_quantized, quantize_tensors, scale_name, scale_shape
 from aha.model.moe import ROUTER_BIAS
 from aha.model.tensor_file import TYPES, Entry, Planned, open_tensors, read_header, write_tensors
 from aha.util.files import read_json, write_json_atomic
@@ -29,30 +31,33 @@ INDEX_FILE = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 
 _FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+_FP8_TYPE = "F8_E4M3"
 
 
-def save_model(decoder: nn.Module, config: ModelConfig, path: str | Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+def save_model(
+    decoder: nn.Module, config: ModelConfig, path: str | Path, *, shard_bytes: int = SHARD_BYTES, fp8: bool = False
+) -> None:
     """Writes ``config.json`` and the weights into the folder ``path``, each file whole or not at all.
 
-    Weights keep their type. A tied head is written once, as the embedding. More than ``shard_bytes`` become several
-    files and an index.
+    Weights keep their type, but with ``fp8`` the matrices of the layers become FP8 with block scales, as DeepSeek-V3 is
+    published. A tied head is written once, as the embedding. More than ``shard_bytes`` become several files and an
+    index.
     """
     tensors = dict(published_tensors(decoder))
     if config.tie_word_embeddings:
         del tensors["lm_head.weight"]
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    _write_weights(
-        path,
-        {name: Planned(t.dtype, tuple(t.shape), lambda t=t: t) for name, t in tensors.items()},  # type: ignore[misc]
-        shard_bytes,
-    )
-    dtype = tensors["model.embed_tokens.weight"].dtype
-    write_json_atomic(path / CONFIG_FILE, to_hugging_face(config, dtype=dtype))
+    planned: dict[str, Planned] = {}
+    for name, tensor in tensors.items():
+        planned |= _plan(name, Planned(tensor.dtype, tuple(tensor.shape), lambda t=tensor: t), fp8=fp8)  # type: ignore[misc]
+    _write_weights(path, planned, shard_bytes)
+    fields = to_hugging_face(config, dtype=tensors["model.embed_tokens.weight"].dtype)
+    write_json_atomic(path / CONFIG_FILE, {**fields, "quantization_config": QUANTIZATION} if fp8 else fields)
 
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Decoder, ModelConfig]:
-    """The decoder in the folder ``path``, its weights cast to ``dtype``, and its config.
+    """The decoder in the folder ``path``, its weights cast to ``dtype`` (FP8 ones times their scales), and its config.
 
     Where ``config.json`` tells of modules of multi-token prediction and no file holds any, as in what transformers has
     saved again, the model is one without. ``CheckpointError`` names the file, field or tensor that does not fit, and
@@ -64,7 +69,9 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple
     decoder = build_empty_decoder(config, dtype=dtype)
     targets, copies = dict(published_tensors(decoder)), _shared_copies(config)
     with torch.no_grad():
-        for name, value in _read({name: entry for name, entry in entries.items() if name not in copies}):
+        for name, value in dequantize_tensors(
+            _read({name: entry for name, entry in entries.items() if name not in copies})
+        ):
             targets[name].copy_(value)
         for name, value in _read({name: entry for name, entry in entries.items() if name in copies}):
             _compare(targets[copies[name]], value, name, copies[name], entries[name].file)
@@ -75,21 +82,34 @@ def convert_folder(
     source: Path, target: Path, *, dtype: torch.dtype, shard_bytes: int = SHARD_BYTES
 ) -> ModelConfig:
     """Writes the model folder ``source`` as ``target`` with weights of ``dtype``; every other field of its config and
-    every tensor stays, modules of multi-token prediction included. One tensor is in memory at a time."""
+    every tensor stays, modules of multi-token prediction included. One tensor is in memory at a time. ``float8_e4m3fn``
+    stands for the published layout: matrices of the layers in FP8 with block scales, the rest in bfloat16."""
+    fp8 = dtype == E4M3
+    dtype = torch.bfloat16 if fp8 else dtype
     entries, config = check_weights(source, load_config(source))
 
-    def plan(name: str, entry: Entry) -> Planned:
-        def read() -> Tensor:
-            with open_tensors(entry.file) as tensors:
-                return cast(Tensor, tensors.get_tensor(name))
+    def plan(name: str, entry: Entry) -> dict[str, Planned]:
+        parts = {part: entries[part] for part in (name, scale_name(name)) if part in entries}
 
-        return Planned(torch.float32 if name.endswith(ROUTER_BIAS) else dtype, entry.shape, read)
+        def read() -> Tensor:
+            return next(dequantize_tensors(_read(parts)))[1]
+
+        kept = torch.float32 if name.endswith(ROUTER_BIAS) else dtype
+        return _plan(name, Planned(kept, entry.shape, read), fp8=fp8)
 
     target.mkdir(parents=True, exist_ok=True)
-    _write_weights(target, {name: plan(name, entry) for name, entry in entries.items()}, shard_bytes)
+    scales = {scale_name(name) for name, entry in entries.items() if entry.dtype == _FP8_TYPE}
+    planned: dict[str, Planned] = {}
+    for name, entry in entries.items():
+        if name not in scales:
+            planned |= plan(name, entry)
+    _write_weights(target, planned, shard_bytes)
     fields = cast(dict[str, Any], read_json(source / CONFIG_FILE))
     named = str(dtype).removeprefix("torch.")
     fields |= dict.fromkeys({"dtype", "torch_dtype"} & fields.keys() or {"dtype"}, named)
+    fields.pop("quantization_config", None)
+    if fp8:
+        fields["quantization_config"] = QUANTIZATION
     write_json_atomic(target / CONFIG_FILE, fields)
     return config
 
@@ -112,18 +132,23 @@ def check_weights(path: Path, config: ModelConfig) -> tuple[dict[str, Entry], Mo
     expected = {name: tuple(t.shape) for name, t in published_tensors(build_empty_decoder(config, device="meta"))}
     copies = _shared_copies(config)
     expected |= {name: expected[original] for name, original in copies.items()}
+    scales = {scale_name(name): scale_shape(shape) for name, shape in expected.items() if is_quantized(name, shape)}
+    needed = {scale_name(name) for name, entry in found.items() if entry.dtype == _FP8_TYPE} & scales.keys()
+    places = expected | scales
     for name, entry in list(found.items()):
         where, shape = entry.file.name, list(entry.shape)
-        if name.endswith("rotary_emb.inv_freq") or (name not in expected and 0 in entry.shape):
+        if name.endswith("rotary_emb.inv_freq") or (name not in places and 0 in entry.shape):
             del found[name]  # a constant that old exports save; shared experts of width 0
-        elif entry.dtype not in _FLOAT_TYPES:
+        elif entry.dtype not in _FLOAT_TYPES and scale_name(name) not in needed:
             problems.append(f"{name} in {where} has type {entry.dtype}; known: {', '.join(_FLOAT_TYPES)}")
-        elif name in expected and entry.shape != expected[name]:
-            problems.append(f"{name} in {where} has shape {shape}, the config says {list(expected[name])}")
-        elif name not in expected:
+        elif name in places and entry.shape != places[name]:
+            problems.append(f"{name} in {where} has shape {shape}, the config says {list(places[name])}")
+        elif name not in places:
             problems.append(f"{name} in {where} has no place in this model")
     problems += [f"{name} {list(shape)} is missing" for name, shape in expected.items()
                  if name not in found and name not in copies]
+    problems += [f"{name} is missing, the scales of an FP8 weight" for name in sorted(needed - found.keys())]
+    problems += [f"{name} scales a weight that is not FP8" for name in sorted(scales.keys() & found.keys() - needed)]
     if problems:
         more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
         raise CheckpointError(f"{path}: the weights do not fit {CONFIG_FILE}: {'; '.join(problems[:5])}{more}")
@@ -142,6 +167,20 @@ def _shared_copies(config: ModelConfig) -> dict[str, str]:
         copies[f"model.layers.{index}.embed_tokens.weight"] = "model.embed_tokens.weight"
         copies[f"model.layers.{index}.shared_head.head.weight"] = "lm_head.weight"
     return copies
+
+
+def _plan(name: str, planned: Planned, *, fp8: bool) -> dict[str, Planned]:
+    """The tensor as it is, or with ``fp8``, where the published layout has it so, its FP8 values and their scales."""
+    if not fp8 or not is_quantized(name, planned.shape):
+        return {name: planned}
+
+    def part(index: int) -> Tensor:
+        return list(quantize_tensors([(name, planned.make())]))[index][1]
+
+    return {
+        name: Planned(E4M3, planned.shape, lambda: part(0)),
+        scale_name(name): Planned(torch.float32, scale_shape(planned.shape), lambda: part(1)),
+    }
 
 
 def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:

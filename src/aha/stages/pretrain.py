@@ -11,6 +11,7 @@ from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.corpus import TEMPLATE, documents
 from aha.model.config import ModelConfig, ModelType
 from aha.model.decoder import build_decoder
+from aha.model.precision import Precision, use_precision
 from aha.objective.mtp import mtp_weight
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -21,7 +22,7 @@ from aha.tokens.tokenizer import load_tokenizer
 from aha.train.balance import Balance
 from aha.train.batch import Document, collate_packed
 from aha.train.memory import of_documents
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.train.step import nll_step
@@ -59,7 +60,8 @@ class Shape(Frozen):
 
 class Settings(Frozen):
     """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
-    its peak. Modules of multi-token prediction learn with DeepSeek-V3's weights (``objective/mtp.py``)."""
+    its peak. Modules of multi-token prediction learn with DeepSeek-V3's weights (``objective/mtp.py``). ``precision``
+    is that of the linear maps' products, ``moments`` the optimiser's; weights stay float32."""
 
     shape: Shape = Shape()
     steps: Count = 2_800
@@ -71,6 +73,8 @@ class Settings(Frozen):
     weight_decay: NotNegative = 0.1
     max_grad_norm: Rate = 1.0
     balance: Balance = Balance()
+    precision: Precision = "float32"
+    moments: Moments = "float32"
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -92,7 +96,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     ahead = bool(policy.config.num_nextn_predict_layers)
     need = estimate_supervised(policy.config, layouts, like=decoder.head_weight, mtp=ahead)
     check_memory(need, policy, lower="rows or row_length")
-    optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay)
+    use_precision(decoder, settings.precision)
+    optimizer = build_adamw(
+        decoder,
+        lr=settings.lr,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        moments=settings.moments,
+    )
     state = TrainState(0, decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)

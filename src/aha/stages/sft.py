@@ -10,6 +10,7 @@ from pathlib import Path
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.examples import load_examples
 from aha.errors import DataError
+from aha.model.precision import Precision, use_precision
 from aha.objective.mtp import LAST_WEIGHT
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -18,7 +19,7 @@ from aha.stages.models import load_policy, save_policy
 from aha.train.balance import Balance
 from aha.train.batch import collate_packed
 from aha.train.memory import of_documents
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.train.step import nll_step
@@ -27,7 +28,10 @@ from aha.util.seeds import python_rng
 
 class Settings(Frozen):
     """``batch_tokens`` per update, packed into rows of ``row_length``, ``rows`` of them a micro-batch. Where the model
-    has modules of multi-token prediction, their loss counts ``mtp_weight``; with 0 they stay as they are."""
+    has modules of multi-token prediction, their loss counts ``mtp_weight``; with 0 they stay as they are.
+
+    ``precision`` is that of the linear maps' products, ``moments`` the optimiser's; weights stay float32.
+    """
 
     epochs: Count = 2
     batch_tokens: Count = 1_024
@@ -40,6 +44,8 @@ class Settings(Frozen):
     max_grad_norm: Rate = 1.0
     balance: Balance = Balance()
     mtp_weight: NotNegative = LAST_WEIGHT
+    precision: Precision = "float32"
+    moments: Moments = "float32"
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -70,8 +76,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     ahead_weight = settings.mtp_weight if policy.config.num_nextn_predict_layers else 0.0
     need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, mtp=ahead_weight > 0)
     check_memory(need, policy, lower="rows or row_length")
+    use_precision(policy.decoder, settings.precision)
     optimizer = build_adamw(
-        policy.decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=settings.weight_decay
+        policy.decoder,
+        lr=settings.lr,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+        weight_decay=settings.weight_decay,
+        moments=settings.moments,
     )
     state = TrainState(0, policy.decoder, optimizer, {"loss": None})
     state.resume(context.out / "state")

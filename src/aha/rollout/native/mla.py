@@ -87,7 +87,7 @@ class Latent:
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,
-        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after each token."""
+        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it."""
         N, H, R, W, C = self._widths
         B, S = len(mask), mask.shape[-1]
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
