@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from aha.model.count import count_by_part
 from aha.pipeline.graph import describe
 from aha.pipeline.recipe import load_pipeline
+from aha.stages import pretrain
+from aha.stages.pretrain import model_config
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 MODELS = {
@@ -54,3 +57,16 @@ def test_the_real_recipe_adds_your_own_problems_where_given(tmp_path: Path) -> N
     assert plain.keys() < own.keys()
     assert own["r1_real"] == {"init": "arithmetic_rl", "problems": "arithmetic", "problems_own": "own"}
     assert own["cold_start"].keys() == {"init", "data", "data_own"}
+
+
+def test_the_toy_with_v3s_architecture_goes_from_a_base_to_r1_zero() -> None:
+    _, pipeline = load_pipeline(str(RECIPES / "v3_tiny.py"), [])
+    found = edges("v3_tiny")
+    assert found["r1_zero"] == {"init": "base", "problems": "problems"}
+    assert {found[f"{name}_eval"]["model"] for name in ("base", "r1_zero")} == {"base", "r1_zero"}
+    (base,) = (stage for stage in pipeline.stages if stage.name == "base")
+    config = model_config(base.settings.shape, vocabulary=300, eos_token_id=2)
+    assert config.latent_attention and config.num_nextn_predict_layers == 1
+    assert [config.has_experts(layer) for layer in range(5)] == [False, True, True, True, True]
+    dense = model_config(pretrain.Shape(), vocabulary=300, eos_token_id=2)
+    assert count_by_part(config).active < 1.3 * count_by_part(dense).active

@@ -23,14 +23,14 @@ from aha.rollout.sync import sync_weights
 LATENT = {
     "num_key_value_heads": 4, "kv_lora_rank": 8, "qk_nope_head_dim": 4, "qk_rope_head_dim": 6, "v_head_dim": 5,
     "n_routed_experts": 6, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
-    "first_k_dense_replace": 1,
+    "first_k_dense_replace": 1, "tie_word_embeddings": False,
 }  # fmt: skip
 KINDS = {
     "llama": {"num_key_value_heads": 1, "attention_bias": True},
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": {"num_key_value_heads": 2, "head_dim": 6, "tie_word_embeddings": False},
     "deepseek_v3": {**LATENT, "q_lora_rank": 10, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.0},
-    "deepseek_v2": {**LATENT, "tie_word_embeddings": False},
+    "deepseek_v2": LATENT,
 }
 PROMPTS = [[1, 2, 3], [4], [5, 6, 0, 1, 2, 3, 4], [2, 6], [3, 2, 1, 3], [6]]
 
