@@ -3,10 +3,11 @@
     aha run controls_tiny
     aha run controls_tiny --set seeds=2 --set arms=grpo,ppo,random --out runs/few
 
-Every arm starts from the same small base, asks the same problems in the same order (of its seed) and samples as many
-completions. Eight are rows of the table of algorithms at one learning rate. Four are controls: what an SFT on the
-base's own right samples gives, what more pre-training gives, what a coin as the reward gives (any gain would be an
-artefact), and what a reward for the format alone gives (a gain says that the answer was there and not readable).
+Every arm starts from the same small base and asks the same problems in the same order (of its seed), as many times;
+DAPO alone asks more where a group's rewards are equal, and PPO trains a critic beside. Eight are rows of the table of
+algorithms at one learning rate. Four are controls: what an SFT on the base's own right samples gives, what more
+pre-training gives, what a coin as the reward gives (any gain would be an artefact), and what a reward for the format
+alone gives (a gain says that the answer was there and not readable).
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ def _one(run: Run, stage: Stage, comparison: Mapping[str, Any] | None) -> str:
         for arm, *cells in rows(comparison)
     )
     return (
-        f"<p>Every arm started from one model (pass@1 {percent(comparison['start'])}) with the same problems and as "
-        "many samples. Means over the seeds, with 95 % intervals of Student's t over seeds; curves are means over the "
+        f"<p>Every arm started from one model (pass@1 {percent(comparison['start'])}) and asked the "
+        "same problems. Means over the seeds, with 95 % intervals of Student's t over seeds; curves are means over the "
         'seeds.</p><div class="scroll" tabindex="0"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
         f'<div class="figures">{drawn}</div>'
