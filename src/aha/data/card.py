@@ -115,7 +115,8 @@ def lineage_lines(card: Card, name: str = "") -> Iterator[tuple[int, str]]:
         counts, settings = card["counts"], card["plan"]["settings"]
         against = [entry["file"] for entry in settings.get("against", [])]
         checked = f", checked against {', '.join(against)}" if against else ""
-        yield depth, f"{folder or 'this'}: {card['plan']['step']}, {counts['in']:,} in, {counts['kept']:,} kept{checked}"
+        numbers = f"{counts['in']:,} in, {counts['kept']:,} kept"
+        yield depth, f"{folder or 'this'}: {card['plan']['step']}, {numbers}{checked}"
         for source in card["plan"]["sources"]:
             if "card" not in source:
                 rows = sum(card["by_source"][source["file"]].values())

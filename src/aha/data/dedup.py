@@ -142,6 +142,8 @@ class Dedup:
             if staying:
                 value, twins[row] = min(staying)
                 likeness[row] = -value
+        gone = np.flatnonzero(equal & (twins[earliest] >= 0))  # equal to a row that goes: named is the one that stays
+        twins[gone], likeness[gone] = twins[earliest[gone]], likeness[earliest[gone]]
         progress("comparing", self.bands.count, self.bands.count)
         return twins, likeness
 

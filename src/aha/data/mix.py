@@ -1,6 +1,5 @@
-"""Which rows of several sources go into one set, and in which order; which of many cover the most ground; two sides of a
-split that never move. Rows are ranked by a hash of seed, source and place, so nothing depends on the machine.
-"""
+"""Which rows of several sources go into one set, and in which order; which of many cover the most ground; the sides of
+a split that never move. Rows are ranked by a hash of seed, source and place, so nothing depends on the machine."""
 
 from __future__ import annotations
 
