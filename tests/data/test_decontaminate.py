@@ -23,7 +23,7 @@ LEAKS = {
     "same": f"  {ASKED.upper()} ",
     "numbers": ASKED.replace("60", "45").replace("340", "999"),
     "within": f"Here is a riddle. {ASKED} Explain your answer at length, please, with all the steps that you take.",
-    "nine words": "Yesterday a train leaves the northern station at 9 in the evening; how long is it?",
+    "nine words": "Yesterday a train leaves the northern station at 9 in winter; how long is it?",
     "one word": ASKED.replace("second", "other"),
     "short": SHORT,
     "clean": "A ship leaves the eastern harbour at noon and sails 12 miles an hour; where is it at 5?",

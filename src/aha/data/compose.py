@@ -48,9 +48,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Select:
-    """The step that keeps ``count`` rows: domains first, then long ones (``data/mix.py``: ``select_diverse``). ``by`` is
-    the field with the domain; a length is that of the completion, or else of the solution or the question, in
-    characters."""
+    """The step that keeps ``count`` rows: domains first, then long ones (``data/mix.py``: ``select_diverse``).
+
+    ``by`` is the field with the domain; a length is that of the completion, or else of the solution or the question, in
+    characters.
+    """
 
     count: int
     by: str = "subject"
@@ -70,7 +72,7 @@ class Select:
             for row in chunks.read(number):
                 if row.fields.get(self.by) is None:
                     fields = ", ".join(row.fields)
-                    raise DataError(f"{row.file}:{row.line}: no field {self.by!r} to tell its domain (fields: {fields})")
+                    raise DataError(f"{row.file}:{row.line}: no field {self.by!r}, its domain (fields: {fields})")
                 domains.append(str(row.fields[self.by]))
                 said = next(filter(None, map(row.fields.get, ("completion", "solution", "problem"))))
                 lengths.append(len(str(said)))
