@@ -98,7 +98,7 @@ def test_chats_and_other_names_become_one_set_of_names() -> None:
         return row.fields if isinstance(row, Row) else row.why
 
     ask, reply = {"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}
-    assert to(question="q", answer=4) == {"id": "x.jsonl:3", "problem": "q", "answer": 4}
+    assert to(question="q", answer=4) == {"id": "x.jsonl:3", "problem": "q", "answer": "4"}
     assert to(instruction="q", output="r", id=7) == {"id": "7", "problem": "q", "completion": "r"}
     assert to(messages=[ask, reply]) == {"id": "x.jsonl:3", "problem": "q", "completion": "r"}
     assert to(prompt=[ask]) == {"id": "x.jsonl:3", "problem": "q"}

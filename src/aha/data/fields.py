@@ -18,7 +18,8 @@ _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
 
 
 def named(row: Row) -> Row | Rejected:
-    """``row`` with its question as ``problem``, what a model said as ``completion``, and an ``id``.
+    """``row`` with its question as ``problem``, what a model said as ``completion``, its answer as text, and an
+    ``id``.
 
     A chat of one question and one reply becomes these two (and ``system``); of a longer one ``messages`` stays, and
     ``problem`` is what the user said first. Rejected where there is no question. All other fields stay.
@@ -40,6 +41,8 @@ def named(row: Row) -> Row | Rejected:
         return Rejected(row.file, row.line, why, str(row.fields)[:200])
     if not isinstance(fields.get("completion", ""), str):
         return Rejected(row.file, row.line, "the completion is no text", str(fields["completion"])[:200])
+    if isinstance(fields.get("answer"), int | float) and not isinstance(fields["answer"], bool):
+        fields["answer"] = str(fields["answer"])  # numbers here and text there would fit no column of Parquet
     name = str(fields.pop("id", f"{row.file.rpartition('/')[2]}:{row.line}"))
     return Row(row.file, row.line, {"id": name, "problem": fields.pop("problem"), **fields})
 
