@@ -48,8 +48,11 @@ Judge = Callable[[int, Sequence[Row]], Verdicts]
 class Step(Protocol):
     """What is done to a data set. ``settings`` are what its outcome depends on, beside the sources."""
 
-    name: str
-    settings: Mapping[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
 
     def prepare(self, chunks: Chunks, progress: Progress) -> Judge:
         """Looks at all rows as often as it must; what takes long it keeps in files of ``chunks.folder``."""
@@ -227,8 +230,8 @@ def finish(plan: Mapping[str, Any], chunks: Chunks, parts: int, output: Output) 
             whole.write((partial / f"removed-{number:05d}.jsonl").read_bytes())
     write_card(partial, card)
     scaffolding = ("removed-*.jsonl", "counts-*.json", ".*.tmp", "plan.json")
-    for file in [file for pattern in scaffolding for file in partial.glob(pattern)]:
-        file.unlink(missing_ok=True)
+    for piece in [piece for pattern in scaffolding for piece in partial.glob(pattern)]:
+        piece.unlink(missing_ok=True)
     shutil.rmtree(partial / "work", ignore_errors=True)
     os.replace(partial, output.folder)
     return card

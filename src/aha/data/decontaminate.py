@@ -107,9 +107,13 @@ class Decontaminate:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        size = {"ngram": {"words": self.words}, "light": {"words": LIGHT_WORDS}, "fuzzy": {"ratio": RATIO}}
+        sizes: dict[str, dict[str, float]] = {
+            "ngram": {"words": self.words},
+            "light": {"words": LIGHT_WORDS},
+            "fuzzy": {"ratio": RATIO},
+        }
         sources = [source_record(file) for file in find_files(self.against)]
-        return {"strength": self.strength, **size[self.strength], "against": sources}
+        return {"strength": self.strength, **sizes[self.strength], "against": sources}
 
     def prepare(self, chunks: Chunks, progress: Progress) -> Judge:
         benchmark = Benchmark.of(read_questions(self.against), self.strength, self.words)

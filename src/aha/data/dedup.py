@@ -66,7 +66,8 @@ class Dedup:
             path = chunks.folder / f"sketch-{number:05d}.npz"
             if not path.is_file():
                 sketch = io.BytesIO()
-                np.savez(sketch, **self.sketch([row.fields for row in chunks.read(number)]))
+                arrays: dict[str, Any] = self.sketch([row.fields for row in chunks.read(number)])
+                np.savez(sketch, **arrays)
                 write_bytes_atomic(path, sketch.getvalue(), sync=False)
             progress("hashing questions", number + 1, chunks.count)
         paths = [chunks.folder / f"sketch-{number:05d}.npz" for number in range(chunks.count)]

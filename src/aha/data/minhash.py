@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +109,7 @@ def band_keys(shingles: NDArray[np.uint32], ends: I64, fixed: U64, bands: Bands)
     return keys
 
 
-def jaccard(left: I64, right: I64, shingles: NDArray[Any], ends: I64) -> NDArray[np.float64]:
+def jaccard(left: I64, right: I64, shingles: NDArray[np.uint32], ends: I64) -> NDArray[np.float64]:
     """The exact Jaccard similarity of the pairs (``left[i]``, ``right[i]``) of lists."""
     result = np.empty(len(left))
     sizes = np.diff(ends)
@@ -125,13 +124,14 @@ def jaccard(left: I64, right: I64, shingles: NDArray[Any], ends: I64) -> NDArray
     return result
 
 
-def _members(rows: I64, shingles: NDArray[Any], ends: I64) -> U64:
+def _members(rows: I64, shingles: NDArray[np.uint32], ends: I64) -> U64:
     """The shingles of ``rows``, each under the number of its pair."""
     counts = ends[rows + 1] - ends[rows]
     before = np.concatenate([[0], np.cumsum(counts)])
     places = np.repeat(ends[rows] - before[:-1], counts) + np.arange(before[-1])
     pair = np.repeat(np.arange(len(rows), dtype=np.uint64), counts)
-    return (pair << np.uint64(32)) | shingles[places].astype(np.uint64)
+    members: U64 = (pair << np.uint64(32)) | shingles[places].astype(np.uint64)
+    return members
 
 
 def token_lists_hash(lists: Iterable[Sequence[str]]) -> U64:

@@ -62,7 +62,7 @@ def select_diverse(
     for domain, rows in sorted(waiting.items()):
         order = weighted_sample(rows, [lengths[row] ** power for row in rows], len(rows), rng)
         waiting[domain] = order[::-1]
-    chosen = []
+    chosen: list[int] = []
     left = sorted(waiting)
     while len(chosen) < count:
         domain = rng.choice(left)
