@@ -54,12 +54,12 @@ def dedup(
     ignore_digits: Annotated[
         bool, typer.Option("--ignore-digits", help="The same problem with other numbers is a duplicate too.")
     ] = False,
-    answers: Annotated[bool, typer.Option("--answers", help="Only where the answers are the same too.")] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="Equal questions with other answers stay.")] = False,
     form: FormOption = Form.JSONL,
     shard_rows: ShardRows = 50_000,
     as_json: Json = False,
 ) -> None:
-    """Remove equal and nearly equal questions; the first stays.
+    """Remove equal questions, and nearly equal ones with the same numbers and answer; the first stays.
 
     Example: aha data dedup gsm8k.jsonl 'math/*.parquet' --out union
     """

@@ -88,9 +88,16 @@ def test_planted_duplicates_go_and_changed_problems_stay(tmp_path: Path) -> None
     assert not any("31" in text or "35" in text for text in kept(tmp_path / "stripped"))
 
 
-def test_equal_questions_with_other_answers_can_stay(tmp_path: Path) -> None:
+def test_another_answer_makes_nearly_equal_questions_two_and_equal_ones_if_asked(tmp_path: Path) -> None:
     rows = [{"problem": "Which is it?", "answer": answer} for answer in ("A", "B", "A ")]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    alike = "Find the {} of the circle with equation $9x^2-18x+9y^2+36y+44=0$ in the plane."
+    near = [{"problem": alike.format(what), "answer": answer} for what, answer in (("radius", "1"), ("center", "2"))]
+    (tmp_path / "near.jsonl").write_text("\n".join(map(json.dumps, near)))
+    assert build(Dedup(), [tmp_path / "near.jsonl"], Output(tmp_path / "near"), quiet)["counts"]["kept"] == 2
+    near[1]["answer"] = "1"
+    (tmp_path / "near.jsonl").write_text("\n".join(map(json.dumps, near)))
+    assert build(Dedup(), [tmp_path / "near.jsonl"], Output(tmp_path / "same"), quiet)["counts"]["kept"] == 1
     build(Dedup(answers=True), [tmp_path / "a.jsonl"], Output(tmp_path / "out"), quiet)
     assert [row["answer"] for row in read_jsonl(tmp_path / "out" / "part-00000.jsonl")] == ["A", "B"]
 

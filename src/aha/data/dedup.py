@@ -1,8 +1,10 @@
 """Equal and nearly equal questions: the first stays. To be run on the union of all sources (replications 1.4).
 
 Equal is: the same tokens of data/text.py. Nearly equal is: a Jaccard similarity of their runs of three tokens of at
-least a threshold, and the same numbers, symbols and one-letter variables in the same order: whoever changes a number
-has written another problem. With ``digits="ignored"`` the same problem with other numbers is a duplicate as well.
+least a threshold, and the same numbers, symbols and one-letter variables in the same order, and the same answer:
+whoever changes a number has written another problem, and so has who asks for the product and not the sum (of 68 pairs
+that GSM8K and MATH had without looking at answers, many were such). With ``digits="ignored"`` the same problem with
+other numbers, and so with another answer, is a duplicate as well.
 
 Pairs are found by MinHash bands and then compared exactly, so nothing goes by an estimate. A row goes only if a row
 that stays is so similar.
@@ -42,8 +44,8 @@ rows would take m**2 comparisons."""
 
 @dataclass(frozen=True)
 class Dedup:
-    """The step. ``threshold`` 1 removes equal questions alone. With ``answers`` two questions are the same only where
-    their ``answer`` is too."""
+    """The step. ``threshold`` 1 removes equal questions alone. With ``answers`` equal questions, too, are the same
+    only where their ``answer`` is; else the first answer stays."""
 
     threshold: float = 0.7
     digits: Literal["kept", "ignored"] = "kept"
@@ -97,6 +99,8 @@ class Dedup:
         whole = token_lists_hash([*one, "\x1e", *more] for one, more in zip(lists, extra, strict=True))
         if self.threshold >= 1:
             return {"whole": whole}
+        if self.digits == "kept":
+            extra = [[str(row.get("answer", "")).strip()] for row in rows]
         pairs = zip(lists, extra, strict=True)
         fixed = token_lists_hash([*filter(is_fixed, one), "\x1e", *more] for one, more in pairs)
         shingles, ends = unique_in_rows(*shingle_hashes(lists, SHINGLE))
