@@ -31,7 +31,8 @@ from aha.util.files import read_json, write_json_atomic
 TOY = Path(__file__).parent / "pipeline" / "toy_recipe.py"
 Program = Callable[..., tuple[int, str, str]]
 COMMANDS = (
-    "run", "report", "inspect", "generate", "evaluate", "explain", "algorithms", "bench", "convert", "count", "doctor"
+    "run", "report", "inspect", "generate", "evaluate", "explain", "algorithms", "bench", "convert", "count", "doctor",
+    "data",
 )
 
 

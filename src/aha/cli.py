@@ -8,9 +8,7 @@ import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +16,15 @@ from typing import Annotated, Any
 import typer
 
 from aha import __version__
+from aha.cli_data import app as data_app
 from aha.errors import AhaError, DataError, StageFailed, UsageError, nearest
+from aha.terminal import Json
+from aha.terminal import print_json as _print_json
+from aha.terminal import print_rich as _print_rich
+from aha.terminal import progress_bar as _progress_bar
+from aha.terminal import shorten as _shorten
+from aha.terminal import spinner as _spinner
+from aha.terminal import table as _table
 
 app = typer.Typer(
     name="aha",
@@ -29,7 +35,8 @@ app = typer.Typer(
     help="A language model becomes a reasoning model the way DeepSeek-R1 was made, every step of it in view.",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
+app.add_typer(data_app, name="data")
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as 'aha run' makes.")]
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage of a run, its model folder, or any Hugging Face folder.")
@@ -849,63 +856,3 @@ def doctor(as_json: Json = False) -> None:
 def _require_run(run: Path) -> None:
     if not (run / "recipe.json").is_file():
         raise UsageError(f"{run} is not a run folder: it has no recipe.json")
-
-
-def _shorten(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def _table(*headers: str) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(*headers, box=box.SIMPLE_HEAD, show_header=any(headers))
-    for column in table.columns:
-        column.overflow = "fold"  # no figure is cut off where the terminal is narrow
-    return table
-
-
-def _print_rich(renderable: Any, *, error: bool = False) -> None:
-    from rich.console import Console
-
-    stream = sys.stderr if error else sys.stdout
-    console = Console(file=stream, markup=False, highlight=False, width=None if stream.isatty() else 160)
-    console.print(renderable)
-
-
-@contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    """Shows on a terminal that work goes on, and for how long."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(text, total=None)
-        yield
-
-
-@contextmanager
-def _progress_bar(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal with rate and remaining time; yields what is told how much is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    rate = TextColumn("{task.fields[rate]:.3g} " + unit + "/s")
-    columns = (BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task, started = progress.add_task("", total=total, rate=0.0), time.monotonic()
-
-        def advance(done: int) -> None:
-            progress.update(task, completed=done, rate=done / max(time.monotonic() - started, 1e-9))
-
-        yield advance
-
-
-def _print_json(obj: dict[str, Any]) -> None:
-    from aha.util.files import json_text
-
-    print(json_text(obj))

@@ -16,14 +16,21 @@ from aha.errors import DataError
 
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Writes ``text`` so that a reader, or a crash, sees the old file or the new one and nothing between."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: str | Path, data: bytes, *, sync: bool = True) -> None:
+    """``write_text_atomic`` of bytes. Without ``sync`` a killed process still leaves the old file or the new one, but a
+    machine that loses its power may not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         error.filename = str(path)  # not the temporary's name, and not nothing, as when a disk is full

@@ -1,0 +1,315 @@
+"""``aha data``: from raw files to a set that a run can use, one thin function a command."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aha.errors import UsageError, nearest
+from aha.terminal import Json, phases, print_json, print_rich, shorten, table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make data sets: each command reads files of any format and writes a folder with a card of what it did.",
+)
+
+
+class Form(StrEnum):
+    """How the parts of a data set are written."""
+
+    JSONL = "jsonl"
+    GZIP = "jsonl.gz"
+    ZSTD = "jsonl.zst"
+    PARQUET = "parquet"
+
+
+class Strength(StrEnum):
+    """How decontamination compares."""
+
+    NGRAM = "ngram"
+    LIGHT = "light"
+    FUZZY = "fuzzy"
+
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="SRC...", help="Files, folders or quoted globs: .jsonl .json .csv .tsv .parquet, .gz .zst."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; run again, it continues.")]
+FormOption = Annotated[Form, typer.Option("--format", help="Of the parts written.")]
+ShardRows = Annotated[int, typer.Option(min=1, help="Rows read for one part; also what is held in memory.")]
+
+
+@app.command()
+def dedup(
+    sources: Sources,
+    out: Out,
+    threshold: Annotated[
+        float, typer.Option(min=0.05, max=1.0, help="Jaccard similarity of three-word runs; 1: equal questions alone.")
+    ] = 0.7,
+    ignore_digits: Annotated[
+        bool, typer.Option("--ignore-digits", help="The same problem with other numbers is a duplicate too.")
+    ] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="Equal questions with other answers stay.")] = False,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Remove equal questions, and nearly equal ones with the same numbers and answer; the first stays.
+
+    Example: aha data dedup gsm8k.jsonl 'math/*.parquet' --out union
+    """
+    from aha.data.dedup import Dedup
+
+    step = Dedup(threshold=threshold, digits="ignored" if ignore_digits else "kept", answers=answers)
+    _build(step, sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def decontaminate(
+    sources: Sources,
+    out: Out,
+    against: Annotated[list[str], typer.Option(metavar="FILE", help="A benchmark's file or folder; repeatable.")],
+    strength: Annotated[
+        Strength,
+        typer.Option(help="ngram: a shared run of words; light: 32 words, or equal but for digits; fuzzy: 95 of 100."),
+    ] = Strength.NGRAM,
+    words: Annotated[int, typer.Option(min=2, help="Words of a run, for ngram: Open-R1 and s1 have 8.")] = 8,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Remove questions that a benchmark asks too.
+
+    Example: aha data decontaminate union --against math500.jsonl --against aime.jsonl --out clean
+    """
+    from aha.data.decontaminate import Decontaminate
+
+    step = Decontaminate(against, strength.value, words)
+    _build(step, sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def lineage(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set folder that 'aha data' wrote.")],
+    as_json: Json = False,
+) -> None:
+    """Show where a data set comes from, down to the files it was first made of.
+
+    Example: aha data lineage clean
+    """
+    from rich.text import Text
+    from rich.tree import Tree
+
+    from aha.data.card import lineage_lines, read_card
+
+    card = read_card(folder)
+    if as_json:
+        print_json({"folder": str(folder), "card": card})
+        return
+    branches: list[Any] = []
+    for depth, line in lineage_lines(card, str(folder)):
+        branch = Tree(Text(line)) if not branches else branches[depth - 1].add(Text(line))
+        branches[depth:] = [branch]
+    print_rich(branches[0])
+
+
+def _build(step: Any, sources: list[str], out: Path, form: Form, shard_rows: int, *, as_json: bool) -> None:
+    from aha.data.dataset import Output, build
+
+    with phases() as progress:
+        card = build(step, sources, Output(out, form.value, shard_rows), progress)
+    _conclude(out, card, as_json=as_json)
+
+
+def _conclude(out: Path, card: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"folder": str(out), "counts": card["counts"], "samples": card["samples"]})
+        return
+    counts = card["counts"]
+    rows = table("", "rows", "such as")
+    rows.add_row("in", f"{counts['in']:,}", "")
+    for reason, number in counts["removed"].items():
+        sample = card["samples"][reason][0]
+        rows.add_row(reason, f"{number:,}", shorten(f"{sample['row']} {sample['problem']} {sample['detail']}", 100))
+    rows.add_row("rejected", f"{counts['rejected']:,}", f"{out / 'rejected.jsonl'}" if counts["rejected"] else "")
+    rows.add_row("kept", f"{counts['kept']:,}", str(out))
+    print_rich(rows)
+
+
+@app.command("filter")
+def filter_rows(
+    sources: Sources,
+    out: Out,
+    language: Annotated[list[str] | None, typer.Option(help="Keep questions in it (repeatable): en, zh.")] = None,
+    share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Words of the thinking that must be in the question's language.")
+    ] = 1.0,
+    paragraph: Annotated[int, typer.Option(min=1, help="Words of the longest paragraph of a thinking.")] = 500,
+    longest: Annotated[
+        int | None, typer.Option(min=1, help="Words of the longest completion.", show_default="any")
+    ] = None,
+    code: Annotated[bool, typer.Option("--code", help="Code blocks may stand in the thinking.")] = False,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Remove what DeepSeek-R1 finds unreadable: mixed languages, long paragraphs and code blocks in the thinking.
+
+    Example: aha data filter samples --language en --longest 16000 --out readable
+    """
+    from aha.reward.readability import Readable
+
+    step = Readable(tuple(language or ()), share, paragraph, longest, code)
+    _build(step, sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def verify(
+    sources: Sources,
+    out: Out,
+    task: Annotated[str, typer.Option(help="The checker of rows that name none: number, math, choice...")] = "number",
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Remove rows whose completion is wrong by the verifier, or whose own answer it does not accept.
+
+    Example: aha data verify samples --task math --out right
+    """
+    from aha.reward.verification import Verify
+    from aha.tasks.checkers import CHECKERS
+
+    if task not in CHECKERS:
+        raise UsageError(f"--task {task}: {nearest(task, CHECKERS)}")
+    _build(Verify(task), sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def select(
+    sources: Sources,
+    out: Out,
+    count: Annotated[int, typer.Option(min=1, help="Rows to keep.")],
+    by: Annotated[str, typer.Option(help="The field that tells the domain.")] = "subject",
+    power: Annotated[float, typer.Option(min=0.0, help="Chance in proportion to length to this power.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another gives another selection.")] = 0,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Select few rows that cover much: a domain at random, in it a long one, and again, as s1K was.
+
+    Example: aha data select hard --count 1000 --out s1k
+    """
+    from aha.data.compose import Select
+
+    _build(Select(count, by, power, seed), sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def split(
+    sources: Sources,
+    out: Out,
+    test: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the questions that is held out.")] = 0.1,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Split into DIR/train and DIR/test by a hash of the question: no row changes sides when others come.
+
+    Example: aha data split clean --out parts
+    """
+    from aha.data.compose import Split
+    from aha.data.dataset import Output, build
+
+    with phases() as progress:
+        cards = {
+            side: build(Split(side, test), sources, Output(out / side, form.value, shard_rows), progress)
+            for side in ("train", "test")
+        }
+    kept = {side: card["counts"]["kept"] for side, card in cards.items()}
+    rejected = cards["train"]["counts"]["rejected"]
+    if as_json:
+        print_json({"folder": str(out), "kept": kept, "rejected": rejected})
+        return
+    rows = table("", "rows")
+    for side, number in (*kept.items(), ("rejected", rejected)):
+        rows.add_row(side, f"{number:,}")
+    print_rich(rows)
+
+
+@app.command()
+def mix(
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SRC=WEIGHT...", help="A file, folder or quoted glob, and what it weighs.")
+    ],
+    out: Out,
+    total: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the mix.", show_default="what the scarcest source allows")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Above 1 evens the weights out: weight ** (1 / T).")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another gives other rows in another order.")] = 0,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Mix sources by weight, shuffled, no row twice.
+
+    Example: aha data mix math=3 code=1 general=1 --total 100000 --out mixed
+    """
+    from aha.data.compose import build_mix
+    from aha.data.dataset import Output
+
+    weights: dict[str, float] = {}
+    for source in sources:
+        name, _, weight = source.rpartition("=")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise UsageError(f"{source}: give SRC=WEIGHT, such as {source}=1") from None
+    output = Output(out, form.value, shard_rows)
+    with phases() as progress:
+        card = build_mix(weights, output, progress, total=total, temperature=temperature, seed=seed)
+    by_source = {file: row["kept"] for file, row in card["by_source"].items()}
+    if as_json:
+        print_json({"folder": str(out), "counts": card["counts"], "by_source": by_source})
+        return
+    rows = table("source", "rows")
+    for file, number in by_source.items():
+        rows.add_row(file, f"{number:,}")
+    rows.add_row("all", f"{card['counts']['kept']:,}")
+    print_rich(rows)
+
+
+@app.command()
+def stats(sources: Sources, as_json: Json = False) -> None:
+    """Show lengths, domains, tasks, languages and pass rates of any files.
+
+    Example: aha data stats clean 'math/*.jsonl'
+    """
+    from aha.data.stats import QUANTILES, compute_stats
+
+    found = compute_stats(sources)
+    if as_json:
+        print_json(found)
+        return
+    heading = f"words ({found['rows']:,} rows, {found['rejected']:,} rejected)"
+    lengths = table(heading, "mean", *map("{} %".format, QUANTILES))
+    for name, row in found["lengths"].items():
+        lengths.add_row(name, f"{row['mean']:,.1f}", *(f"{value:,.0f}" for value in row["quantiles"].values()))
+    print_rich(lengths)
+    for name, counts in found["groups"].items():
+        rows = table(name, "rows", "")
+        most = max(counts.values())
+        for value, number in counts.items():
+            rows.add_row(shorten(value, 40), f"{number:,}", "█" * max(1, round(40 * number / most)))
+        print_rich(rows)
+    if found["pass_rates"]:
+        rows = table("pass rate", "rows")
+        for place, number in enumerate(found["pass_rates"]):
+            rows.add_row(f"{place / 10:.1f} to {(place + 1) / 10:.1f}", f"{number:,}")
+        print_rich(rows)
