@@ -495,7 +495,7 @@ def evaluate(
     keep: Annotated[
         Path | None, typer.Option(help="Keep generations and results in this folder; continue what is there.")
     ] = None,
-    regrade: Annotated[bool, typer.Option("--regrade", help="Grade a folder of --keep again, without a model.")] = False,
+    regrade: Annotated[bool, typer.Option("--regrade", help="Grade a folder of --keep again, without model.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Is the second better than the first?")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Write the result here too: .md a table, .png a picture, else JSON.")
@@ -511,7 +511,7 @@ def evaluate(
         raise UsageError("--regrade takes a folder of --keep alone, without --bench or --compare")
     for path in models:
         if regrade and not is_kept(path):
-            raise UsageError(f"{path} holds no generations to grade again: 'aha evaluate MODEL --keep {path}' makes them")
+            raise UsageError(f"{path} holds no generations to grade: 'aha evaluate MODEL --keep {path}' makes them")
         if is_kept(path) and not (regrade or compare):
             raise UsageError(f"{path} is a folder of --keep: --regrade grades it again, --compare compares it")
         if not is_kept(path) and not bench:

@@ -54,8 +54,8 @@ BENCHES: dict[str, Callable[[int], list[Problem]]] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """Problems to ask ``samples`` times each, by the ``name`` that was asked for. Where ``max_new_tokens`` is None it is
-    what fits, ``most_new_tokens`` at most. ``dropped`` are rows whose gold cannot be read."""
+    """Problems to ask ``samples`` times each, by the ``name`` that was asked for. Where ``max_new_tokens`` is None it
+    is what fits, ``most_new_tokens`` at most. ``dropped`` are rows whose gold cannot be read."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -82,8 +82,8 @@ def open_bench(name: str, *, limit: int | None, samples: int | None, max_new_tok
 
 
 def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = None) -> list[Problem]:
-    """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``), of a copy of a
-    published benchmark (``math500=FILE``, a folder or hub name) or of a JSON-lines file; the first ``limit`` of them.
+    """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``), of a copy of
+    a published benchmark (``math500=FILE``, a folder or hub name) or of a JSON-lines file; the first ``limit``.
 
     Generated problems are on the held-out side of the split by hash, so no stage of a run has trained on them. Rows of
     a file whose gold no answer can equal are left out and put into ``dropped``.

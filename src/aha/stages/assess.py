@@ -86,11 +86,17 @@ def weights_digest(folder: Path) -> str:
     return sha256("".join(sha256_file(file) for file in files if file.is_file()).encode()).hexdigest()
 
 
+def dropped_golds(bench: Bench) -> list[dict[str, Any]]:
+    """The rows that were left out, as the result lists them."""
+    return [{"row": bad.row, "gold": bad.gold, "why": bad.why} for bad in bench.dropped]
+
+
 def _kept_settings(policy: Policy, bench: Bench, settings: Settings, sampling: Sampling) -> dict[str, Any]:
     problems = json_text([asdict(problem) for problem in bench.problems])
     return {
         "bench": bench.name,
         "problems": len(bench.problems),
+        "dropped_golds": dropped_golds(bench),
         "problems_sha256": sha256(problems.encode()).hexdigest(),
         "template": policy.renderer.template,
         "samples": settings.samples,

@@ -12,7 +12,7 @@ from aha.errors import UsageError
 from aha.evaluate.benches import Bench
 from aha.evaluate.generations import Asked, load_kept
 from aha.evaluate.scores import Graded, bench_scores, compare_scores, grade
-from aha.stages.assess import Sampling, assess, weights_digest
+from aha.stages.assess import Sampling, assess, dropped_golds, weights_digest
 from aha.stages.generate import model_folder
 from aha.stages.models import Policy
 
@@ -39,11 +39,7 @@ def evaluate_model(
     started = time.perf_counter()
     found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
     about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template}
-    evaluation = _grade(about, found)
-    for bench in benches:
-        if bench.dropped:
-            dropped = [{"row": bad.row, "gold": bad.gold, "why": bad.why} for bad in bench.dropped]
-            evaluation.result["benches"][bench.name]["dropped_golds"] = dropped
+    evaluation = _grade(about, found, {bench.name: dropped_golds(bench) for bench in benches})
     return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)
 
 
@@ -52,7 +48,8 @@ def evaluate_kept(folder: Path) -> Evaluation:
     kept = load_kept(folder)
     settings = next(iter(kept.values()))[0]
     about = {key: settings[key] for key in ("model", "temperature", "top_p", "seed", "template")}
-    return _grade(about, {name: rows for name, (_, rows) in kept.items()})
+    dropped = {name: settings["dropped_golds"] for name, (settings, _) in kept.items()}
+    return _grade(about, {name: rows for name, (_, rows) in kept.items()}, dropped)
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -81,10 +78,13 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]
     return {"models": [one.result["model"] for one in (first, second)], "benches": benches}
 
 
-def _grade(about: Mapping[str, Any], found: Mapping[str, Sequence[Asked]]) -> Evaluation:
+def _grade(
+    about: Mapping[str, Any], found: Mapping[str, Sequence[Asked]], dropped: Mapping[str, list[dict[str, Any]]]
+) -> Evaluation:
     graded = {name: grade(rows) for name, rows in found.items()}
-    benches = {
-        name: {"problems": len(rows), "samples": len(rows[0].verdicts), **bench_scores(rows)}
-        for name, rows in graded.items()
-    }
+    benches: dict[str, dict[str, Any]] = {}
+    for name, rows in graded.items():
+        benches[name] = {"problems": len(rows), "samples": len(rows[0].verdicts), **bench_scores(rows)}
+        if dropped[name]:
+            benches[name]["dropped_golds"] = dropped[name]
     return Evaluation({**about, "benches": benches}, graded)
