@@ -13,6 +13,7 @@ def test_equal_formulas_vote_as_the_one_said_first() -> None:
 
 def test_answers_that_are_written_apart_win_together() -> None:
     problem = Problem("p", "q", r"\frac{1}{2}", "math")
-    said = [r"\boxed{3}", r"\boxed{3}", r"so \boxed{\frac{\sqrt{4}}{4}}", r"The answer is 0.5", r"\boxed{\frac12}", "no"]
+    said = [r"\boxed{3}", r"\boxed{3}"]
+    said += [r"so \boxed{\frac{\sqrt{4}}{4}}", r"The answer is 0.5", r"\boxed{\frac12}", "no"]
     (keys,) = vote_keys([problem], [[read_response(text) for text in said]])
     assert keys[2] == keys[3] == keys[4] is not None and keys[0] == keys[1] == "3" and keys[5] is None
