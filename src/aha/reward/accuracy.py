@@ -80,8 +80,9 @@ def _judge_math(problems: Sequence[Problem], responses: Sequence[Response]) -> l
 def _tolerate(problem: Problem, answer: str, verdict: Verdict) -> Verdict:
     """Right too where the problem has a ``tolerance`` and a number is off by no more."""
     tolerance = problem.meta.get("tolerance")
-    near = tolerance and verdict.status is Status.WRONG
-    if not near or not mathematics.is_within(problem.answer, answer, float(tolerance)):
+    if not tolerance or verdict.status is not Status.WRONG:
+        return verdict
+    if not mathematics.is_within(problem.answer, answer, float(tolerance)):
         return verdict
     return Verdict("accuracy", Status.RIGHT, 1.0, f"{verdict.note}, within {tolerance}")
 
