@@ -18,7 +18,7 @@ from aha.util.files import write_text_atomic
 
 Table = tuple[list[str], list[list[str]]]
 _BESIDE = ("format", "answered", "truncated", "language", "length")
-_WHITE = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 110}
+_WHITE: Any = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 110}
 
 
 def evaluation_table(found: Mapping[str, Any]) -> Table:
