@@ -67,7 +67,7 @@ def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, 
     code, output, _ = aha_main("evaluate", model, "--bench", path, "--bench", "chain", *options, "--out", out, "--json")
     found = json.loads(output)
     assert code == 0 and list(found["benches"]) == [str(path), "chain"] and read_json(out) == found
-    assert found["benches"]["chain"]["problems"] == 2 and found["samples"] == 2
+    assert found["benches"]["chain"]["problems"] == 2 == found["benches"]["chain"]["samples"]
     assert found["benches"][str(path)]["pass@2"].keys() == {"value", "low", "high"}
     code, output, _ = aha_main("evaluate", model, "--bench", path, *options)
     assert code == 0 and "cons@2" in output and "mine.jsonl" in output
@@ -76,6 +76,32 @@ def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, 
         assert code == 2 and f"--out {bad}" in errors and message in errors
     code, _, errors = aha_main("evaluate", model, "--bench", "chan", *options)
     assert code == 2 and "did you mean 'chain'" in errors
+
+
+def test_evaluations_are_kept_graded_again_and_compared(aha_main: Program, model: Path, tmp_path: Path) -> None:
+    path, kept, out = tmp_path / "own.jsonl", tmp_path / "kept", tmp_path / "found.md"
+    path.write_text('{"problem": "1 + 2", "answer": "3"}\n{"problem": "2 + 2", "answer": "4"}\n')
+    options = ("--bench", f"math500={path}", "--samples", 2, "--max-new-tokens", 4)
+    code, output, _ = aha_main("evaluate", model, *options, "--keep", kept, "--json")
+    found = json.loads(output)
+    assert code == 0 and read_json(kept / "results.json") == found
+    assert (kept / "results.png").read_bytes().startswith(b"\x89PNG") and "math500" in (kept / "results.md").read_text()
+    code, output, _ = aha_main("evaluate", kept, "--regrade", "--json")
+    assert code == 0 and json.loads(output)["benches"] == found["benches"]
+    code, output, _ = aha_main("evaluate", kept, kept, "--compare", "--out", out)
+    assert code == 0 and "within chance" in output and "within chance" in out.read_text()
+    code, output, _ = aha_main("evaluate", kept, model, "--compare", *options, "--out", tmp_path / "gap.png", "--json")
+    assert code == 0 and json.loads(output)["benches"][f"math500={path}"]["difference"]["pass@1"]["p_value"] == 1.0
+    assert (tmp_path / "gap.png").read_bytes().startswith(b"\x89PNG")
+    for words, message in (
+        ((kept, model), "--compare takes two"),
+        ((kept,), "--regrade grades it again"),
+        ((model, "--regrade"), "holds no generations"),
+        ((model,), "give --bench"),
+        ((kept, model, "--compare", "--bench", "chain", "--keep", kept), "--keep goes with one model"),
+    ):
+        code, _, errors = aha_main("evaluate", *words)
+        assert code == 2 and message in errors
 
 
 def test_explain(aha_main: Program) -> None:

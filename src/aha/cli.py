@@ -484,59 +484,120 @@ def _vote_line(voted: Any, num: int) -> Any:
 
 @app.command()
 def evaluate(
-    model: ModelPath,
-    bench: Annotated[
-        list[str],
-        typer.Option(metavar="NAME|FILE.jsonl", help="chain, countdown, arithmetic, gym:FAMILY or a file; repeatable."),
+    models: Annotated[
+        list[Path],
+        typer.Argument(metavar="MODEL", help="As of generate, or a folder of --keep; with --compare two of either."),
     ],
-    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 16,
-    max_new_tokens: MaxNewTokens = None,
+    bench: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|NAME=COPY|FILE.jsonl",
+            help="chain, countdown, arithmetic, gym:FAMILY, a published benchmark's copy (math500=FILE, folder or hub "
+            "name), or a file of problems; repeatable.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Completions of each problem.", show_default="as published, else 16")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens to sample at most.", show_default="what fits, to 1024; published to 32768"),
+    ] = None,
     temperature: Temperature = 0.6,
     top_p: TopP = 0.95,
     limit: Annotated[int | None, typer.Option(min=1, help="Problems of each bench.", show_default="all")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sampling; the benches stay the same.")] = 0,
-    template: Template = None,
-    out: Annotated[Path | None, typer.Option(help="Write the JSON object to this file too.")] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Prompt with one {question} in it.", show_default="the model's own, its chat template's, or R1-Zero's"
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep generations and results in this folder; continue what is there.")
+    ] = None,
+    regrade: Annotated[bool, typer.Option("--regrade", help="Grade a folder of --keep again, without model.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Is the second better than the first?")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the result here too: .md a table, .png a picture, else JSON.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on held-out problems: pass@1, cons@k, pass@k with 95 % intervals, format, language, length."""
-    from aha.data.problems import BadGold
-    from aha.evaluate.benches import load_bench
+    """Evaluate a model on benches, or compare two: pass@1, cons@k, pass@k with 95 % intervals, and what is beside."""
+    from aha.evaluate.generations import is_kept
 
+    if len(models) != (2 if compare else 1):
+        raise UsageError(f"{len(models)} models: --compare takes two, an evaluation without it takes one")
+    if regrade and (bench or compare):
+        raise UsageError("--regrade takes a folder of --keep alone, without --bench or --compare")
+    for path in models:
+        if regrade and not is_kept(path):
+            raise UsageError(f"{path} holds no generations to grade: 'aha evaluate MODEL --keep {path}' makes them")
+        if is_kept(path) and not (regrade or compare):
+            raise UsageError(f"{path} is a folder of --keep: --regrade grades it again, --compare compares it")
+        if not is_kept(path) and not bench:
+            raise UsageError(f"{path} is to be evaluated: give --bench")
+    if keep and (regrade or compare):
+        raise UsageError("--keep goes with one model: keep each evaluation by itself, then compare the folders")
     if out:
         _check_writable(out)  # before hours of work
-    dropped: dict[str, list[BadGold]] = {name: [] for name in bench}
-    benches = {name: load_bench(name, limit=limit, dropped=dropped[name]) for name in bench}
-    for bad in (bad for rows in dropped.values() for bad in rows):
-        print(f"left out: {bad.file}, row {bad.row}: {bad.why}", file=sys.stderr)
-    from aha.stages.assess import assess
-    from aha.stages.generate import open_model
+    from aha.stages.assess import Sampling
+    from aha.stages.assessed import compare_evaluations, evaluate_kept, evaluate_model
+
+    how = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    asked = _open_benches(bench or [], limit=limit, samples=samples, max_new_tokens=max_new_tokens)
+    found = []
+    for path in models:
+        if is_kept(path):
+            found.append(evaluate_kept(path))
+            continue
+        policy, origin = _open_for_evaluation(path, template)
+        print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
+        with _progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
+            found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
+    shown = compare_evaluations(*found) if compare else found[0].result
+    from aha.report.evaluation import comparison_table, evaluation_table, save_evaluation
     from aha.util.files import write_json_atomic
 
-    policy, origin = open_model(model, template=template)
-    print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
-    with _progress_bar(sum(map(len, benches.values())), "problems") as advance:
-        results = assess(
-            policy,
-            benches,
-            samples=samples,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            progress=advance,
-        )
-    for name, rows in dropped.items():
-        if rows:
-            results[name]["dropped_golds"] = [{"row": bad.row, "gold": bad.gold, "why": bad.why} for bad in rows]
-    sampling = {"samples": samples, "temperature": temperature, "top_p": top_p, "seed": seed}
-    found = {"model": str(model), **sampling, "template": policy.renderer.template, "benches": results}
+    folder = keep or (models[0] if regrade else None)
+    for file in [out] if out else []:
+        if file.suffix in (".md", ".png"):
+            save_evaluation(shown, file)
+        else:
+            write_json_atomic(file, shown)
+    if folder:
+        write_json_atomic(folder / "results.json", shown)
+        save_evaluation(shown, folder / "results.md")
+        save_evaluation(shown, folder / "results.png")
     if as_json:
-        _print_json(found)
-    else:
-        _show_benches(results, samples)
-    if out:
-        write_json_atomic(out, found)
+        _print_json(shown)
+        return
+    heads, rows = comparison_table(shown) if compare else evaluation_table(shown)
+    table = _table(*heads)
+    for row in rows:
+        table.add_row(*row)
+    _print_rich(table)
+
+
+def _open_benches(names: list[str], *, limit: int | None, samples: int | None, max_new_tokens: int | None) -> list[Any]:
+    from aha.evaluate.benches import open_bench
+
+    opened = [open_bench(name, limit=limit, samples=samples, max_new_tokens=max_new_tokens) for name in names]
+    for bad in (bad for one in opened for bad in one.dropped):
+        print(f"left out: {bad.file}, row {bad.row}: {bad.why}", file=sys.stderr)
+    return opened
+
+
+def _open_for_evaluation(path: Path, template: str | None) -> tuple[Any, str]:
+    """A published model is asked by its own chat template, where its folder has one and was not made here."""
+    from aha.model.config_file import model_folder
+    from aha.stages.generate import open_model
+    from aha.stages.models import TEMPLATE_FILE, load_policy
+    from aha.tokens.chat import chat_prompt
+
+    folder = model_folder(path)
+    chat = None if template or (folder / TEMPLATE_FILE).is_file() else chat_prompt(folder)
+    return (load_policy(folder, template=chat), "of the chat") if chat else open_model(path, template=template)
 
 
 def _check_writable(out: Path) -> None:
@@ -550,19 +611,6 @@ def _check_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write into {out.parent} ({error.strerror}): choose another") from None
-
-
-def _show_benches(results: dict[str, dict[str, Any]], samples: int) -> None:
-    largest = 1 << (samples.bit_length() - 1)
-    measures = list(dict.fromkeys(("pass@1", f"cons@{largest}", f"pass@{largest}", "format", "language", "length")))
-    table = _table("bench", "problems", *map(_heading, measures), "seconds")
-    for name, row in results.items():
-        cells = [_show_measure(key, row[key]) for key in measures]
-        table.add_row(Path(name).name, str(row["problems"]), *cells, f"{row['seconds']:.1f}")
-        if len(row["by_task"]) > 1:
-            for task, part in row["by_task"].items():
-                table.add_row(f"  {task}", "", *(_show_measure(key, part.get(key)) for key in measures), "")
-    _print_rich(table)
 
 
 @app.command()

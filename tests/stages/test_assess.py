@@ -1,27 +1,115 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from aha.errors import UsageError
+from aha.evaluate.benches import Bench
+from aha.evaluate.generations import SUFFIX, load_kept
 from aha.records import Problem
-from aha.stages.assess import assess
+from aha.stages import assess as assess_module
+from aha.stages.assess import Sampling, assess
+from aha.stages.assessed import Evaluation, compare_evaluations, evaluate_kept, evaluate_model
+from aha.stages.models import save_policy
 from aha.testing import tiny_policy
 
-PROBLEMS = [Problem(str(i), f"compute {i} + 1", str(i + 1), "number") for i in (1, 2)]
-OPTIONS = {"max_new_tokens": 5, "temperature": 1.0, "top_p": 1.0, "seed": 0}
+PROBLEMS = tuple(Problem(str(i), f"compute {i} + 1", str(i + 1), "number") for i in range(1, 6))
+HOW = Sampling(temperature=1.0, top_p=1.0)
 
 
-def test_every_bench_has_its_metrics_and_progress_is_told() -> None:
+def nothing(done: int) -> None:
+    pass
+
+
+def evaluate(
+    folder: Path, keep: Path | None, *, samples: int = 3, progress: Callable[[int], None] = nothing, seed: int = 0
+) -> Evaluation:
+    benches = [Bench("one", PROBLEMS[:1], samples, 5), Bench("my/two.jsonl", PROBLEMS, samples, 5)]
+    how = Sampling(temperature=1.0, top_p=1.0, seed=seed)
+    return evaluate_model(folder, tiny_policy(), benches, how, keep=keep, progress=progress)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    save_policy(tiny_policy(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_every_bench_has_its_scores_and_progress_is_told(model: Path) -> None:
     told: list[int] = []
-    benches = {"one": PROBLEMS[:1], "two": PROBLEMS}
-    results = assess(tiny_policy(), benches, samples=3, progress=told.append, **OPTIONS)  # type: ignore[arg-type]
-    assert told == [1, 3] and list(results) == ["one", "two"] and results["two"]["problems"] == 2
+    found = evaluate(model, None, progress=told.append).result["benches"]
+    assert told == [0, 1, 1, 6] and list(found) == ["one", "my/two.jsonl"] and found["my/two.jsonl"]["problems"] == 5
     # votes and pass@k have the largest power of two up to 3 samples
-    assert {"pass@1", "cons@2", "pass@2", "format", "language", "length", "votes"} <= results["two"].keys()
-    assert 1 <= results["two"]["length"]["value"] <= 5
+    assert {"pass@1", "pass@1_again", "cons@2", "pass@2", "format", "truncated", "length"} <= found["one"].keys()
+    assert 1 <= found["my/two.jsonl"]["length"]["value"] <= 5
+
+
+def test_graded_again_the_numbers_are_the_same(model: Path, tmp_path: Path) -> None:
+    straight = evaluate(model, tmp_path / "kept")
+    again = evaluate_kept(tmp_path / "kept")
+    assert again.result["benches"] == straight.result["benches"] and again.result["model"] == str(model)
+    path = tmp_path / "kept" / f"two{SUFFIX}"
+    lines = path.read_text().splitlines()
+    row = json.loads(lines[1])
+    row["generations"][0]["text"] = "<think> 1 + 1 = 2 . </think> <answer> 2 </answer>"
+    path.write_text("\n".join([lines[0], json.dumps(row), *lines[2:]]) + "\n")
+    better = evaluate_kept(tmp_path / "kept").result["benches"]["my/two.jsonl"]
+    assert better["pass@1"]["value"] == pytest.approx(
+        straight.result["benches"]["my/two.jsonl"]["pass@1"]["value"] + 1 / 15
+    )
+
+
+def test_stopped_anywhere_and_continued_it_is_the_same_bytes(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assess_module, "CHUNK", 6)  # two problems of three samples at a time
+    straight = evaluate(model, tmp_path / "straight")
+    path, reference = (tmp_path / name / f"two{SUFFIX}" for name in ("stopped", "straight"))
+    whole = reference.read_bytes()
+
+    def stop(done: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, tmp_path / "stopped", progress=stop)
+    with pytest.raises(UsageError, match="2 of 5 problems are sampled"):
+        load_kept(tmp_path / "stopped")
+    lines = whole.splitlines(keepends=True)
+    for kept in (path.read_bytes(), b"".join(lines[:4]), b"".join(lines[:5]) + lines[5][:20], lines[0], whole):
+        path.write_bytes(kept)  # a chunk, half a chunk more, a line that was cut, none, all
+        assert evaluate(model, tmp_path / "stopped").result["benches"] == straight.result["benches"]
+        assert path.read_bytes() == whole
+
+
+def test_other_settings_are_not_continued(model: Path, tmp_path: Path) -> None:
+    evaluate(model, tmp_path)
+    with pytest.raises(UsageError, match="samples 3, now 4"):
+        evaluate(model, tmp_path, samples=4)
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    with pytest.raises(UsageError, match="weights_sha256"):
+        evaluate(model, tmp_path)
+
+
+def test_two_evaluations_are_compared_problem_by_problem(model: Path) -> None:
+    first, second = (evaluate(model, None, seed=seed) for seed in (0, 1))
+    found = compare_evaluations(first, second)
+    entry = found["benches"]["my/two.jsonl"]
+    gap = entry["difference"]["length"]
+    assert gap["value"] == pytest.approx(entry["second"]["length"]["value"] - entry["first"]["length"]["value"])
+    assert compare_evaluations(first, first)["benches"]["my/two.jsonl"]["difference"]["pass@1"]["p_value"] == 1.0
+    only = Evaluation(first.result, {"other": first.graded["one"]})
+    with pytest.raises(UsageError, match="no bench is in both"):
+        compare_evaluations(first, only)
+    swapped = Evaluation(first.result, {"my/two.jsonl": first.graded["my/two.jsonl"][::-1]})
+    with pytest.raises(UsageError, match="problem '1' of the one is not '5'"):
+        compare_evaluations(first, swapped)
 
 
 def test_general_prompts_are_refused() -> None:
-    problem = Problem("g", "compute", "", "general")
+    bench = Bench("mine", (Problem("g", "compute", "", "general"),), 1, 5)
     with pytest.raises(UsageError, match="general prompts"):
-        assess(tiny_policy(), {"mine": [problem]}, samples=1, progress=print, **OPTIONS)  # type: ignore[arg-type]
+        assess(tiny_policy(), [bench], HOW, progress=nothing)

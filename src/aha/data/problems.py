@@ -133,17 +133,21 @@ def load_checked(path: Path) -> tuple[list[Problem], list[BadGold]]:
     not make the file unusable. The golds of all other tasks are held to be right, as ``load_problems`` says.
     ``DataError`` when no problem is left.
     """
-    problems = load_problems(path)
+    return drop_bad_golds(load_problems(path), path)
+
+
+def drop_bad_golds(problems: Sequence[Problem], source: str | Path) -> tuple[list[Problem], list[BadGold]]:
+    """``load_checked`` of problems that were read from ``source`` already."""
     kept, dropped = [], []
     for row, (problem, why) in enumerate(zip(problems, _gold_faults(problems), strict=True), 1):
         if why:
-            dropped.append(BadGold(str(path), row, problem.answer, why))
+            dropped.append(BadGold(str(source), row, problem.answer, why))
         else:
             kept.append(problem)
     if not kept:
         first = dropped[0]
         raise DataError(
-            f"{path}: none of the {len(dropped)} golds is right by its own verifier; the first, row {first.row}: "
+            f"{source}: none of the {len(dropped)} golds is right by its own verifier; the first, row {first.row}: "
             f"{first.gold!r}: {first.why}"
         )
     return kept, dropped

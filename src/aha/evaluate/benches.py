@@ -1,15 +1,18 @@
-"""Benches to evaluate on: generated held-out problems, the same for every model, and problem files of your own."""
+"""Benches to evaluate on: generated held-out problems, the same for every model, copies of published benchmarks, and
+problem files of your own."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from aha.data.problems import (
     HELD_OUT,
     BadGold,
     arithmetic_problems,
+    drop_bad_golds,
     is_held_out,
     load_checked,
     split_by_hash,
@@ -17,12 +20,15 @@ from aha.data.problems import (
     spread,
 )
 from aha.errors import UsageError, nearest
+from aha.evaluate.benchmarks import BENCHMARKS, MAX_NEW_TOKENS, load_benchmark_problems
 from aha.records import Problem
 from aha.tasks import chain, countdown, gym
 from aha.tasks.words import LANGUAGES
 from aha.util.seeds import python_rng
 
 NUM_PROBLEMS = 200
+NUM_SAMPLES = 16
+MOST_NEW_TOKENS = 1024
 GYM_SEED = 0
 
 
@@ -46,9 +52,38 @@ BENCHES: dict[str, Callable[[int], list[Problem]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Problems to ask ``samples`` times each, by the ``name`` that was asked for. Where ``max_new_tokens`` is None it
+    is what fits, ``most_new_tokens`` at most. ``dropped`` are rows whose gold cannot be read."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    samples: int
+    max_new_tokens: int | None = None
+    most_new_tokens: int = MOST_NEW_TOKENS
+    dropped: tuple[BadGold, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """A name for a file: ``math500=data/test.jsonl`` is ``math500``, ``my/set.jsonl`` is ``set``."""
+        kind, given, _ = self.name.partition("=")
+        name = kind if given else Path(kind).name
+        return name.removesuffix(".gz").removesuffix(".jsonl").replace(":", "-")
+
+
+def open_bench(name: str, *, limit: int | None, samples: int | None, max_new_tokens: int | None) -> Bench:
+    """A bench with what is not given as published, or 16 samples where nothing is."""
+    dropped: list[BadGold] = []
+    problems = load_bench(name, limit=limit, dropped=dropped)
+    published = BENCHMARKS.get(name.partition("=")[0])
+    usual, most = (published.samples, MAX_NEW_TOKENS) if published else (NUM_SAMPLES, MOST_NEW_TOKENS)
+    return Bench(name, tuple(problems), samples or usual, max_new_tokens, most, tuple(dropped))
+
+
 def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = None) -> list[Problem]:
-    """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``) or of a
-    JSON-lines file; the first ``limit`` of them where given.
+    """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``), of a copy of
+    a published benchmark (``math500=FILE``, a folder or hub name) or of a JSON-lines file; the first ``limit``.
 
     Generated problems are on the held-out side of the split by hash, so no stage of a run has trained on them. Rows of
     a file whose gold no answer can equal are left out and put into ``dropped``.
@@ -59,9 +94,16 @@ def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = 
     if name.startswith("gym:"):
         drawn = gym.generate(name.removeprefix("gym:"), seed=GYM_SEED, size=round(2 * count / HELD_OUT))
         return [problem for problem in drawn if is_held_out(split_key(problem))][:count]
-    if not name.endswith((".jsonl", ".jsonl.gz")):
-        raise UsageError(f"no bench {name!r}: {nearest(name, BENCHES)} (or give a .jsonl file of problems)")
-    problems, bad = load_checked(Path(name))
+    kind, given, source = name.partition("=")
+    if kind in BENCHMARKS:
+        if not source:
+            raise UsageError(f"bench {kind}: no problems of it are shipped; give your copy, {kind}=FILE, or a hub name")
+        problems, bad = drop_bad_golds(load_benchmark_problems(kind, source), source)
+    elif name.endswith((".jsonl", ".jsonl.gz")):
+        problems, bad = load_checked(Path(name))
+    else:
+        hint = nearest(kind, [*BENCHES, *BENCHMARKS])
+        raise UsageError(f"no bench {name!r}: {hint} (or give a .jsonl file of problems)")
     if dropped is not None:
         dropped += bad
     return problems if limit is None else problems[:limit]

@@ -53,6 +53,13 @@ def seeds_interval(values_S: Sequence[float]) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
+def student_t(freedom: int) -> float:
+    """97.5 % quantile of Student's t: from the table, and beyond it by Fisher's expansion, good to four digits."""
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    return Z95 + (Z95**3 + Z95) / (4 * freedom) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * freedom**2)
+
+
 def share_interval(successes: int, count: int) -> Estimate:
     """A share of problems with Wilson's interval, which keeps a width at 0 and 1."""
     if count == 0:
@@ -78,13 +85,18 @@ def pass_at_1(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
 
 def pass_at_k(correct_PK: Sequence[Sequence[bool]], k: int) -> Estimate:
     """Unbiased chance that one of k samples is right: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, eq. 1)."""
+    return score_interval(pass_values(correct_PK, k))
+
+
+def pass_values(correct_PK: Sequence[Sequence[bool]], k: int) -> list[float]:
+    """pass@k of every problem."""
     values = []
     for row in correct_PK:
         n, c = len(row), sum(row)
         if k > n:
             raise ValueError(f"pass@{k} needs at least {k} samples a problem, there are {n}")
         values.append(1.0 - math.comb(n - c, k) / math.comb(n, k))
-    return score_interval(values)
+    return values
 
 
 def majority(keys: Sequence[Hashable | None]) -> Hashable | None:
@@ -97,6 +109,13 @@ def cons_at_k(
     keys_PK: Sequence[Sequence[Hashable | None]], correct_PK: Sequence[Sequence[bool]], k: int
 ) -> Estimate:
     """Accuracy of the majority vote over k samples, averaged over the disjoint blocks of k that the samples hold."""
+    return score_interval(cons_values(keys_PK, correct_PK, k))
+
+
+def cons_values(
+    keys_PK: Sequence[Sequence[Hashable | None]], correct_PK: Sequence[Sequence[bool]], k: int
+) -> list[float]:
+    """cons@k of every problem."""
     values = []
     for keys, correct in zip(keys_PK, correct_PK, strict=True):
         if k > len(keys):
@@ -106,4 +125,4 @@ def cons_at_k(
             winner = majority(keys[start : start + k])
             blocks.append(winner is not None and correct[keys.index(winner, start)])
         values.append(sum(blocks) / len(blocks))
-    return score_interval(values)
+    return values

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from aha.errors import VerifierError
 from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k, score_interval
+from aha.evaluate.votes import vote_keys
 from aha.records import Completion, Group, Problem, Status, Verdict
 from aha.reward import rules
 from aha.reward.accuracy import judge_accuracy
-from aha.reward.extraction import find_answer
 from aha.reward.response import Response, read_response
-from aha.tasks.checkers import checker_of
+from aha.tasks.words import LANGUAGES
 from aha.tokens.render import Renderer
 
 
@@ -29,6 +29,15 @@ class Judged:
     completions: tuple[Completion, ...]
     texts: tuple[str, ...]
     responses: tuple[Response, ...]
+
+
+class Read(Protocol):
+    """A problem with the responses to it."""
+
+    @property
+    def problem(self) -> Problem: ...
+    @property
+    def responses(self) -> Sequence[Response]: ...
 
 
 def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
@@ -48,7 +57,7 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
     verdicts = judge_rows(judged)
     num_errors = count_errors([verdict for row in verdicts for verdict in row])
     correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
-    keys = [[_vote_key(j.problem, r) for r in j.responses] for j in judged]
+    keys = vote_keys([j.problem for j in judged], [j.responses for j in judged])
     lengths = [_mean([len(c.token_ids) for c in j.completions]) for j in judged]
     k = max(votes)
     metrics: dict[str, Any] = {
@@ -60,7 +69,7 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
         "votes": [{"k": vote, **cons_at_k(keys, correct, vote).as_dict()} for vote in votes],
         "verifier_errors": num_errors,
     }
-    if spoken := _language(judged):
+    if spoken := language_shares(judged):
         metrics["language"] = score_interval(spoken).as_dict()
     by_task: dict[str, Any] = {}
     for task in sorted({j.problem.task for j in judged}):
@@ -73,7 +82,7 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
     return metrics | {"by_task": by_task}
 
 
-def judge_rows(judged: Sequence[Judged]) -> list[list[Verdict]]:
+def judge_rows(judged: Sequence[Read]) -> list[list[Verdict]]:
     """The accuracy of every response, a row a problem, judged in one call."""
     problems = [j.problem for j in judged for _ in j.responses]
     verdicts = iter(judge_accuracy(problems, [response for j in judged for response in j.responses]))
@@ -93,14 +102,11 @@ def count_errors(verdicts: Sequence[Verdict]) -> int:
     return len(errors)
 
 
-def _vote_key(problem: Problem, response: Response) -> str | None:
-    found = find_answer(problem, response)
-    return None if found is None else checker_of(problem).vote_key(found.text)
-
-
-def _language(judged: Sequence[Judged]) -> list[float]:
-    """Each problem's mean share of words in its language, over the completions that think in words."""
-    shares = [[rules.language_share(r.think, j.problem.language) for r in j.responses] for j in judged]
+def language_shares(judged: Sequence[Read]) -> list[float]:
+    """Each problem's mean share of words in its language, over the completions that think in words; nothing of a
+    problem in a language that no rule tells."""
+    told = [j for j in judged if j.problem.language in LANGUAGES]
+    shares = [[rules.language_share(r.think, j.problem.language) for r in j.responses] for j in told]
     return [_mean(worded) for row in shares if (worded := [share for share in row if share is not None])]
 
 

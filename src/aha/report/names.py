@@ -27,7 +27,7 @@ _MODELS = {
     "rejection_sft": "Rejection sampling, SFT",
     "random": "Random reward",
 }
-_PROPORTIONS = {"format", "language", "general", "preference", "accuracy", "truncated"}
+_PROPORTIONS = {"format", "language", "general", "preference", "accuracy", "truncated", "answered"}
 
 
 def model_label(name: str) -> str:

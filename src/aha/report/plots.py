@@ -41,7 +41,7 @@ _COLOURS = {
 _DASHES: dict[str, Any] = {"random_reward": (0, (1, 1.4)), "dev2": (0, (5, 1.6)), "student_rl": (0, (4, 1.4, 1, 1.4))}
 _MARKERS = "osD^vPX*"
 WINDOW = 10
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "aha",
     "font.family": "DejaVu Sans",
@@ -69,7 +69,7 @@ _STYLE: Any = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
-_styled = matplotlib.rc_context(_STYLE)
+_styled = matplotlib.rc_context(STYLE)
 
 
 def colour(name: str, place: int = 0) -> str:
@@ -264,7 +264,7 @@ def save_readme_figure(run: Path, path: Path) -> None:
         if (measure := parse_measure(entry.get("pass@1"))) is not None
     }
     stage = first_curve(loaded)
-    with matplotlib.rc_context({**_STYLE, "figure.facecolor": "white", "font.size": 11}):
+    with matplotlib.rc_context({**STYLE, "figure.facecolor": "white", "font.size": 11}):
         figure = Figure(figsize=(11.5, 3.9), dpi=200, layout="constrained")
         left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.35))
         if stage is not None:

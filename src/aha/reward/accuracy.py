@@ -71,9 +71,20 @@ def _judge_found(
 
 def _judge_math(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
     def verify(asked: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        return mathematics.verify_many([(p.answer, answer) for p, answer in zip(asked, answers, strict=True)])
+        verdicts = mathematics.verify_many([(p.answer, answer) for p, answer in zip(asked, answers, strict=True)])
+        return [_tolerate(*one) for one in zip(asked, answers, verdicts, strict=True)]
 
     return _judge_found(problems, responses, verify)
+
+
+def _tolerate(problem: Problem, answer: str, verdict: Verdict) -> Verdict:
+    """Right too where the problem has a ``tolerance`` and a number is off by no more."""
+    tolerance = problem.meta.get("tolerance")
+    if not tolerance or verdict.status is not Status.WRONG:
+        return verdict
+    if not mathematics.is_within(problem.answer, answer, float(tolerance)):
+        return verdict
+    return Verdict("accuracy", Status.RIGHT, 1.0, f"{verdict.note}, within {tolerance}")
 
 
 def _judge_gym(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:

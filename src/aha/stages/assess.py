@@ -1,56 +1,105 @@
-"""Evaluating a model folder by hand: several benches, nothing written."""
+"""Evaluating a model folder by hand: its generations on several benches, kept on disk where asked."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from aha.errors import UsageError
-from aha.evaluate.runner import Judged, reasoning_metrics
-from aha.records import Problem
+from aha.evaluate.benches import Bench
+from aha.evaluate.generations import Asked, Kept, asked
 from aha.stages.evaluate import Settings, sample_judged
 from aha.stages.generate import room_for_new_tokens
 from aha.stages.models import Policy, build_loaded_engine
+from aha.util.files import json_text, sha256_file
+
+CHUNK = 400  # completions that are sampled together
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every bench is sampled: DeepSeek-R1's temperature and top-p (R1v1 3)."""
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    seed: int = 0
 
 
 def assess(
     policy: Policy,
-    benches: Mapping[str, Sequence[Problem]],
+    benches: Sequence[Bench],
+    sampling: Sampling,
     *,
-    samples: int,
-    max_new_tokens: int | None,
-    temperature: float,
-    top_p: float,
-    seed: int,
     progress: Callable[[int], None],
-) -> dict[str, Any]:
-    """The metrics of an evaluation stage for each bench, and its seconds.
+    model: str = "",
+    weights: str = "",
+    keep: Path | None = None,
+) -> dict[str, list[Asked]]:
+    """The generations of each bench by its name; with ``keep`` those in that folder are continued.
 
-    ``progress`` is told how many problems are done. A vote and pass@k have the largest power of two up to ``samples``.
+    ``model`` and ``weights`` tell whose they are in the settings that are kept. ``progress`` is told how many problems
+    are done.
     """
-    for name, problems in benches.items():
-        if any(problem.task == "general" for problem in problems):
-            raise UsageError(f"bench {name} has general prompts, which have no answer to check: leave them out")
+    labels = [bench.label for bench in benches]
+    for bench in benches:
+        if any(problem.task == "general" for problem in bench.problems):
+            raise UsageError(f"bench {bench.name} has general prompts, which have no answer to check: leave them out")
+        if keep and labels.count(bench.label) > 1:
+            raise UsageError(f"two benches would be kept as {bench.label}: evaluate them into folders of their own")
     engine = build_loaded_engine(policy)
-    votes = [1 << power for power in range(samples.bit_length())]
     done, results = 0, {}
-    for name, problems in benches.items():
-        started = time.perf_counter()
-        longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in problems)
+    for bench in benches:
+        longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in bench.problems)
         settings = Settings(
-            samples=samples,
-            max_new_tokens=room_for_new_tokens(policy, longest, max_new_tokens),
-            temperature=temperature,
-            top_p=top_p,
+            samples=bench.samples,
+            max_new_tokens=room_for_new_tokens(policy, longest, bench.max_new_tokens, limit=bench.most_new_tokens),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
         )
-        judged: list[Judged] = []
-        chunk = max(1, settings.chunk * Settings().samples // samples)
-        for start in range(0, len(problems), chunk):
-            asked = problems[start : start + chunk]
-            judged += sample_judged(engine, policy, asked, samples, settings, seed)
-            done += len(asked)
-            progress(done)
-        results[name] = {"problems": len(problems), **reasoning_metrics(judged, votes=votes)}
-        results[name]["seconds"] = time.perf_counter() - started
+        chunk = max(1, CHUNK // bench.samples)
+        kept = None
+        if keep:
+            whose = {"model": model, "weights_sha256": weights}
+            kept = Kept(keep, bench.label, whose | _kept_settings(policy, bench, settings, sampling))
+        found = kept.resume(chunk) if kept else []
+        progress(done + len(found))
+        for start in range(len(found), len(bench.problems), chunk):
+            problems = bench.problems[start : start + chunk]
+            judged = sample_judged(engine, policy, problems, bench.samples, settings, sampling.seed)
+            new = [asked(one, policy.renderer.prompt_text(one.problem.prompt)) for one in judged]
+            if kept:
+                kept.append(new)
+            found += new
+            progress(done + len(found))
+        done += len(found)
+        results[bench.name] = found
     return results
+
+
+def weights_digest(folder: Path) -> str:
+    """What tells one model folder from another: its weights, config and tokenizer."""
+    files = sorted(file for file in folder.iterdir() if file.suffix == ".safetensors")
+    files += [folder / name for name in ("config.json", "tokenizer.json")]
+    return sha256("".join(sha256_file(file) for file in files if file.is_file()).encode()).hexdigest()
+
+
+def dropped_golds(bench: Bench) -> list[dict[str, Any]]:
+    """The rows that were left out, as the result lists them."""
+    return [{"row": bad.row, "gold": bad.gold, "why": bad.why} for bad in bench.dropped]
+
+
+def _kept_settings(policy: Policy, bench: Bench, settings: Settings, sampling: Sampling) -> dict[str, Any]:
+    problems = json_text([asdict(problem) for problem in bench.problems])
+    return {
+        "bench": bench.name,
+        "problems": len(bench.problems),
+        "dropped_golds": dropped_golds(bench),
+        "problems_sha256": sha256(problems.encode()).hexdigest(),
+        "template": policy.renderer.template,
+        "samples": settings.samples,
+        "max_new_tokens": settings.max_new_tokens,
+        **asdict(sampling),
+    }

@@ -70,15 +70,17 @@ def open_model(path: Path, *, template: str | None) -> tuple[Policy, str]:
     return load_policy(folder, template=R1_ZERO_TEMPLATE), f"DeepSeek-R1-Zero's, as {folder} has no {TEMPLATE_FILE}"
 
 
-def room_for_new_tokens(policy: Policy, longest_prompt: int, asked: int | None) -> int:
-    """``asked``, or what the model's positions leave behind the longest prompt, up to 1024 tokens."""
+def room_for_new_tokens(
+    policy: Policy, longest_prompt: int, asked: int | None, *, limit: int = MAX_NEW_TOKENS
+) -> int:
+    """``asked``, or what the model's positions leave behind the longest prompt, up to ``limit`` tokens."""
     room = policy.config.max_position_embeddings - longest_prompt
     if room < 1:
         limit = policy.config.max_position_embeddings
         raise DataError(
             f"the prompt has {longest_prompt} tokens, the model's max_position_embeddings is {limit}: shorten it"
         )
-    return min(MAX_NEW_TOKENS, room) if asked is None else asked
+    return min(limit, room) if asked is None else asked
 
 
 def generate(

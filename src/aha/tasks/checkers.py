@@ -32,6 +32,7 @@ CHECKERS = {
     "math": Checker(mathematics.is_correct, formula.vote_key, boxed=True),
     "number": Checker(number.is_correct, number.vote_key),
     "reasoning_gym": Checker(gym.is_correct, gym.vote_key),
+    "word_problem": Checker(number.is_correct, number.vote_key, boxed=True),
 }
 
 

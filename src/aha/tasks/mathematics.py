@@ -76,6 +76,12 @@ def is_correct(problem: Problem, answer: str) -> bool:
     return verdict.status is Status.RIGHT
 
 
+def is_within(gold: str, answer: str, tolerance: float) -> bool:
+    """Whether two plain numbers differ by the tolerance at most; a percent sign on either side says nothing."""
+    x, y = (formula.read_number(formula.clean(text.replace("\\%", "").replace("%", ""))) for text in (gold, answer))
+    return x is not None and y is not None and abs(x - y) <= Fraction(str(tolerance))
+
+
 def what_was_read(gold: str, answer: str) -> tuple[str, str]:
     """Gold and answer as the computer algebra reads them, for people; empty where nothing was read."""
     (outcome,) = POOL.run([(formula.clean(gold), formula.clean(answer), True)])

@@ -1,0 +1,90 @@
+"""What an evaluation by hand found, as one JSON object: of a model, of kept generations, or of two compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aha.errors import UsageError
+from aha.evaluate.benches import Bench
+from aha.evaluate.generations import Asked, load_kept
+from aha.evaluate.scores import Graded, bench_scores, compare_scores, grade
+from aha.model.config_file import model_folder
+from aha.stages.assess import Sampling, assess, dropped_golds, weights_digest
+from aha.stages.models import Policy
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``result`` for people and programs; ``graded`` is what it was made of, by bench."""
+
+    result: dict[str, Any]
+    graded: Mapping[str, Sequence[Graded]]
+
+
+def evaluate_model(
+    path: Path,
+    policy: Policy,
+    benches: Sequence[Bench],
+    sampling: Sampling,
+    *,
+    keep: Path | None,
+    progress: Callable[[int], None],
+) -> Evaluation:
+    """Sample and grade. With ``keep`` the generations stay in that folder, and what it has of them is not sampled."""
+    weights = weights_digest(model_folder(path)) if keep else ""
+    started = time.perf_counter()
+    found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
+    about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template}
+    evaluation = _grade(about, found, {bench.name: dropped_golds(bench) for bench in benches})
+    return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)
+
+
+def evaluate_kept(folder: Path) -> Evaluation:
+    """Grade what a folder of generations holds, with the verifiers of today."""
+    kept = load_kept(folder)
+    settings = next(iter(kept.values()))[0]
+    about = {key: settings[key] for key in ("model", "temperature", "top_p", "seed", "template")}
+    dropped = {name: settings["dropped_golds"] for name, (settings, _) in kept.items()}
+    return _grade(about, {name: rows for name, (_, rows) in kept.items()}, dropped)
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]:
+    """The second against the first on every bench that both have, problem by problem. ``UsageError`` where there is no
+    such bench, or the problems or the sampling are not the same."""
+    shared = [name for name in first.graded if name in second.graded]
+    if not shared:
+        ours, theirs = (", ".join(one.graded) for one in (first, second))
+        raise UsageError(f"no bench is in both evaluations: {ours}; {theirs}")
+    for key in ("temperature", "top_p"):
+        values = [one.result[key] for one in (first, second)]
+        if values[0] != values[1]:
+            raise UsageError(f"the one was sampled at {key} {values[0]}, the other at {values[1]}: sample both alike")
+    benches = {}
+    for name in shared:
+        rows = [one.result["benches"][name] for one in (first, second)]
+        gaps = compare_scores(first.graded[name], second.graded[name])
+        sides = [{key: row[key] for key in gaps if key in row} for row in rows]
+        benches[name] = {
+            "problems": rows[0]["problems"],
+            "samples": [row["samples"] for row in rows],
+            "first": sides[0],
+            "second": sides[1],
+            "difference": gaps,
+        }
+    return {"models": [one.result["model"] for one in (first, second)], "benches": benches}
+
+
+def _grade(
+    about: Mapping[str, Any], found: Mapping[str, Sequence[Asked]], dropped: Mapping[str, list[dict[str, Any]]]
+) -> Evaluation:
+    graded = {name: grade(rows) for name, rows in found.items()}
+    benches: dict[str, dict[str, Any]] = {}
+    for name, rows in graded.items():
+        benches[name] = {"problems": len(rows), "samples": len(rows[0].verdicts), **bench_scores(rows)}
+        if dropped[name]:
+            benches[name]["dropped_golds"] = dropped[name]
+    return Evaluation({**about, "benches": benches}, graded)

@@ -1,0 +1,54 @@
+"""A published model's chat template as a prompt with one ``{question}``: a user's turn, no system prompt, and the
+thinking opened, as DeepSeek-R1 is to be asked (R1-README: "initiate its response with <think>")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from aha.errors import CheckpointError
+from aha.tokens.render import THINK
+from aha.util.files import read_json
+
+_PLACE = "QUESTION-OF-THE-USER"
+_FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
+
+
+def chat_prompt(folder: Path) -> str | None:
+    """The template of a model folder, ``None`` where it has no chat template.
+
+    ``<think>`` and a line break are added where the chat template knows the tag and has not opened it.
+    ``CheckpointError`` for a template that cannot be rendered with one user's turn.
+    """
+    config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
+    source = (folder / _FILE).read_text(encoding="utf-8") if (folder / _FILE).is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several, by name
+        source = {row["name"]: row["template"] for row in source}.get("default")
+    if not isinstance(source, str):
+        return None
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _refuse
+    special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    messages = [{"role": "user", "content": _PLACE}]
+    try:
+        prompt = environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
+    except TemplateError as error:
+        raise CheckpointError(f"{folder}: its chat template cannot be rendered ({error}); give --template") from None
+    if prompt.count(_PLACE) != 1:
+        raise CheckpointError(f"{folder}: its chat template says the user's turn {prompt.count(_PLACE)} times")
+    prompt = prompt.replace(_PLACE, "{question}")
+    # Some templates name </think> alone, to drop the thinking of earlier turns.
+    opens = THINK.removeprefix("<") in source and not prompt.rstrip().endswith(THINK)
+    return f"{prompt}{THINK}\n" if opens else prompt
+
+
+def _text(token: Any) -> str:
+    return str(token["content"]) if isinstance(token, dict) else str(token or "")
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
