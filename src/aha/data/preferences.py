@@ -16,11 +16,21 @@ from aha.tasks import general
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of one prompt, the first preferred."""
+    """Two completions of one prompt, the first preferred; ``margin`` says how clearly, where somebody judged it."""
 
     problem: Problem
     chosen: str
     rejected: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A completion that is good (``label`` 1) or bad (0) by itself: ``Labelled(problem, "i can not help .", 1.0)``."""
+
+    problem: Problem
+    text: str
+    label: float
 
 
 def is_harmful(problem: Problem) -> bool:

@@ -286,7 +286,8 @@ def direct_step(
     baseline = torch.zeros((), device=device)
     if row.needs_baseline and others_reference_R is not None:
         others_R = compute_sequence_logprobs(decoder, others)
-        lengths_R = torch.tensor([n for b in others for n in b.lengths])  # only a mean is taken: any order will do
+        length_of = {index: n for batch in others for index, n in zip(batch.rows, batch.lengths, strict=True)}
+        lengths_R = torch.tensor([length_of[index] for index in sorted(length_of)])
         score_R = compute_score(others_R, others_reference_R, lengths_R, row=row)
         baseline = score_R.mean().clamp(min=0.0).to(device)
 
