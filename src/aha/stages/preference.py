@@ -59,14 +59,13 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``init`` has the policy, ``pairs`` the ``pairs_train.jsonl`` and ``pairs_test.jsonl`` of preference_data.py or
-    verified_pairs.py. ``held_out`` is measured on the latter: ``accuracy``, ``margin``, and the margin before."""
+    """``init`` has the policy, ``preferences`` the ``pairs_train.jsonl`` and ``pairs_test.jsonl`` of preference_data.py
+    or verified_pairs.py. ``held_out`` is measured on the latter: ``accuracy``, ``margin``, and the margin before."""
     row = resolve_preference(settings)
     policy = load_policy(inputs["init"] / "model")
     decoder = policy.decoder
-    train, test = (
-        _fitting(load_pairs(inputs["pairs"] / f"pairs_{name}.jsonl"), policy, settings) for name in ("train", "test")
-    )
+    paths = (inputs["preferences"] / f"pairs_{name}.jsonl" for name in ("train", "test"))
+    train, test = (_fitting(load_pairs(path), policy, settings) for path in paths)
     others = _others(train) if row.needs_baseline else []
     updates = _updates(len(train), settings, context.seed)
     layouts = ([of_branches(b.branches) for b in _collate(train, update, settings)] for update in updates)

@@ -25,7 +25,7 @@ from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, load_policy
 from aha.train.batch import collate_labelled, collate_preference
-from aha.train.memory import of_pairs
+from aha.train.memory import of_pairs, of_texts
 from aha.train.microbatch import split_by_tokens
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
@@ -41,8 +41,8 @@ class Settings(Frozen):
     """``reads`` decides what the model sees, and with it which of the toy's prompts it judges: safety the harmful,
     helpfulness the rest. ``loss``: "pairwise" compares (R1's helpfulness), "pointwise" labels each text (its safety);
     of a pair the chosen text is good and the rejected one bad. ``margin`` times the margin of a judged pair is what the
-    scores should differ by. ``pairs`` and ``held_out_pairs`` are made by rule where the stage has no input ``data``;
-    texts of ``data`` longer than ``longest`` tokens are left out."""
+    scores should differ by. ``pairs`` and ``held_out_pairs`` are made by rule where the stage has no input
+    ``preferences``; texts of those longer than ``longest`` tokens are left out."""
 
     reads: Literal["answer", "everything"]
     loss: Literal["pairwise", "pointwise"] = "pairwise"
@@ -71,7 +71,7 @@ class Item:
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``init`` gives the trunk; ``data`` is a stage with preferences of yours, else ``problems`` has the toy's prompts.
+    """``init`` gives the trunk; ``preferences`` is a stage with some of yours, else ``problems`` has the toy's prompts.
     ``accuracy`` is that on prompts never trained on, ``held_out`` says more of it; ``offset`` is the mean score, which
     the zero of a pairwise model is moved to."""
     policy = load_policy(inputs["init"] / "model")
@@ -80,10 +80,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if not total:
         raise DataError(f"{len(train)} rows to train on, fewer than one batch of {settings.batch}: add rows")
     chunks = [train[step * settings.batch : (step + 1) * settings.batch] for step in range(total)]
-    layouts = (
-        of_pairs([-(-item.size // (1 if item.second else 2)) for item in chunk], token_budget=TOKEN_BUDGET)
-        for chunk in chunks
-    )
+    layout = of_pairs if settings.loss == "pairwise" else of_texts
+    layouts = (layout([item.size for item in chunk], token_budget=TOKEN_BUDGET) for chunk in chunks)
     need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, logits=False)
     check_memory(need, policy, lower="batch")
     model = RewardModel(policy.decoder)
@@ -130,20 +128,20 @@ def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Po
     def ids(problem: Problem, text: str) -> tuple[int, ...]:
         return judge_ids(policy.renderer, problem, _read(text, settings.reads))
 
-    if "data" not in inputs:
+    if "preferences" not in inputs:
         count = settings.pairs if name == "train" else settings.held_out_pairs
         pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
-    elif (inputs["data"] / f"labelled_{name}.jsonl").exists():
+    elif (inputs["preferences"] / f"labelled_{name}.jsonl").exists():
         if settings.loss == "pairwise":
             raise SettingError(f"{inputs['data']} has labelled texts, no pairs: set loss=pointwise, or give pairs")
-        labelled = load_labelled(inputs["data"] / f"labelled_{name}.jsonl")
+        labelled = load_labelled(inputs["preferences"] / f"labelled_{name}.jsonl")
         return _shuffled([Item(ids(t.problem, t.text), label=t.label) for t in labelled], name, settings, seed)
     else:
-        pairs = load_pairs(inputs["data"] / f"pairs_{name}.jsonl")
+        pairs = load_pairs(inputs["preferences"] / f"pairs_{name}.jsonl")
     items = [Item(ids(p.problem, p.chosen), ids(p.problem, p.rejected), p.margin) for p in pairs]
     if settings.loss == "pointwise":
         items = [Item(text, label=label) for i in items for text, label in ((i.first, 1.0), (i.second, 0.0))]
-    elif "data" not in inputs:
+    elif "preferences" not in inputs:
         return items  # drawn at random already
     return _shuffled(items, name, settings, seed)
 
