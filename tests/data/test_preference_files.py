@@ -22,7 +22,8 @@ LABELLED = {"prompt": "hi", "response": "hello", "label": "safe", "split": "trai
 
 def write(path: Path, rows: list[Any]) -> Path:
     if path.suffix == ".parquet":
-        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        columns = {key: [row.get(key) for row in rows] for row in rows for key in row}
+        parquet.write_table(pyarrow.table(columns), path)
     elif path.suffix == ".gz":
         path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
     else:

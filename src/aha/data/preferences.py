@@ -35,8 +35,8 @@ class Labelled:
 
 def is_harmful(problem: Problem) -> bool:
     """Safety judges these; helpfulness judges every other general prompt: each prompt belongs to exactly one (R1v2
-    3.2.2)."""
-    return problem.task == "general" and problem.meta["kind"] == "harm"
+    3.2.2). A prompt of yours says so in its field ``judge``, the toy's by its ``kind``."""
+    return problem.task == "general" and (problem.meta.get("judge") == "safe" or problem.meta.get("kind") == "harm")
 
 
 def make_pair(problem: Problem, rng: random.Random) -> Pair:
