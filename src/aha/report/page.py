@@ -397,7 +397,7 @@ def _preferences(run: Run) -> str:
             continue
         length, calibration = held_out["length"], held_out["calibration"]
         cells = [parse_measure(held_out["accuracy"]), parse_measure(length.get("longer_chosen"))]
-        shown = ["–" if measure is None else with_interval("accuracy", measure) for measure in cells]
+        shown = ["–" if measure is None else with_interval(measure) for measure in cells]
         numbers = [finite(calibration["ece"]), finite(length["correlation"])]
         shown += ["–" if value is None else f"{value:.3f}" for value in numbers]
         rows.append(
