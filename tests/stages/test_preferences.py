@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ def test_pairs_of_a_model_that_is_never_right_are_an_error(tmp_path: Path) -> No
     save_problems(found["problems"] / "test.jsonl", sums()[:3])
     settings = verified_pairs.Settings(problems=6, held_out=3, samples=2, max_new_tokens=12)
     with pytest.raises(DataError, match="no pair among 2 samples of 6 train problems"):
-        run_stage(verified_pairs.run, settings, {"policy": found["init"], "problems": found["problems"]}, tmp_path / "a")
+        edges = {"policy": found["init"], "problems": found["problems"]}
+        run_stage(verified_pairs.run, settings, edges, tmp_path / "a")
 
 
 def test_pairs_of_verified_samples_are_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +188,7 @@ def test_pairs_of_verified_samples_are_learned_from(tmp_path: Path, monkeypatch:
 
         told = []
         for j in original(groups, renderer):
-            texts = tuple(retold(text, j.problem.answer) for text in j.texts)
+            texts = tuple(retold(re.sub(r"<[^>]*>", "", text), j.problem.answer) for text in j.texts)
             told.append(Judged(j.problem, j.completions, texts, tuple(map(read_response, texts))))
         return told
 
