@@ -26,7 +26,7 @@ from aha.stages.context import Context, Interrupted
 from aha.util.files import read_json, read_jsonl
 
 DIRECT = preference.Settings(epochs=2, batch=8, lr=3e-2, warmup=1, token_budget=120)
-SCORED = reward_model.Settings(reads="everything", batch=8, lr=2e-2, longest=100)
+SCORED = reward_model.Settings(reads="everything", batch=2, lr=3e-2, longest=100)
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +135,14 @@ def test_lengths_are_balanced_for_training_and_left_for_the_test(tmp_path: Path)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     found = metrics(run_stage(preference_data.run, preference_data.Settings(file=file), {}, tmp_path / "out"))
     assert found["lengths_before"]["longer_chosen"] > 0.7
-    assert found["lengths_train"]["longer_chosen"] == pytest.approx(0.5, abs=0.03)
+    assert found["lengths_train"]["longer_chosen"] == pytest.approx(0.5, abs=0.04)  # the rest are of equal length
     assert found["lengths_train"]["chosen"] == pytest.approx(found["lengths_train"]["rejected"], abs=1.5)
     assert found["lengths_test"]["longer_chosen"] > 0.6
     assert found["train"] + found["test"] + found["dropped"]["lengths balanced"] == 600
-    few = preference_data.Settings(file=file, balance=False, train=20, test=5, longest=70)
+    few = preference_data.Settings(file=file, balance=False, train=20, test=5, longest=50)
     found = metrics(run_stage(preference_data.run, few, {}, tmp_path / "few"))
     assert (found["train"], found["test"]) == (20, 5)
-    assert max(len(pair.chosen) for pair in load_pairs(tmp_path / "few" / "pairs_train.jsonl")) < 70
+    assert max(len(pair.chosen) for pair in load_pairs(tmp_path / "few" / "pairs_train.jsonl")) < 50
 
 
 def judged(*texts: str, cut: bool = False) -> Judged:
@@ -184,7 +184,7 @@ def test_pairs_of_verified_samples_are_learned_from(tmp_path: Path, monkeypatch:
 
     def read(groups: Any, renderer: Any) -> list[Judged]:
         def retold(text: str, answer: str) -> str:
-            return f"<think> {text} </think> <answer> {answer if '7' in text else 'none'} </answer>"
+            return f"<think> {text} </think> <answer> {answer if '7' in text else '0'} </answer>"
 
         told = []
         for j in original(groups, renderer):

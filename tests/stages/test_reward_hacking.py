@@ -20,7 +20,9 @@ ALONE = SETTINGS.model_copy(
         "prompts": 6,
         "samples": 8,
         "max_new_tokens": 30,
-        "guards": GuardSettings(trend=6, grad_norm_factor=1000),
+        "guards": GuardSettings(
+            trend=6, grad_norm_factor=1000, repetition_collapse=1.0, kl_stop=1000.0, drift_stop=1.0
+        ),
         "weights": Weights(accuracy=1.0, format=0.0),
         "samples_every": 100,
     }

@@ -176,9 +176,9 @@ def rewarded(proxy: float, strict: float, *, kind: str = "") -> Rows:
 def test_a_reward_that_leaves_the_stricter_verifier_behind_raises_the_alarm(kind: str) -> None:
     assert what(findings(rewarded(0.6, 0.6, kind=kind))) == []  # both rise: the policy learns
     assert what(findings(rewarded(0.15, 0.0, kind=kind))) == []
-    warned = findings(rewarded(0.4, 0.0, kind=kind))
-    assert what(warned) == [(f"strict{kind}", 66, "warn")]  # 6 of the last 10 steps have the gap of 0.4: 0.24
-    assert warned[0].value == pytest.approx(0.24) and "reward hacking" in warned[0].advice
+    warned = findings(rewarded(0.39, 0.0, kind=kind))
+    assert what(warned) == [(f"strict{kind}", 66, "warn")]  # 6 of the last 10 steps have the gap of 0.39
+    assert warned[0].value == pytest.approx(0.234) and "reward hacking" in warned[0].advice
     fallen = findings(rewarded(0.3, -0.25, kind=kind))
     assert {finding.action for finding in fallen} == {"warn", "stop"}
     assert fallen[-1].value == pytest.approx(0.55)
