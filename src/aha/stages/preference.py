@@ -118,8 +118,11 @@ def resolve_preference(settings: Settings) -> Preference:
         offer = nearest(settings.algorithm, PREFERENCES)
         raise SettingError(f"no preference algorithm {settings.algorithm!r}; {offer}")
     row = PREFERENCES[settings.algorithm]
-    given = {"beta": settings.beta, "margin": settings.margin}
-    return replace(row, **{key: value for key, value in given.items() if value is not None})
+    if settings.beta is not None:
+        row = replace(row, beta=settings.beta)
+    if settings.margin is not None:
+        row = replace(row, margin=settings.margin)
+    return row
 
 
 def _fitting(pairs: Sequence[Pair], policy: Policy, settings: Settings) -> list[CompletionPair]:

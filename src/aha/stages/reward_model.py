@@ -187,5 +187,5 @@ def _report(model: RewardModel, items: Sequence[Item], policy: Policy) -> dict[s
     scores = [_scores(model, texts, policy).tolist() for texts in _sides(items)]
     lengths = [[len(text) for text in texts] for texts in _sides(items)]
     if len(scores) == 2:
-        return pair_report(*scores, *lengths)
+        return pair_report(scores[0], scores[1], lengths[0], lengths[1])
     return label_report(scores[0], [item.label for item in items], lengths[0])

@@ -331,7 +331,7 @@ def compute_sequence_logprobs(decoder: Decoder, batches: Sequence[PolicyBatch]) 
 
 
 def _sequence_sums(batch: PolicyBatch, values_N: Tensor) -> Tensor:
-    return torch.stack([part.sum() for part in values_N.split(list(batch.lengths))])
+    return torch.stack([part.sum() for part in torch.split(values_N, list(batch.lengths))])
 
 
 def value_step(
