@@ -133,7 +133,7 @@ def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Po
         pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
     elif (inputs["preferences"] / f"labelled_{name}.jsonl").exists():
         if settings.loss == "pairwise":
-            raise SettingError(f"{inputs['data']} has labelled texts, no pairs: set loss=pointwise, or give pairs")
+            raise SettingError(f"{inputs['preferences']} has labelled texts, no pairs: set loss=pointwise, or give pairs")
         labelled = load_labelled(inputs["preferences"] / f"labelled_{name}.jsonl")
         return _shuffled([Item(ids(t.problem, t.text), label=t.label) for t in labelled], name, settings, seed)
     else:
