@@ -16,12 +16,12 @@ from aha.train.guards import GuardSettings
 
 ALONE = SETTINGS.model_copy(
     update={
-        "steps": 24,
+        "steps": 16,
         "prompts": 6,
         "samples": 8,
         "max_new_tokens": 30,
         "guards": GuardSettings(
-            trend=6, grad_norm_factor=1000, repetition_collapse=1.0, kl_stop=1000.0, drift_stop=1.0
+            trend=4, grad_norm_factor=1000, repetition_collapse=1.0, kl_stop=1000.0, drift_stop=1.0
         ),
         "weights": Weights(accuracy=1.0, format=0.0),
         "samples_every": 100,
