@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
+
+import pytest
 
 from aha.data.preferences import is_harmful, make_pair
-from aha.data.problems import toy_general
+from aha.data.problems import load_problems, toy_general
+from aha.errors import DataError
 from aha.reward import rules
 from aha.reward.response import read_response
-from aha.stages.rewarding import is_harmless
+from aha.stages.rewarding import has_rule, is_harmless
 from aha.testing import few_problems
 
 
@@ -36,3 +41,15 @@ def test_a_prompt_has_one_judge_and_a_reasoning_problem_none() -> None:
         if problem.task != "general":
             assert not is_harmful(problem)
             assert not is_harmless(problem)
+
+
+def test_a_prompt_of_ones_own_names_its_judge(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    rows = [{"problem": f"p {judge}", "task": "general", "judge": judge} for judge in ("helpful", "safe")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    helpful, safe = load_problems(path)
+    assert (is_harmful(helpful), is_harmless(helpful), has_rule(helpful)) == (False, True, False)
+    assert (is_harmful(safe), is_harmless(safe)) == (True, False)
+    path.write_text('{"problem": "p", "task": "general", "judge": "harmless"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="row 1"):
+        load_problems(path)

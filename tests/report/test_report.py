@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from aha.errors import DataError
+from aha.evaluate.preference import pair_report
 from aha.report.build import build_report
 from aha.report.findings import ABSENT, APPEARED, NOISE, NOT_RUN, SHORT
 from aha.report.plots import _figure, _legend, save_readme_figure
@@ -183,6 +184,21 @@ def test_what_guards_found_is_listed_with_step_action_and_words(write_run: Write
     line = '<th scope="row">5</th><td>kl</td><td>warn</td><td class="says">kl 1.2 (limit 1): far &amp; wide</td>'
     assert line in section and "Nothing was found in Random reward (80 steps)" in section
     assert section.count("<td>skip</td>") == 49 and "11 more are in its metrics" in section
+
+
+def test_a_preference_model_shows_its_accuracy_calibration_and_length_bias(write_run: WriteRun) -> None:
+    run = write_run()
+    assert "How good the preference models are" not in read_page(build_report(run))[1]
+    path = run / "helpful" / "result.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["held_out"] = pair_report(
+        [2.0, 0.5, 1.0, 3.0], [0.0, 1.0, -1.0, 2.5], [5, 9, 4, 7], [2, 3, 8, 7]
+    )
+    path.write_text(json.dumps(result))
+    checker, html = read_page(build_report(run))
+    text = " ".join(checker.text)
+    assert "How good the preference models are" in text and "75.0 % (30.1 to 95.4)" in text
+    assert html.count(": reliability") >= 2  # the figure's words for those who cannot see it, and its caption
 
 
 def test_reflection_words_are_compared_by_tenths(write_run: WriteRun) -> None:

@@ -275,6 +275,10 @@ def test_preferences_count_late_and_general_prompts_are_asked(micro: Any, tmp_pa
     assert {row["task"] for row in first} >= {"general"}
     assert all(json.loads(row["rewards"]).keys() <= {"general"} for row in first)
     assert any({"helpful", "safe"} & json.loads(row["rewards"]).keys() for row in last)
+    assert read_jsonl(out / "metrics.jsonl")[-1].keys() >= {"proxy_general", "strict_general"}
+    late = settings.model_copy(update={"general_start": 0.5})
+    rows = read_jsonl(run_stage(rl.run, late, inputs, tmp_path / "late") / "metrics.jsonl")
+    assert ["reward/general" in row for row in rows] == [False, True]
     with pytest.raises(SettingError, match="weights.helpful.*no input 'helpful'"):
         run_stage(rl.run, settings, {"init": micro.dev1, "problems": micro.problems}, tmp_path / "without")
 

@@ -14,9 +14,17 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.model.moe import Router
 from aha.objective.algorithms import ALGORITHMS
+from aha.objective.direct import PREFERENCES
 from aha.train.balance import Balance, LoadBalancer
-from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy
-from aha.train.step import nll_step, policy_step
+from aha.train.batch import (
+    CompletionPair,
+    PolicyBatch,
+    PolicyRow,
+    collate_completion_pairs,
+    collate_packed,
+    collate_policy,
+)
+from aha.train.step import compute_sequence_logprobs, direct_step, nll_step, policy_step
 
 CONFIG = ModelConfig(
     model_type="deepseek_v3", vocab_size=13, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
@@ -105,6 +113,28 @@ def test_a_policy_step_counts_a_shared_prompt_once_and_each_completion_with_its_
     )
     for router, own in zip(routers(together), prompts_once, strict=True):
         assert torch.allclose(router.e_score_correction_bias, 0.01 * torch.sign(own.mean() - own))
+
+
+def test_a_step_on_pairs_balances_all_of_them_however_it_is_split() -> None:
+    pairs = [CompletionPair((1, 2, 3), (4, 5, 6), (7, 8)), CompletionPair((9, 9), (10, 11), (12,))]
+    counts = loads(build(), [[1, 2, 3, 4, 5], [9, 9, 10]]) + (
+        loads(build(), [[1, 2, 3, 7]]) - loads(build(), [[1, 2, 3]])
+    )
+    changes = []
+    for budget, balance in ((100, STRONG), (1, STRONG), (100, Balance(loss=0.0))):
+        decoder, reference = build(), build(1)
+        batches = collate_completion_pairs(pairs, token_budget=budget)
+        before = copy.deepcopy(decoder.state_dict())
+        metrics = direct_step(
+            decoder, torch.optim.SGD(decoder.parameters(), lr=1.0), batches, row=PREFERENCES["dpo"], lr=1.0,
+            reference_R=compute_sequence_logprobs(reference, batches), max_grad_norm=1e9, balance=balance,
+        )  # fmt: skip
+        assert metrics["max_vio"] == pytest.approx(float(((counts.amax(1) - counts.mean(1)) / counts.mean(1)).mean()))
+        for router, own in zip(routers(decoder), counts, strict=True):
+            assert torch.allclose(router.e_score_correction_bias, balance.speed * torch.sign(own.mean() - own))
+        changes.append({n: before[n] - v for n, v in decoder.state_dict().items() if "bias" not in n})
+    assert all(torch.allclose(changes[0][name], changes[1][name]) for name in changes[0])
+    assert not all(torch.allclose(changes[0][name], changes[2][name]) for name in changes[0] if "gate.weight" in name)
 
 
 def test_recomputed_layers_are_not_counted_twice() -> None:

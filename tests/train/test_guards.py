@@ -161,3 +161,28 @@ def test_thresholds_are_settings() -> None:
     for wrong in ({"grad_norm_factor": 1.0}, {"truncated_high": 1.5}, {"kl_stop": math.inf}, {"trend": 0}):
         with pytest.raises(SettingError):
             GuardSettings(**wrong)
+
+
+def rewarded(proxy: float, strict: float, *, kind: str = "") -> Rows:
+    """The healthy run; from step 61 on the reward says ``proxy`` more and the stricter verifier ``strict`` more."""
+    rows = healthy()
+    for row in rows:
+        later = row["step"] > 60
+        row |= {f"proxy{kind}": 0.3 + later * proxy, f"strict{kind}": 0.25 + later * strict}
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["", "_general"])
+def test_a_reward_that_leaves_the_stricter_verifier_behind_raises_the_alarm(kind: str) -> None:
+    assert what(findings(rewarded(0.6, 0.6, kind=kind))) == []  # both rise: the policy learns
+    assert what(findings(rewarded(0.15, 0.0, kind=kind))) == []
+    warned = findings(rewarded(0.39, 0.0, kind=kind))
+    assert what(warned) == [(f"strict{kind}", 66, "warn")]  # 6 of the last 10 steps have the gap of 0.39
+    assert warned[0].value == pytest.approx(0.234) and "reward hacking" in warned[0].advice
+    fallen = findings(rewarded(0.3, -0.25, kind=kind))
+    assert {finding.action for finding in fallen} == {"warn", "stop"}
+    assert fallen[-1].value == pytest.approx(0.55)
+
+
+def test_a_gap_that_was_always_there_is_no_alarm() -> None:
+    assert what(findings([row | {"proxy": 0.9, "strict": 0.0} for row in healthy()])) == []

@@ -16,17 +16,27 @@ from aha.tasks import general
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two completions of one prompt, the first preferred."""
+    """Two completions of one prompt, the first preferred; ``margin`` says how clearly, where somebody judged it."""
 
     problem: Problem
     chosen: str
     rejected: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A completion that is good (``label`` 1) or bad (0) by itself: ``Labelled(problem, "i can not help .", 1.0)``."""
+
+    problem: Problem
+    text: str
+    label: float
 
 
 def is_harmful(problem: Problem) -> bool:
     """Safety judges these; helpfulness judges every other general prompt: each prompt belongs to exactly one (R1v2
-    3.2.2)."""
-    return problem.task == "general" and problem.meta["kind"] == "harm"
+    3.2.2). A prompt of yours says so in its field ``judge``, the toy's by its ``kind``."""
+    return problem.task == "general" and (problem.meta.get("judge") == "safe" or problem.meta.get("kind") == "harm")
 
 
 def make_pair(problem: Problem, rng: random.Random) -> Pair:

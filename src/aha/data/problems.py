@@ -216,7 +216,8 @@ def _problem(row: Mapping[str, object], path: Path, number: int) -> Problem:
 
 
 def _is_judgeable(problem: Problem) -> bool:
-    """Whether the gold passes its own checker; for a general prompt, whether its rule score has what it reads."""
+    """Whether the gold passes its own checker; for a general prompt, whether its rule score has what it reads, or its
+    ``judge`` names the preference model that it goes to."""
     if problem.task == "code":
         programs.check_tests(problem)
         return True
@@ -225,4 +226,6 @@ def _is_judgeable(problem: Problem) -> bool:
     if problem.task != "general":
         return checker_of(problem).is_correct(problem, problem.answer)
     meta = problem.meta
+    if meta.get("judge") in ("helpful", "safe") and "kind" not in meta:
+        return True  # a preference model alone judges it
     return meta["kind"] in general.KINDS and all(isinstance(meta[key], str) for key in ("thing", "verb"))

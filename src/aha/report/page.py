@@ -19,13 +19,14 @@ from aha.report.plots import (
     first_curve,
     length_plot,
     overlay_plot,
+    reliability_plot,
     reward_parts,
     reward_plot,
     task_keys,
     task_plot,
     vote_plot,
 )
-from aha.report.reading import STALE, Measure, Run, Stage, parse_measure, series, vote_metric
+from aha.report.reading import STALE, Measure, Run, Stage, finite, parse_measure, series, vote_metric
 from aha.report.samples import Transcript, advantage_groups, side_by_side
 from aha.report.style import STYLE
 from aha.report.tables import NOT_RUN, cell, stage_columns, stage_rows
@@ -50,6 +51,7 @@ def render_page(run: Run, summary: Mapping[str, Any]) -> str:
         ("dynamics", "Rewards, entropy, KL and reflection", _dynamics(run)),
         ("tasks", "By task", _tasks(run, summary)),
         ("agreement", "Do sampler and trainer agree?", _agreement(run, summary)),
+        ("preferences", "How good the preference models are", _preferences(run)),
         ("guards", "What the guards found", _guards(run)),
         ("samples", "The same problems, before and after", _samples(run)),
         ("advantages", "Which tokens were rewarded", _advantages(run)),
@@ -383,6 +385,36 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
         "difference of their logarithms, over every token of every step, says whether the run trained on what it "
         "sampled. The effective sample size (1 is all) is that of a step's last update, when the policy has already "
         f"moved.</p>{table}{figure}"
+    )
+
+
+def _preferences(run: Run) -> str:
+    """A row and a reliability curve for each preference model that says how it did on texts it never saw."""
+    rows, figures = [], []
+    for stage in run.of_kind("reward_model"):
+        held_out = stage.metrics.get("held_out")
+        if not stage.done or not held_out:
+            continue
+        length, calibration = held_out["length"], held_out["calibration"]
+        cells = [parse_measure(held_out["accuracy"]), parse_measure(length.get("longer_chosen"))]
+        shown = ["–" if measure is None else with_interval(measure) for measure in cells]
+        numbers = [finite(calibration["ece"]), finite(length["correlation"])]
+        shown += ["–" if value is None else f"{value:.3f}" for value in numbers]
+        rows.append(
+            f'<tr><th scope="row">{escape(_label(stage))}</th>{"".join(f"<td>{cell}</td>" for cell in shown)}</tr>'
+        )
+        if calibration["bins"]:
+            title = f"{_label(stage)}: reliability"
+            figures.append(_figure(reliability_plot(calibration["bins"], title), title, "95 % intervals"))
+    if not rows:
+        return ""
+    return (
+        "<p>On prompts that were never trained on. Accuracy is the share of pairs, or of labelled texts, judged right; "
+        "beside it what choosing the longer text would score. The calibration error is the mean distance of what is "
+        "predicted from what comes true; the correlation is that of scores with lengths.</p>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>model</th><th>accuracy</th><th>longer is chosen</th>'
+        "<th>calibration error</th><th>correlation with length</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{_grid(figures)}"
     )
 
 

@@ -201,6 +201,22 @@ def vote_plot(votes: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> s
 
 
 @_styled
+def reliability_plot(bins: Sequence[Mapping[str, Any]], title: str) -> str:
+    """What a preference model predicts against what comes true, with intervals; on the line it is calibrated."""
+    figure, axes = _figure()
+    start = 0.5 if min(b["low"] for b in bins) >= 0.5 else 0.0
+    axes.plot([100 * start, 100], [100 * start, 100], color=INK, linewidth=1.0, linestyle=(0, (5, 3)))
+    for b in bins:
+        place = 100 * b["predicted"]
+        axes.plot([place, place], [100 * b["share_low"], 100 * b["share_high"]], color=INK, linewidth=1.1)
+    places, shares = [100 * b["predicted"] for b in bins], [100 * b["share"] for b in bins]
+    axes.plot(places, shares, "o-", color=_BLUE, markersize=5)
+    axes.set_xlim(100 * start, 100)
+    _percent_axis(axes)
+    return _svg(figure, title, axes, "predicted, %", "came true, %")
+
+
+@_styled
 def bar_plot(bars: Mapping[str, Measure], title: str) -> str:
     """Pass@1 of several models with 95 % intervals, the value above each bar."""
     figure, axes = _figure()

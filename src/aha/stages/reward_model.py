@@ -1,67 +1,88 @@
-"""A preference model trained on pairs: helpfulness reads the answer alone, safety reads the thinking too (R1v2 3.1)."""
+"""A preference model, trained on pairs or on labelled texts: helpfulness reads the answer alone, safety reads the
+thinking too (R1v2 3.1)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from aha.config import Amount, Count, Frozen, Rate
+from aha.config import Amount, Count, Frozen, NotNegative, Rate
+from aha.data.preference_files import load_labelled, load_pairs
 from aha.data.preferences import Pair, is_harmful, make_pair
 from aha.data.problems import load_problems
-from aha.errors import DataError
+from aha.errors import DataError, SettingError
+from aha.evaluate.preference import label_report, pair_report
 from aha.model.heads import RewardModel, save_reward_model
-from aha.records import StageResult
+from aha.records import Problem, StageResult
 from aha.reward.learned import judge_ids, pad_right, text_to_judge
-from aha.reward.response import read_response
+from aha.reward.response import TAGS, read_response
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, load_policy
-from aha.train.batch import collate_preference
-from aha.train.memory import of_pairs
+from aha.train.batch import collate_labelled, collate_preference
+from aha.train.memory import of_pairs, of_texts
+from aha.train.microbatch import split_by_tokens
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import preference_step
+from aha.train.step import label_step, preference_step
 from aha.util.seeds import python_rng
 
 TOKEN_BUDGET = 4_096  # of a micro-batch
+SCORE_BUDGET = 32_768  # of one that needs no gradients
 
 
 class Settings(Frozen):
-    """``reads`` decides what the model sees, and with it which prompts it judges: safety the harmful, helpfulness the
-    rest."""
+    """``reads`` decides what the model sees, and with it which of the toy's prompts it judges: safety the harmful,
+    helpfulness the rest. ``loss``: "pairwise" compares (R1's helpfulness), "pointwise" labels each text (its safety);
+    of a pair the chosen text is good and the rejected one bad. ``margin`` times the margin of a judged pair is what the
+    scores should differ by. ``pairs`` and ``held_out_pairs`` are made by rule where the stage has no input
+    ``preferences``; texts of those longer than ``longest`` tokens are left out."""
 
     reads: Literal["answer", "everything"]
+    loss: Literal["pairwise", "pointwise"] = "pairwise"
+    margin: NotNegative = 0.0
     pairs: Count = 1_200
     held_out_pairs: Count = 200
     batch: Count = 32
     lr: Rate = 3e-4
     warmup: Amount = 3
     max_grad_norm: Rate = 1.0
+    longest: Count = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A pair as ids, or, without a second text, a text with its label."""
+
+    first: tuple[int, ...]
+    second: tuple[int, ...] = ()
+    margin: float = 0.0
+    label: float = 1.0
+
+    @property
+    def size(self) -> int:
+        return max(len(self.first), len(self.second))
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``init`` gives the trunk. ``accuracy`` is that on pairs of prompts never trained on; ``offset`` is the mean
-    score."""
+    """``init`` gives the trunk; ``preferences`` is a stage with some of yours, else ``problems`` has the toy's prompts.
+    ``accuracy`` is that on prompts never trained on, ``held_out`` says more of it; ``offset`` is the mean score, which
+    the zero of a pairwise model is moved to."""
     policy = load_policy(inputs["init"] / "model")
-    train = _pairs(inputs["problems"] / "general_train.jsonl", settings.pairs, settings, context.seed)
-    test = _pairs(inputs["problems"] / "general_test.jsonl", settings.held_out_pairs, settings, context.seed)
-    ids = [_ids(pair, settings, policy) for pair in train]
-    total = len(ids) // settings.batch
+    train, test = (_items(name, settings, inputs, policy, context.seed) for name in ("train", "test"))
+    total = len(train) // settings.batch
     if not total:
-        raise DataError(f"pairs is {settings.pairs}, fewer than one batch of {settings.batch}: raise it")
-    lengths = [max(map(len, pair)) for pair in ids]
-    batched = (lengths[step * settings.batch : (step + 1) * settings.batch] for step in range(total))
-    need = estimate_supervised(
-        policy.config,
-        (of_pairs(chunk, token_budget=TOKEN_BUDGET) for chunk in batched),
-        like=policy.decoder.head_weight,
-        logits=False,
-    )
+        raise DataError(f"{len(train)} rows to train on, fewer than one batch of {settings.batch}: add rows")
+    chunks = [train[step * settings.batch : (step + 1) * settings.batch] for step in range(total)]
+    layout = of_pairs if settings.loss == "pairwise" else of_texts
+    layouts = (layout([item.size for item in chunk], token_budget=TOKEN_BUDGET) for chunk in chunks)
+    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, logits=False)
     check_memory(need, policy, lower="batch")
     model = RewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
@@ -70,24 +91,72 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     context.rewind_metrics(state.step)
     while state.step < total:
         started = time.perf_counter()
-        chunk = ids[state.step * settings.batch : (state.step + 1) * settings.batch]
         lr = learning_rate(
             state.step, base=settings.lr, warmup=settings.warmup, total=total, shape="cosine", final_ratio=0.1
         )
-        batches = collate_preference(chunk, token_budget=TOKEN_BUDGET)
-        metrics = preference_step(model, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        metrics = _step(model, optimizer, chunks[state.step], settings, lr=lr)
         state.step += 1
         memory = memory_metrics(state.step, need, policy.decoder.head_weight.device)
         context.log({"step": state.step, **metrics, **memory, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, total, loss=metrics["loss"], accuracy=metrics["accuracy"])
-    chosen, rejected = _scores(model, [_ids(pair, settings, policy) for pair in test], policy)
-    trained = _scores(model, ids[:200], policy)
+    held_out = _report(model, test, policy)
+    known = [_scores(model, texts, policy) for texts in _sides(train[:200])]
     save_reward_model(model, policy.config, context.out / "model")
     policy.tokenizer.save(context.out / "model")
-    accuracy = float((chosen > rejected).float().mean())
-    return StageResult({"accuracy": accuracy, "pairs": len(train), "offset": float(torch.cat(trained).mean())})
+    offset = float(torch.cat(known).mean()) if settings.loss == "pairwise" else 0.0
+    accuracy = held_out["accuracy"]["value"]
+    return StageResult({"accuracy": accuracy, "pairs": len(train), "offset": offset, "held_out": held_out})
+
+
+def _step(
+    model: RewardModel, optimizer: torch.optim.Optimizer, chunk: Sequence[Item], settings: Settings, *, lr: float
+) -> dict[str, float]:
+    if settings.loss == "pairwise":
+        pairs, margins = [(i.first, i.second) for i in chunk], [settings.margin * i.margin for i in chunk]
+        batches = collate_preference(pairs, token_budget=TOKEN_BUDGET, margins=margins)
+        return preference_step(model, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+    texts, labels = [i.first for i in chunk], [i.label for i in chunk]
+    labelled = collate_labelled(texts, labels, token_budget=TOKEN_BUDGET)
+    return label_step(model, optimizer, labelled, lr=lr, max_grad_norm=settings.max_grad_norm)
+
+
+def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Policy, seed: int) -> list[Item]:
+    """What is trained on or tested, in the order in which it is."""
+
+    def ids(problem: Problem, text: str) -> tuple[int, ...]:
+        return judge_ids(policy.renderer, problem, _read(text, settings.reads))
+
+    if "preferences" not in inputs:
+        count = settings.pairs if name == "train" else settings.held_out_pairs
+        pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
+    elif (inputs["preferences"] / f"labelled_{name}.jsonl").exists():
+        if settings.loss == "pairwise":
+            raise SettingError(f"{inputs['preferences']} has labels, not pairs: set loss=pointwise, or give pairs")
+        labelled = load_labelled(inputs["preferences"] / f"labelled_{name}.jsonl")
+        return _shuffled([Item(ids(t.problem, t.text), label=t.label) for t in labelled], name, settings, seed)
+    else:
+        pairs = load_pairs(inputs["preferences"] / f"pairs_{name}.jsonl")
+    items = [Item(ids(p.problem, p.chosen), ids(p.problem, p.rejected), p.margin) for p in pairs]
+    if settings.loss == "pointwise":
+        items = [Item(text, label=label) for i in items for text, label in ((i.first, 1.0), (i.second, 0.0))]
+    elif "preferences" not in inputs:
+        return items  # drawn at random already
+    return _shuffled(items, name, settings, seed)
+
+
+def _shuffled(items: Sequence[Item], name: str, settings: Settings, seed: int) -> list[Item]:
+    kept = [item for item in items if item.size <= settings.longest]
+    if not kept:
+        raise DataError(f"none of {len(items)} {name} rows is at most longest={settings.longest} tokens long: raise it")
+    python_rng(seed, "order", name).shuffle(kept)
+    return kept
+
+
+def _read(text: str, reads: Literal["answer", "everything"]) -> str:
+    """What the model sees of a text; a text without any of the tags is all answer."""
+    return text_to_judge(read_response(text), reads) if any(tag in text for tag in TAGS) else text
 
 
 def _pairs(path: Path, count: int, settings: Settings, seed: int) -> list[Pair]:
@@ -98,18 +167,25 @@ def _pairs(path: Path, count: int, settings: Settings, seed: int) -> list[Pair]:
     return [make_pair(rng.choice(problems), rng) for _ in range(count)]
 
 
-def _ids(pair: Pair, settings: Settings, policy: Policy) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    chosen, rejected = (
-        judge_ids(policy.renderer, pair.problem, text_to_judge(read_response(text), settings.reads))
-        for text in (pair.chosen, pair.rejected)
-    )
-    return chosen, rejected
+def _sides(items: Sequence[Item]) -> list[list[tuple[int, ...]]]:
+    """First texts, then second ones where there are."""
+    sides = [[item.first for item in items], [item.second for item in items]]
+    return sides if items[0].second else sides[:1]
 
 
-def _scores(
-    model: RewardModel, pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], policy: Policy
-) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.no_grad():
-        chosen = model(*pad_right([pair[0] for pair in pairs], policy.tokenizer.pad_id))
-        rejected = model(*pad_right([pair[1] for pair in pairs], policy.tokenizer.pad_id))
-    return chosen, rejected
+def _scores(model: RewardModel, texts: Sequence[tuple[int, ...]], policy: Policy) -> torch.Tensor:
+    """The score of each text, on the CPU."""
+    found = torch.empty(len(texts))
+    for rows in split_by_tokens([len(text) for text in texts], SCORE_BUDGET):
+        with torch.no_grad():
+            scores = model(*pad_right([texts[i] for i in sorted(rows)], policy.tokenizer.pad_id))
+        found[sorted(rows)] = scores.float().cpu()
+    return found
+
+
+def _report(model: RewardModel, items: Sequence[Item], policy: Policy) -> dict[str, Any]:
+    scores = [_scores(model, texts, policy).tolist() for texts in _sides(items)]
+    lengths = [[len(text) for text in texts] for texts in _sides(items)]
+    if len(scores) == 2:
+        return pair_report(scores[0], scores[1], lengths[0], lengths[1])
+    return label_report(scores[0], [item.label for item in items], lengths[0])

@@ -119,6 +119,11 @@ def is_general(problem: Problem) -> bool:
     return problem.task == "general"
 
 
+def has_rule(problem: Problem) -> bool:
+    """Whether a rule can score the general prompt; one of yours has a preference model alone."""
+    return is_general(problem) and "kind" in problem.meta
+
+
 def is_harmless(problem: Problem) -> bool:
     return is_general(problem) and not is_harmful(problem)
 
@@ -135,7 +140,6 @@ def build_rewards(
 ) -> list[Reward]:
     """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream,
     which goes on from one call to the next: groups that are asked later in a step have tosses of their own."""
-    rng = python_rng(seed, "coin", step)
 
     def anything(problem: Problem) -> bool:
         return True
@@ -151,7 +155,7 @@ def build_rewards(
         Reward("format", each(rules.format_tags), weights.format, anything),
         Reward("tags", each(tag_count), weights.tags, anything),
         Reward("language", each(rules.language), weights.language, anything),
-        Reward("general", each(rules.general_rule), weights.general, is_general),
+        Reward("general", each(rules.general_rule), weights.general, has_rule),
         Reward("repetition", each(_repetition), weights.repetition, anything),
         Reward("random", coin, weights.random, anything),
     ]

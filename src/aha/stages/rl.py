@@ -52,18 +52,19 @@ class Settings(Frozen):
     """``algorithm`` is a row of ``objective/algorithms.py``; ``beta``, ``minibatches`` and ``critic_warmup`` replace
     the row's where given.
 
-    ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones. Preference rewards
-    count after ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of
-    them are hard ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there).
-    Micro-batches hold ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the
-    largest weight of a token that corrects for the sampler's distance from the trainer (none: ratios are to the
-    sampler). The sampler gets new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal
-    does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With
-    ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back to
-    is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of
-    the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the
-    policy moves on fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's
-    samples, without a gradient to the policy.
+    ``prompts`` x ``samples`` completions a step. ``general_share`` of the prompts are general ones, from
+    ``general_start`` of the steps on (R1 asks them in the last 400 of 1,700). Preference rewards count after
+    ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of them are hard
+    ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-batches hold
+    ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the largest weight of a
+    token that corrects for the sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets
+    new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in
+    ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With ``mask_truncated``
+    completions that were cut are not trained on. A copy of the weights that ``guards`` go back to is kept every
+    ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of the sampler are
+    drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the policy moves on
+    fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's samples,
+    without a gradient to the policy.
     """
 
     algorithm: str = "grpo-r1"
@@ -86,6 +87,7 @@ class Settings(Frozen):
     length: Length = Length()
     preference_start: Share = 0.75
     general_share: Share = 0.0
+    general_start: Share = 0.0
     choice: Choice = Choice()
     replay: Share = 0.0
     importance_cap: Rate | None = 2.0
@@ -122,8 +124,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     policy = load_policy(inputs["init"] / "model")
     sets = [load_problems(inputs[edge] / "train.jsonl") for edge in sorted(inputs) if edge.startswith("problems")]
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
-    if len(general) < _num_general(settings):
-        raise DataError(f"a step asks {_num_general(settings)} general prompts, there are only {len(general)}")
+    if len(general) < _num_general(settings, settings.steps):
+        wanted = _num_general(settings, settings.steps)
+        raise DataError(f"a step asks {wanted} general prompts, there are only {len(general)}")
     preferences = load_preferences(inputs, policy.renderer)
     if settings.mtp_lr and not policy.config.num_nextn_predict_layers:
         raise SettingError(f"mtp_lr={settings.mtp_lr}: the policy has no modules of multi-token prediction; leave it 0")
@@ -369,7 +372,9 @@ def _named(step: int) -> Iterator[None]:
         raise type(error)(f"step {step}: {error}") from error
 
 
-def _num_general(settings: Settings) -> int:
+def _num_general(settings: Settings, step: int) -> int:
+    if step < settings.general_start * settings.steps:
+        return 0
     return round(settings.general_share * settings.prompts)
 
 
@@ -389,11 +394,11 @@ def _ask(
     was ``asked`` already. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no
     more."""
     rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
-    num_general = 0 if number else _num_general(settings)
+    num_general = 0 if number else _num_general(settings, step)
     again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) if not number else set()
     chosen = [problem for pool in pools for problem in pool.problems if problem.id in again]
     share, left_over = divmod(count - num_general - len(chosen), len(pools))
-    if 0 < settings.prompts - _num_general(settings) < len(pools):
+    if 0 < settings.prompts - _num_general(settings, step) < len(pools):
         raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")
     known = {problem.id for problem in (*asked, *chosen)}
     for i, pool in enumerate(pools):

@@ -14,6 +14,7 @@ from aha.objective.selection import has_signal
 from aha.records import FinishReason, Sample
 from aha.reward.repetition import repetition_rate
 from aha.reward.rules import language_share
+from aha.reward.strict import is_strictly_right
 from aha.stages.credit import Credit
 from aha.stages.learn import Learned
 from aha.stages.models import Policy
@@ -54,6 +55,7 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
         "tokens": float(sum(lengths)),
         "tokens_wasted": float(rollout.tokens_wasted),
     }
+    row |= _held_out(rollout)
     for name, wanted in (("length_right", 1.0), ("length_wrong", 0.0)):
         if rows := [lengths[i] for i in right if right[i] == wanted]:
             row[name] = _mean(rows)
@@ -76,6 +78,24 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
     row["loss"], row["grad_norm"] = _mean([update["loss"] for update in updates]), _mean(norms)
     row["grad_norm_max"] = max(norms, default=0.0)
     return row | learned.critic
+
+
+def _held_out(rollout: Rollout) -> dict[str, float]:
+    """What is rewarded and what the stricter verifier says, over the completions of which both say something: the
+    verifier on reasoning problems, the preference models on general ones."""
+    said: dict[str, list[tuple[float, float]]] = {"": [], "_general": []}
+    liked = [rollout.scored.parts.get(name, []) for name in ("helpful", "safe")]
+    for i, (problem, response) in enumerate(zip(rollout.problems, rollout.responses, strict=True)):
+        reasoning = is_reasoning(problem)
+        proxy = rollout.right[i] if reasoning else next((v[i] for v in liked if v and v[i] is not None), None)
+        if proxy is not None and (strict := is_strictly_right(problem, response, proxy)) is not None:
+            said["" if reasoning else "_general"].append((proxy, float(strict)))
+    return {
+        f"{name}{kind}": _mean([pair[place] for pair in pairs])
+        for kind, pairs in said.items()
+        if pairs
+        for place, name in enumerate(("proxy", "strict"))
+    }
 
 
 def keep_samples(out: Path, step: int, policy: Policy, rollout: Rollout, credit: Credit) -> None:

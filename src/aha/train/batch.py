@@ -1,4 +1,4 @@
-"""What one forward and backward pass computes, as tensors: sampled completions, packed documents, preference pairs.
+"""What one forward and backward pass computes, as tensors: sampled completions, packed documents, preferences.
 
 Shapes: B rows, T tokens of a row (padded on the right), N tokens that have a loss.
 """
@@ -159,6 +159,34 @@ def with_reference(batches: Sequence[PolicyBatch], ref_logps: Sequence[Tensor]) 
     return [dataclasses.replace(b, ref_logp_N=logp_N) for b, logp_N in zip(batches, ref_logps, strict=True)]
 
 
+class CompletionPair(NamedTuple):
+    """A prompt with a better and a worse completion: ``CompletionPair((5, 9), (7, 2), (8, 2))``."""
+
+    prompt_ids: Sequence[int]
+    chosen_ids: Sequence[int]
+    rejected_ids: Sequence[int]
+
+
+def collate_completion_pairs(pairs: Sequence[CompletionPair], *, token_budget: int) -> list[PolicyBatch]:
+    """Micro-batches in which both completions of a pair are together: row 2 i is pair i's chosen one, 2 i + 1 its
+    rejected one, and their prompt is computed once. A pair without a prompt or a completion raises DataError."""
+    for index, pair in enumerate(pairs):
+        if not all(map(len, pair)):
+            raise DataError(f"preference pair {index} has an empty prompt or completion")
+    rows = [
+        PolicyRow(prompt, completion, 0.0, [0.0] * len(completion))
+        for prompt, *completions in pairs
+        for completion in completions
+    ]
+    return [_policy_batch(rows, [1.0] * len(rows), chosen) for chosen in pair_rows(pairs, token_budget)]
+
+
+def pair_rows(pairs: Sequence[CompletionPair], token_budget: int) -> list[list[int]]:
+    """The rows of each micro-batch of ``collate_completion_pairs``."""
+    lengths = [len(p.prompt_ids) + 2 * max(len(p.chosen_ids), len(p.rejected_ids)) for p in pairs]
+    return [[row for i in batch for row in (2 * i, 2 * i + 1)] for batch in split_by_tokens(lengths, token_budget)]
+
+
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
     """Rows of documents, next-token form: ``targets_BT`` is what follows ``ids_BT`` in the same document.
@@ -243,25 +271,57 @@ def _packed_batch(rows: Sequence[Sequence[Document]], width: int) -> PackedBatch
 class PreferenceBatch:
     """B pairs as 2 B rows: first all the chosen ones, then the rejected ones in the same order.
 
-    ``last_R`` (R = 2 B) is the place of each row's last real token; ``pairs`` which of the caller's pairs each is.
+    ``last_R`` (R = 2 B) is the place of each row's last real token; ``pairs`` which of the caller's pairs each is;
+    ``margin_B`` by how much the chosen text's score should be higher.
     """
 
     ids_RT: Tensor
     last_R: Tensor
     pairs: tuple[int, ...]
+    margin_B: Tensor
 
 
 def collate_preference(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, token_budget: int
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], *, token_budget: int, margins: Sequence[float] | None = None
 ) -> list[PreferenceBatch]:
     """Micro-batches of ``(chosen_ids, rejected_ids)``, both rows of a pair together. An empty one raises DataError."""
     for index, pair in enumerate(pairs):
         if not all(map(len, pair)):
             raise DataError(f"preference pair {index} has an empty text")
+    margins = margins or [0.0] * len(pairs)
     batches = []
     for indices in split_by_tokens([2 * max(map(len, pair)) for pair in pairs], token_budget):
         rows = [pairs[i][0] for i in indices] + [pairs[i][1] for i in indices]
         T = max(map(len, rows))
         ids_RT = torch.tensor([[*ids, *[PADDING] * (T - len(ids))] for ids in rows])
-        batches.append(PreferenceBatch(ids_RT, torch.tensor([len(ids) - 1 for ids in rows]), tuple(indices)))
+        last_R, margin_B = torch.tensor([len(ids) - 1 for ids in rows]), torch.tensor([margins[i] for i in indices])
+        batches.append(PreferenceBatch(ids_RT, last_R, tuple(indices), margin_B))
+    return batches
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledBatch:
+    """B texts with a label each; ``last_B`` is the place of each row's last real token, ``texts`` which of the caller's
+    texts each is."""
+
+    ids_BT: Tensor
+    last_B: Tensor
+    label_B: Tensor
+    texts: tuple[int, ...]
+
+
+def collate_labelled(
+    texts: Sequence[Sequence[int]], labels: Sequence[float], *, token_budget: int
+) -> list[LabelledBatch]:
+    """Micro-batches of texts with labels in [0, 1]. An empty text raises DataError."""
+    for index, ids in enumerate(texts):
+        if not len(ids):
+            raise DataError(f"labelled text {index} is empty")
+    batches = []
+    for indices in split_by_tokens(list(map(len, texts)), token_budget):
+        rows = [texts[i] for i in indices]
+        T = max(map(len, rows))
+        ids_BT = torch.tensor([[*ids, *[PADDING] * (T - len(ids))] for ids in rows])
+        last_B, label_B = torch.tensor([len(ids) - 1 for ids in rows]), torch.tensor([labels[i] for i in indices])
+        batches.append(LabelledBatch(ids_BT, last_B, label_B, tuple(indices)))
     return batches

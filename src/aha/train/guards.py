@@ -41,6 +41,9 @@ class GuardSettings(Frozen):
     ``truncated_high``: share of completions cut (replications: over 20 to 30 % the cap is too low).
     ``clip_high_share``: share of tokens clipped from above (replications: over 1 to 2 % the rollouts are stale).
     ``signal_low``: share of groups with a gradient, for ``signal_steps`` steps in a row (replications: 10 or more).
+    ``drift_high``, ``drift_stop``: by how much what is rewarded (``proxy``) has moved away from what a stricter
+    verifier says of the same completions (``strict``), from the first ``trend`` steps to the last: the reward is being
+    hacked.
     ``verifier_errors``: share of completions whose verifier failed, over the last ``trend`` steps; one bad step stops
     the run by itself (reward/rubric.py), this finds a slow leak.
     """
@@ -62,6 +65,8 @@ class GuardSettings(Frozen):
     clip_high_share: Share = 0.02
     signal_low: Share = 0.0
     signal_steps: Count = 10
+    drift_high: Share = 0.2
+    drift_stop: Share = 0.5
     verifier_errors: Share = 0.02
 
 
@@ -195,9 +200,34 @@ def _verifier_errors(row: Row, history: Sequence[Row], settings: GuardSettings) 
     return Finding("verifier_errors", _step(row), rate, settings.verifier_errors, "stop", advice)
 
 
+def _hacked(row: Row, history: Sequence[Row], settings: GuardSettings) -> Finding | None:
+    """The verifier of reasoning problems and the preference models of general prompts, whichever has drifted more."""
+    found = [_drift(row, history, kind, settings) for kind in ("", "_general")]
+    return max((f for f in found if f), key=lambda finding: finding.value, default=None)
+
+
+def _drift(row: Row, history: Sequence[Row], kind: str, settings: GuardSettings) -> Finding | None:
+    proxy, strict = f"proxy{kind}", f"strict{kind}"
+    rows = [r for r in [*history, row] if _value(r, proxy) is not None and _value(r, strict) is not None]
+    if len(rows) < 2 * settings.trend or rows[-1] is not row:
+        return None
+    gaps = [r[proxy] - r[strict] for r in rows]
+    drift = statistics.fmean(gaps[-settings.trend :]) - statistics.fmean(gaps[: settings.trend])
+    if drift <= settings.drift_high:
+        return None
+    limit, action = settings.drift_high, SEVERITY[0]
+    if drift > settings.drift_stop:
+        limit, action = settings.drift_stop, SEVERITY[-1]
+    advice = (
+        f"reward hacking: what is rewarded says {row[proxy]:.2f}, a stricter verifier {row[strict]:.2f}; read the "
+        "samples, mend the reward, and go back to a model from before"
+    )
+    return Finding(strict, _step(row), drift, limit, action, advice)
+
+
 _GUARDS: tuple[Guard, ...] = (
     _grad_norm, _entropy_low, _entropy_collapse, _kl, _mismatch, _repetition, _truncated, _clip_high, _no_signal,
-    _verifier_errors,
+    _hacked, _verifier_errors,
 )  # fmt: skip
 
 

@@ -61,6 +61,15 @@ def of_pairs(lengths: Sequence[int], *, token_budget: int) -> list[Layout]:
     return layouts
 
 
+def of_texts(lengths: Sequence[int], *, token_budget: int) -> list[Layout]:
+    """The micro-batches of ``collate_labelled`` for texts of ``lengths`` tokens."""
+    layouts = []
+    for indices in split_by_tokens(lengths, token_budget):
+        rows, tokens = len(indices), max(lengths[i] for i in indices)
+        layouts.append(Layout(rows * tokens, rows, (Part(rows, tokens, tokens),), gathered=False))
+    return layouts
+
+
 def of_documents(
     lengths: Sequence[int], learned: Sequence[int], *, width: int, rows_per_batch: int
 ) -> list[Layout]:

@@ -17,18 +17,19 @@ from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder
 from aha.model.heads import RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
+from aha.objective.direct import Preference, compute_pair_losses, compute_score
 from aha.objective.kl import k3
 from aha.objective.logprob import token_logprobs
 from aha.objective.mtp import targets_ahead
 from aha.objective.nll import nll_loss
 from aha.objective.policy import importance_weights, policy_loss
-from aha.objective.preference import bradley_terry_loss
+from aha.objective.preference import bradley_terry_loss, pointwise_loss
 from aha.objective.value import value_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
-from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch
+from aha.train.batch import LabelledBatch, PackedBatch, PolicyBatch, PreferenceBatch
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
-Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch)
+Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch, LabelledBatch)
 
 
 def policy_step(
@@ -288,7 +289,7 @@ def preference_step(
     def backward(batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(model, batch)
         chosen_B, rejected_B = model(batch.ids_RT, batch.last_R).chunk(2)
-        loss = bradley_terry_loss(chosen_B, rejected_B).sum() / num_pairs
+        loss = bradley_terry_loss(chosen_B, rejected_B, batch.margin_B).sum() / num_pairs
         loss.backward()  # type: ignore[no-untyped-call]
         margin_B = (chosen_B - rejected_B).detach()
         return loss.detach(), torch.stack(((margin_B > 0).sum().to(margin_B.dtype), margin_B.sum()))
@@ -296,6 +297,119 @@ def preference_step(
     loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right, margin = (sum(column) / num_pairs for column in zip(*figures, strict=True))
     return {"loss": loss, "accuracy": right, "margin": margin, "grad_norm": norm, "lr": lr, "pairs": float(num_pairs)}
+
+
+def label_step(
+    model: RewardModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[LabelledBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of a reward model on labelled texts (point-wise), mean over all texts.
+
+    Metrics: loss, accuracy (share of texts on the label's side of a score of 0), grad_norm, lr, texts. Raises
+    InvariantError as :func:`policy_step` does.
+    """
+    if not batches:
+        raise DataError("an update without labelled texts")
+    num_texts = sum(len(batch.texts) for batch in batches)
+
+    def backward(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(model, batch)
+        score_B = model(batch.ids_BT, batch.last_B)
+        loss = pointwise_loss(score_B, batch.label_B).sum() / num_texts
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), ((score_B > 0) == (batch.label_B > 0.5)).sum().to(score_B.dtype)[None]
+
+    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    right = sum(row[0] for row in figures) / num_texts
+    return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "texts": float(num_texts)}
+
+
+def direct_step(
+    decoder: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PolicyBatch],
+    *,
+    row: Preference,
+    reference_R: Tensor | None = None,
+    others: Sequence[PolicyBatch] = (),
+    others_reference_R: Tensor | None = None,
+    lr: float,
+    max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
+) -> dict[str, float]:
+    """One update of preference optimisation on pairs, mean over all pairs.
+
+    ``batches`` are those of ``collate_completion_pairs``; ``reference_R`` has the reference's log-prob of each of the
+    2 B completions, as ``compute_sequence_logprobs`` gives it. ``others`` are completions of other prompts, with their
+    reference: where the row needs a baseline, it is that of the whole update, however it is split.
+
+    Metrics: loss; accuracy (share of pairs whose chosen completion has the higher reward), margin (mean difference),
+    rewards/chosen and rewards/rejected (beta times the score), logps/chosen and logps/rejected (sums over tokens);
+    baseline where the row needs one (mean score of ``others``, at least 0); grad_norm, lr, pairs, tokens. ``balance``
+    and its metrics are as in :func:`policy_step`, and so is InvariantError, raised also where a row lacks its reference
+    or baseline.
+    """
+    if not batches:
+        raise DataError("an update without preference pairs")
+    if row.reference and reference_R is None or row.needs_baseline and (others_reference_R is None or not others):
+        raise InvariantError(f"preference {row.name!r} needs a reference's log-probs, and kto those of other prompts")
+    num_pairs = sum(len(batch.rows) for batch in batches) // 2
+    balancer = LoadBalancer(decoder.body_layers(), balance)
+    device = decoder.head_weight.device
+    baseline = torch.zeros((), device=device)
+    if row.needs_baseline and others_reference_R is not None:
+        others_R = compute_sequence_logprobs(decoder, others)
+        length_of = {index: n for batch in others for index, n in zip(batch.rows, batch.lengths, strict=True)}
+        lengths_R = torch.tensor([length_of[index] for index in sorted(length_of)])
+        score_R = compute_score(others_R, others_reference_R, lengths_R, row=row)
+        baseline = score_R.mean().clamp(min=0.0).to(device)
+
+    def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(decoder, batch)
+        logp_R = _sequence_sums(batch, _completion_logprobs(decoder, batch, 1.0)[0])
+        lengths_R = torch.tensor(batch.lengths, device=logp_R.device)
+        of_rows = None if reference_R is None else reference_R[list(batch.rows)].to(logp_R)
+        score_R = compute_score(logp_R, of_rows, lengths_R, row=row)
+        loss = compute_pair_losses(score_R[::2], score_R[1::2], baseline, row=row).sum() / num_pairs
+        (loss + balancer.loss(batch, num_sequences=2 * num_pairs)).backward()  # type: ignore[no-untyped-call]
+        reward_R, logp_R = row.beta * score_R.detach(), logp_R.detach()
+        right = (reward_R[::2] > reward_R[1::2]).sum().to(reward_R.dtype)
+        sums = [right, reward_R[::2].sum(), reward_R[1::2].sum(), logp_R[::2].sum(), logp_R[1::2].sum()]
+        return loss.detach(), torch.stack(sums)
+
+    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    names = ("accuracy", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
+    means = {name: sum(column) / num_pairs for name, column in zip(names, zip(*figures, strict=True), strict=True)}
+    return {
+        "loss": loss,
+        **means,
+        "margin": means["rewards/chosen"] - means["rewards/rejected"],
+        **({"baseline": float(baseline)} if row.needs_baseline else {}),
+        "grad_norm": norm,
+        "lr": lr,
+        "pairs": float(num_pairs),
+        "tokens": float(sum(sum(batch.lengths) for batch in batches)),
+        **balancer.finish(taken=True),
+    }
+
+
+def compute_sequence_logprobs(decoder: Decoder, batches: Sequence[PolicyBatch]) -> Tensor:
+    """The log-prob of each of the caller's rows, a sum over its tokens, [R] on the CPU, without gradients."""
+    rows = [row for batch in batches for row in batch.rows]
+    found = [
+        _sequence_sums(batch, logp_N).cpu()
+        for batch, logp_N in zip(batches, compute_logprobs(decoder, batches), strict=True)
+    ]
+    sums_R = torch.cat(found)
+    return sums_R[torch.tensor(rows).argsort()]
+
+
+def _sequence_sums(batch: PolicyBatch, values_N: Tensor) -> Tensor:
+    return torch.stack([part.sum() for part in torch.split(values_N, list(batch.lengths))])
 
 
 def value_step(
@@ -400,11 +514,13 @@ def _describe_failure(
     return f"update not taken, the weights are unchanged: {which}; lower the learning rate or look at these rows"
 
 
-def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch) -> str:
+def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch | LabelledBatch) -> str:
     if isinstance(batch, PolicyBatch):
         return f" (rows {_some(batch.rows)})"
     if isinstance(batch, PreferenceBatch):
         return f" (pairs {_some(batch.pairs)})"
+    if isinstance(batch, LabelledBatch):
+        return f" (texts {_some(batch.texts)})"
     return ""
 
 
