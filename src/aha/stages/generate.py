@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aha.errors import CheckpointError, DataError
-from aha.evaluate.estimators import majority
 from aha.records import FinishReason
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
+from aha.search.vote import majority
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
 from aha.tasks import countdown, number
 from aha.tokens.render import R1_ZERO_TEMPLATE

@@ -93,6 +93,29 @@ class Runner:
         return prefixes
 
     @torch.inference_mode()
+    def extend(self, pasts: Sequence[Tensor], tails: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Reads each tail behind what was read before it, keys and values ``[layers, 2, K, S, H]``."""
+        rows = iter(pasts)
+        prefixes = []
+        for batch in _batches(tails):
+            behind = [next(rows) for _ in batch]
+            keys_values: list[Tensor] = []
+            hidden_BTD, last_B = self._forward(batch, keys_values, behind)
+            logits_BV = self._logits(hidden_BTD[torch.arange(len(batch), device=self._device), last_B])
+            stacked = torch.stack(keys_values)
+            prefixes += [
+                Prefix(torch.cat((past, stacked[:, :, b, :, : len(ids)]), -2), logits_BV[b])
+                for b, (past, ids) in enumerate(zip(behind, batch, strict=True))
+            ]
+        return prefixes
+
+    @torch.inference_mode()
+    def keep(self, slots: Sequence[int]) -> list[Tensor]:
+        """A copy of the keys and values of each row: its prompt and all it has sampled but the last token."""
+        lengths = self._positions[self._tensor(slots)].tolist()
+        return [self._arena[:, :, slot, :, :length].clone() for slot, length in zip(slots, lengths, strict=True)]
+
+    @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """Log-probability at temperature 1 of every token but the first, given those before it."""
         self._extend_rotation(max(map(len, sequences), default=0))
@@ -222,27 +245,58 @@ class Runner:
             x_BD = _feed_forward(x_BD, layer, eps)
         return self._logits(F.rms_norm(x_BD, (config.hidden_size,), self.weights.norm_D, eps))
 
-    def _forward(self, prompts: Sequence[Sequence[int]], keys_values: list[Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends ``[2, B, K, T, H]`` a layer."""
+    def _forward(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys_values: list[Tensor] | None,
+        pasts: Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states ``[B, T, D]`` after the final norm, and last indices; appends ``[2, B, K, T, H]`` a layer.
+
+        ``pasts``: each row's keys and values ``[layers, 2, K, S, H]`` of what stands before it.
+        """
         config = self._config
         N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         B, T = len(prompts), max(map(len, prompts))
         ids_BT = torch.zeros(B, T, dtype=torch.int64)
         for b, ids in enumerate(prompts):
             ids_BT[b, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        rotation = self._rotation[:T].repeat(B, 1, 1)
+        rotation, mask, behind = self._rotation[:T].repeat(B, 1, 1), None, None
+        if pasts is not None:
+            rotation, mask, behind = self._place(pasts, T)
         x = F.embedding(ids_BT.to(self._device).view(-1), self.weights.embedding_VD)
-        for layer in self.weights.layers:
+        for index, layer in enumerate(self.weights.layers):
             qkv = self._queries_keys_values(x, layer, rotation)
             heads = qkv.view(B, T, N + 2 * K, H).transpose(1, 2)
             queries, keys, values = torch.split(heads, [N, K, K], 1)
-            read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
-            x = self._add_out(x, read.transpose(1, 2).reshape(B * T, N * H), layer)
-            x = _feed_forward(x, layer, config.rms_norm_eps)
             if keys_values is not None:
                 keys_values.append(torch.stack((keys, values)))
+            if behind is not None:
+                keys, values = torch.cat((behind[index], torch.stack((keys, values))), -2)
+            read = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=N != K
+            )
+            x = self._add_out(x, read.transpose(1, 2).reshape(B * T, N * H), layer)
+            x = _feed_forward(x, layer, config.rms_norm_eps)
         hidden = F.rms_norm(x, (config.hidden_size,), self.weights.norm_D, config.rms_norm_eps)
         return hidden.view(B, T, -1), self._tensor([len(ids) - 1 for ids in prompts])
+
+    def _place(self, pasts: Sequence[Tensor], T: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For T tokens behind each past: their rotation, what they see ``[B, 1, T, S + T]``, and the pasts padded to
+        ``[layers, 2, B, K, S, H]``."""
+        lengths_B = self._tensor([past.shape[-2] for past in pasts])
+        S = int(lengths_B.max())
+        layers, two, K, _, H = pasts[0].shape
+        behind = torch.zeros(layers, two, len(pasts), K, S, H, dtype=self._dtype, device=self._device)
+        for b, past in enumerate(pasts):
+            behind[:, :, b, :, : past.shape[-2]] = past
+        steps_T = torch.arange(T, device=self._device)
+        self._extend_rotation(S + T)
+        rotation = self._rotation[(lengths_B[:, None] + steps_T).flatten()]
+        sees_past = torch.arange(S, device=self._device) < lengths_B[:, None]
+        sees_own = steps_T <= steps_T[:, None]
+        mask = torch.cat((sees_past[:, None].expand(-1, T, -1), sees_own.expand(len(pasts), -1, -1)), -1)
+        return rotation, mask[:, None], behind
 
     def _queries_keys_values(self, x_BD: Tensor, layer: LayerWeights, rotation_B: Tensor) -> Tensor:
         """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""

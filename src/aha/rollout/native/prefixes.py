@@ -1,0 +1,64 @@
+"""What was read once need not be read again: keys and values of earlier texts, for prompts that begin as they do."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+
+class PrefixCache:
+    """Keys and values ``[layers, 2, K, S, H]`` by the S tokens they belong to, the longest unused forgotten first.
+
+    It knows nothing of weights: its owner clears it when they change. Every entry is whole, what entries share is
+    stored in each.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._entries: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+        self._where: dict[int, tuple[int, ...]] = {}  # hash of every beginning of an entry -> the entry
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._where.clear()
+        self._num_bytes = 0
+
+    def store(self, ids: Sequence[int], keys_values: Tensor) -> None:
+        """Takes ``keys_values`` without a copy; what is larger than the whole cache is not stored."""
+        key = tuple(ids)
+        if key in self._entries or keys_values.nbytes > self._max_bytes:
+            return
+        self._entries[key] = keys_values
+        self._num_bytes += keys_values.nbytes
+        self._where.update(dict.fromkeys(_hashes(key), key))
+        while self._num_bytes > self._max_bytes:
+            oldest, tensor = self._entries.popitem(last=False)
+            self._num_bytes -= tensor.nbytes
+            for number in _hashes(oldest):
+                if self._where.get(number) == oldest:
+                    del self._where[number]
+
+    def longest(self, ids: Sequence[int]) -> Tensor | None:
+        """Keys and values of the longest known beginning of ``ids`` that leaves a token to read, or ``None``."""
+        found: tuple[int, tuple[int, ...]] | None = None
+        for length, number in enumerate(_hashes(ids[:-1]), 1):
+            if number not in self._where:
+                break
+            found = length, self._where[number]
+        if found is None:
+            return None
+        length, key = found
+        if key[:length] != tuple(ids[:length]):  # two texts with one hash
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][:, :, :, :length]
+
+
+def _hashes(ids: Sequence[int]) -> Iterator[int]:
+    number = 0
+    for token in ids:
+        number = hash((number, token))
+        yield number
