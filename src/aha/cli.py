@@ -386,17 +386,29 @@ def generate(
     top_p: TopP = 0.95,
     seed: Annotated[int, typer.Option(help="Completion i depends on this and i alone.")] = 0,
     template: Template = None,
-    search: Annotated[str | None, typer.Option(help="vote: the answer most of the N completions agree on.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(help="vote, best-of-n, beam, lookahead or mcts: one answer from N completions, or as many beams."),
+    ] = None,
+    scorer: Annotated[
+        Path | None, typer.Option(help="A process reward model, which every search but vote needs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model: its thinking and its answer, apart."""
-    if search not in (None, "vote"):
-        raise UsageError(f"--search {search}: {nearest(str(search), ['vote'])}")
+    known = ["vote", "best-of-n", "beam", "lookahead", "mcts"]
+    if search is not None and search not in known:
+        raise UsageError(f"--search {search}: {nearest(search, known)}")
+    if (search in known[1:]) != (scorer is not None):
+        raise UsageError("--search best-of-n, beam, lookahead and mcts need --scorer MODEL, and nothing else takes it")
     from aha.stages.generate import generate as sample
     from aha.stages.generate import open_model, vote
 
     policy, origin = open_model(model, template=template)
     print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
+    if search is not None and scorer is not None:
+        _search_one(policy, prompt, search, scorer, num, max_new_tokens, temperature, top_p, seed, as_json=as_json)
+        return
     with _spinner("sampling"):
         answers = sample(
             policy,
@@ -435,12 +447,53 @@ def generate(
     print(f"{tokens} tokens, {answers.seconds:.2f} s, {answers.tokens_per_second:.1f} tokens/s", file=sys.stderr)
 
 
-def _answer_panel(index: int, answer: Any) -> Any:
+def _search_one(
+    policy: Any,
+    prompt: str,
+    name: str,
+    scorer: Path,
+    num: int,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    from aha.stages.generate import search_answer
+
+    with _spinner("searching"):
+        answer, spent = search_answer(
+            policy,
+            prompt,
+            name,
+            scorer,
+            num=num,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+    if as_json:
+        chosen = {
+            "text": answer.text,
+            "think": answer.response.think,
+            "answer": answer.response.answer,
+            "finish_reason": answer.finish_reason.value if answer.finish_reason else None,
+            "tokens": answer.tokens,
+        }
+        _print_json({"search": name, "n": num, "chosen": chosen, "spent": asdict(spent)})
+        return
+    _print_rich(_answer_panel(name, answer))
+    print(f"{spent.sampled} tokens in {spent.sequences} sequences, {spent.scored} read by the scorer", file=sys.stderr)
+
+
+def _answer_panel(name: int | str, answer: Any) -> Any:
     from rich.panel import Panel
     from rich.text import Text
 
     response = answer.response
-    title = Text(f"{index}  {answer.tokens} tokens, ended by {answer.finish_reason.value}")
+    title = Text(f"{name}  {answer.tokens} tokens, ended by {answer.finish_reason.value}")
     if response.answer is None:
         body = Text(answer.text or "(nothing)").append("\n\nno single <answer>...</answer>", style="red")
     else:

@@ -15,18 +15,18 @@ from torch import Tensor, nn
 
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder
-from aha.model.heads import RewardModel, ValueModel
+from aha.model.heads import ProcessRewardModel, RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.kl import k3
 from aha.objective.logprob import token_logprobs
 from aha.objective.nll import nll_loss
 from aha.objective.policy import importance_weights, policy_loss
-from aha.objective.preference import bradley_terry_loss
+from aha.objective.preference import bradley_terry_loss, label_loss
 from aha.objective.value import value_loss
-from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch
+from aha.train.batch import PackedBatch, PolicyBatch, PreferenceBatch, StepBatch
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
-Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch)
+Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch, StepBatch)
 
 
 def policy_step(
@@ -224,6 +224,36 @@ def preference_step(
     return {"loss": loss, "accuracy": right, "margin": margin, "grad_norm": norm, "lr": lr, "pairs": float(num_pairs)}
 
 
+def process_step(
+    model: ProcessRewardModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[StepBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of a process reward model on labelled steps (binary cross-entropy), mean over all steps.
+
+    Metrics: loss, accuracy (share of steps whose score and label are on the same side of one half), grad_norm, lr,
+    steps. Raises InvariantError as :func:`policy_step` does.
+    """
+    if not batches:
+        raise DataError("an update without labelled steps")
+    num_steps = sum(len(batch.labels_N) for batch in batches)
+
+    def backward(batch: StepBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(model, batch)
+        logits_N = model(batch.ids_BT, batch.rows_N, batch.places_N)
+        loss = label_loss(logits_N, batch.labels_N).sum() / num_steps
+        loss.backward()  # type: ignore[no-untyped-call]
+        right_N = (logits_N.detach() >= 0) == (batch.labels_N >= 0.5)
+        return loss.detach(), right_N.sum().to(logits_N.dtype)[None]
+
+    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    right = sum(row[0] for row in figures) / num_steps
+    return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "steps": float(num_steps)}
+
+
 def value_step(
     model: ValueModel,
     optimizer: torch.optim.Optimizer,
@@ -326,11 +356,13 @@ def _describe_failure(
     return f"update not taken, the weights are unchanged: {which}; lower the learning rate or look at these rows"
 
 
-def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch) -> str:
+def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch | StepBatch) -> str:
     if isinstance(batch, PolicyBatch):
         return f" (rows {_some(batch.rows)})"
     if isinstance(batch, PreferenceBatch):
         return f" (pairs {_some(batch.pairs)})"
+    if isinstance(batch, StepBatch):
+        return f" (texts {_some(batch.texts)})"
     return ""
 
 

@@ -43,18 +43,13 @@ class PrefixCache:
 
     def longest(self, ids: Sequence[int]) -> Tensor | None:
         """Keys and values of the longest known beginning of ``ids`` that leaves a token to read, or ``None``."""
-        found: tuple[int, tuple[int, ...]] | None = None
-        for length, number in enumerate(_hashes(ids[:-1]), 1):
-            if number not in self._where:
-                break
-            found = length, self._where[number]
-        if found is None:
-            return None
-        length, key = found
-        if key[:length] != tuple(ids[:length]):  # two texts with one hash
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key][:, :, :, :length]
+        hashes = list(_hashes(ids[:-1]))
+        for length in range(len(hashes), 0, -1):  # a shorter one may be lost with the entry that brought it last
+            key = self._where.get(hashes[length - 1])
+            if key is not None and key[:length] == tuple(ids[:length]):  # and not two texts with one hash
+                self._entries.move_to_end(key)
+                return self._entries[key][:, :, :, :length]
+        return None
 
 
 def _hashes(ids: Sequence[int]) -> Iterator[int]:
