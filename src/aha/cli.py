@@ -691,21 +691,57 @@ def algorithms(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train or verdicts.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A file of benchmarks/: rollout, train, verdicts or search.")
+    ],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="Of search: the model that is searched with.")
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    scorer: Annotated[
+        Path | None, typer.Option(help="Of search: a process reward model, for the searches that judge.")
+    ] = None,
+    problems: Annotated[str, typer.Option("--bench", help="Of search: problems, as 'aha evaluate' takes.")] = "chain",
+    limit: Annotated[int | None, typer.Option(min=1, help="Of search: problems to ask.", show_default="all")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = 0.6,
+    top_p: TopP = 0.95,
+    seed: Annotated[int, typer.Option(help="Of search: seed of the sampling.")] = 0,
+    picture: Annotated[Path | None, typer.Option(help="Of search: draw accuracy against tokens here.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed side by side with the peers, in one run."""
+    """Measure speed side by side with the peers in one run; or accuracy against tokens, by search."""
+    if (name == "search") != (model is not None):
+        raise UsageError("aha bench search MODEL: search needs a model, and no other benchmark takes one")
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
     from aha.util.benchmarks import load_benchmark
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     measure = load_benchmark(name)
+    if model is not None:
+        with _progress_bar(0, "searches") as advance:
+            found = measure(
+                model=model,
+                scorer=scorer,
+                bench=problems,
+                limit=limit,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                seed=seed,
+                picture=picture,
+                progress=advance,
+            )
+        if as_json:
+            _print_json(found)
+        else:
+            _show_scaling(found)
+        return
     with redirect_stdout(sys.stderr):  # peers print as they please
         found = measure(repeat=repeat, peers=peers, dtype=dtype, skew=skew, threads=threads)
     if as_json:
@@ -722,6 +758,21 @@ def bench(
     for note in found["notes"]:
         print(note)
     print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))
+
+
+def _show_scaling(found: dict[str, Any]) -> None:
+    table = _table("search", "budget", "accuracy %", "tokens", "read by the scorer", "seconds", "by bin %, easy to hard")
+    for row in found["rows"]:
+        bins = "  ".join(f"{100 * value:.0f}" for value in row["by_bin"])
+        accuracy, tokens = (_show_measure(key, row[key], interval=key == "accuracy") for key in ("accuracy", "tokens"))
+        scored, seconds = f"{row['scored']:,.0f}", f"{row['seconds']:.1f}"
+        table.add_row(row["strategy"], str(row["budget"]), accuracy, tokens, scored, seconds, bins)
+    _print_rich(table)
+    for oracle in found["oracle"]:
+        print(f"oracle pass@{oracle['k']}: {100 * oracle['value']:.1f} %")
+    for row in found["compute_optimal"]:
+        chosen = ", ".join(f"bin {number} {name}" for number, name in row["best"].items())
+        print(f"budget {row['budget']}: {100 * row['accuracy']['value']:.1f} % by the best of each bin: {chosen}")
 
 
 @app.command()
