@@ -761,7 +761,7 @@ def bench(
 
 
 def _show_scaling(found: dict[str, Any]) -> None:
-    table = _table("search", "budget", "accuracy %", "tokens", "read by the scorer", "seconds", "by bin %, easy to hard")
+    table = _table("search", "budget", "accuracy %", "tokens", "scorer reads", "seconds", "by bin %, easy to hard")
     for row in found["rows"]:
         bins = "  ".join(f"{100 * value:.0f}" for value in row["by_bin"])
         accuracy, tokens = (_show_measure(key, row[key], interval=key == "accuracy") for key in ("accuracy", "tokens"))

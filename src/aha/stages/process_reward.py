@@ -71,7 +71,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         rng = python_rng(context.seed, "process_reward")
         sets = []
         for name, count in (("train", settings.problems), ("test", settings.held_out)):
-            problems = load_problems(inputs["problems"] / f"{name}.jsonl")
+            problems = load_problems(inputs["problems"] / f"{name}.jsonl") if count else []
             asked = rng.sample(problems, min(count, len(problems)))
             sets.append(_label(engine, policy, asked, settings, context, metrics, name))
         train, test = sets

@@ -68,8 +68,8 @@ def measure_scaling(
     seed: int,
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """A row a strategy and budget (``accuracy`` and ``tokens`` a problem with 95 % intervals), ``oracle`` pass@k, and by
-    difficulty the best of each budget.
+    """A row a strategy and budget (``accuracy`` and ``tokens`` a problem, with 95 % intervals), ``oracle`` pass@k, and
+    by difficulty the best of each budget.
 
     Difficulty is pass@1 over samples of their own (the oracle's bins of Snell et al., 3.2); what the choice by bin
     earns is cross-validated. Raises ``InvariantError`` where a strategy counts other tokens than the engine.
