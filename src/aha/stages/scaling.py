@@ -19,7 +19,7 @@ from aha.search.driver import Found, search
 from aha.search.mcts import mcts
 from aha.search.path import Key, Path, Scorer, Strategy
 from aha.search.revise import revise
-from aha.search.scores import AGGREGATES, last
+from aha.search.scores import AGGREGATES, Aggregate, last
 from aha.search.vote import vote
 from aha.stages.models import Policy
 from aha.stages.search import EXPAND, STEP_STOPS, answer_key, build_search_engine, read_path
@@ -41,19 +41,23 @@ def strategies(policy: Policy, params: SamplingParams, *, scored: bool) -> dict[
             root, params, least=min(most, 8 * n), most=most, waits=n, wait_ids=wait, close_ids=close, detokenize=decode
         ),
     }
-    if scored:
-        found["weighted vote"] = lambda root, n, key: vote(root, params, samples=n, key=key, aggregate=last)
-        for name, aggregate in AGGREGATES.items():
-            found[f"best-of-n {name}"] = lambda root, n, key, a=aggregate: best_of_n(  # type: ignore[misc]
-                root, params, samples=n, aggregate=a
-            )
-        for name, ahead in (("beam", 0), ("lookahead", 1)):
-            found[name] = lambda root, n, key, k=ahead: beam(  # type: ignore[misc]
-                root, params, stops=STEP_STOPS, width=n, expand=min(n, EXPAND), key=key, lookahead=k
-            )
-        found["mcts"] = lambda root, n, key: mcts(
-            root, params, stops=STEP_STOPS, simulations=2 * n, width=min(n, EXPAND), key=key
+    if not scored:
+        return found
+
+    def best(aggregate: Aggregate) -> Builder:
+        return lambda root, n, key: best_of_n(root, params, samples=n, aggregate=aggregate)
+
+    def beams(ahead: int) -> Builder:
+        return lambda root, n, key: beam(
+            root, params, stops=STEP_STOPS, width=n, expand=min(n, EXPAND), key=key, lookahead=ahead
         )
+
+    found["weighted vote"] = lambda root, n, key: vote(root, params, samples=n, key=key, aggregate=last)
+    found |= {f"best-of-n {name}": best(aggregate) for name, aggregate in AGGREGATES.items()}
+    found |= {"beam": beams(0), "lookahead": beams(1)}
+    found["mcts"] = lambda root, n, key: mcts(
+        root, params, stops=STEP_STOPS, simulations=2 * n, width=min(n, EXPAND), key=key
+    )
     return found
 
 
