@@ -19,6 +19,11 @@ from aha.tasks import chain
 from aha.testing import tiny_policy
 
 
+def working_in(folder: Path) -> Context:
+    folder.mkdir()
+    return Context(folder, name="scorer", seed=3, run_seed=0)
+
+
 def test_a_process_reward_model_is_trained_from_rollouts_and_from_a_file(tmp_path: Path) -> None:
     policy = tiny_policy()
     save_policy(policy, tmp_path / "policy" / "model")
@@ -31,7 +36,7 @@ def test_a_process_reward_model_is_trained_from_rollouts_and_from_a_file(tmp_pat
         settings = process_reward.Settings(
             problems=6, held_out=2, samples=2, rollouts=2, max_new_tokens=8, chunk=4, epochs=2, batch=4
         )
-        context = Context(tmp_path / name, name="prm", seed=3, run_seed=0)
+        context = working_in(tmp_path / name)
         results.append(process_reward.run(settings, inputs, context).metrics)
     assert results[0] == results[1] and results[0]["texts"] == 12 and results[0]["steps"] >= 12
     assert set(results[0]["accuracy"]) == {"value", "low", "high"}
@@ -49,15 +54,15 @@ def test_outcomes_alone_and_files(tmp_path: Path) -> None:
     save_policy(policy, tmp_path / "policy" / "model")
     save_problems(tmp_path / "problems" / "train.jsonl", [chain.generate(Random(1), language="en")])
     inputs = {"policy": tmp_path / "policy", "problems": tmp_path / "problems"}
-    context = Context(tmp_path / "orm", name="orm", seed=3, run_seed=0)
+    context = working_in(tmp_path / "orm")
     options = {"problems": 1, "held_out": 0, "samples": 4, "max_new_tokens": 8, "epochs": 1}
     settings = process_reward.Settings(labels="outcome", batch=4, **options)
-    found = process_reward.run(settings, inputs | {"problems": tmp_path / "problems"}, context).metrics
+    found = process_reward.run(settings, inputs, context).metrics
     assert found == {"texts": 4, "steps": 4}
     path = tmp_path / "steps.jsonl"
     row = {"problem": "compute 1 #1 + 2", "steps": ["first 1 #1 + 2 = 3 .", "so 3"], "labels": [1, None]}
     path.write_text(4 * (json.dumps(row) + "\n"))
-    context = Context(tmp_path / "file", name="file", seed=3, run_seed=0)
+    context = working_in(tmp_path / "file")
     found = process_reward.run(process_reward.Settings(file=path, batch=4, epochs=1), inputs, context).metrics
     assert found == {"texts": 4, "steps": 4}
     with pytest.raises(DataError, match="fewer than one batch"):

@@ -169,6 +169,7 @@ def _train(
         raise DataError(f"{len(texts)} labelled texts are fewer than one batch of {settings.batch}: label more")
     model = ProcessRewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    context.rewind_metrics(0)  # minutes of work: it starts again where it was stopped
     for step in range(total):
         started = time.perf_counter()
         epoch, at = divmod(step, updates)
