@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aha.errors import InvariantError
@@ -26,17 +27,29 @@ from aha.stages.search import EXPAND, STEP_STOPS, answer_key, build_search_engin
 from aha.util.seeds import stream
 
 CHUNK = 25
+ROUNDS = 4  # of a chain of revisions
 Builder = Callable[[Path, int, Key], Strategy]
 
 
-def strategies(policy: Policy, params: SamplingParams, *, scored: bool) -> dict[str, Builder]:
-    """Every strategy by name, for a root, a budget and a vote's key; those that judge only where there is a scorer."""
+def strategies(policy: Policy, params: SamplingParams, *, longest: int, scored: bool) -> dict[str, Builder]:
+    """Every strategy by name, for a root, a budget and a vote's key; those that judge only where there is a scorer.
+
+    ``longest`` is that of the prompts, in tokens. A revision stands behind up to three answers, all of which must fit
+    into the model's positions, so each may have a quarter of them. Budget forcing asks for 8 tokens of thinking and
+    allows one "wait" for each unit of its budget.
+    """
+    quarter = replace(
+        params,
+        max_new_tokens=max(1, min(params.max_new_tokens, policy.config.max_position_embeddings // ROUNDS - longest)),
+    )
     encode, decode = policy.tokenizer.encode, policy.tokenizer.decode
     close, wait = tuple(encode("</think>")), tuple(encode("wait"))
     most = params.max_new_tokens * 3 // 4
     found: dict[str, Builder] = {
         "vote": lambda root, n, key: vote(root, params, samples=n, key=key),
-        "revise": lambda root, n, key: revise(root, params, rounds=min(n, 4), chains=max(1, n // 4), key=key),
+        "revise": lambda root, n, key: revise(
+            root, quarter, rounds=min(n, ROUNDS), chains=max(1, n // ROUNDS), key=key
+        ),
         "budget": lambda root, n, key: force_budget(
             root, params, least=min(most, 8 * n), most=most, waits=n, wait_ids=wait, close_ids=close, detokenize=decode
         ),
@@ -96,7 +109,8 @@ def measure_scaling(
             raise InvariantError(f"{names}: strategies count {counted} tokens, the engine has drawn {drawn}")
         return found, time.perf_counter() - started
 
-    builders = strategies(policy, params, scored=scorer is not None)
+    longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in problems)
+    builders = strategies(policy, params, longest=longest, scored=scorer is not None)
     probes, _ = run(builders["vote"], largest, "difficulty")
     solved = [sum(row) / len(row) for row in _judge(problems, [f.choice.candidates for f in probes], policy)]
     bins_P = difficulty_bins(solved, bins)
