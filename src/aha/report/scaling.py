@@ -13,7 +13,7 @@ from aha.report.plots import FAINT, INK, PALETTE
 
 def save_scaling_figure(found: Mapping[str, Any], path: Path) -> None:
     """Of what ``stages.scaling.measure_scaling`` returns; the type of the file is that of its name."""
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     axes = figure.subplots()
     names = list(dict.fromkeys(row["strategy"] for row in found["rows"]))
     for place, name in enumerate(names):
@@ -36,5 +36,5 @@ def save_scaling_figure(found: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("generated tokens a problem")
     axes.set_ylabel("accuracy, %")
     axes.grid(color=FAINT, linewidth=0.5)
-    axes.legend(fontsize=8, ncols=2)
+    figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)
