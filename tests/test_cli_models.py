@@ -11,6 +11,7 @@ import pytest
 
 from aha.cli import main
 from aha.data.problems import save_problems
+from aha.model.heads import ProcessRewardModel, save_process_reward_model
 from aha.stages.models import save_policy
 from aha.tasks import number
 from aha.testing import byte_tokenizer, tiny_policy
@@ -55,8 +56,44 @@ def test_generate_for_people(aha_main: Program, model: Path) -> None:
     code, output, errors = aha_main("generate", model, "1", "--max-new-tokens", 3, "--template", "say {question}")
     assert code == 0 and "ended by" in output and "no single <answer>" in output
     assert "template given: say {question}" in errors and "tokens/s" in errors
+    code, _, errors = aha_main("generate", model, "1", "--search", "bean")
+    assert code == 2 and "did you mean 'beam'" in errors
     code, _, errors = aha_main("generate", model, "1", "--search", "beam")
-    assert code == 2 and "--search beam: known: vote" in errors
+    assert code == 2 and "--scorer" in errors
+    code, _, errors = aha_main("generate", model, "1", "--search", "beam", "--scorer", model, "--speculate", 1)
+    assert code == 2 and "--speculate drafts for plain samples" in errors
+
+
+def test_generate_searches_and_bench_draws_what_searches_cost(aha_main: Program, tmp_path: Path) -> None:
+    policy = tiny_policy()
+    save_policy(policy, tmp_path / "stage" / "model")
+    scorer = ProcessRewardModel(policy.decoder)
+    save_process_reward_model(scorer, policy.config, tmp_path / "scorer" / "model")
+    options = ("--max-new-tokens", 6, "--temperature", 1)
+    for name in ("best-of-n", "beam", "lookahead", "mcts"):
+        code, output, _ = aha_main(
+            "generate", tmp_path / "stage", "compute 1 #1 + 2", "--search", name, "--scorer", tmp_path / "scorer",
+            "--n", 4, *options, "--json",
+        )  # fmt: skip
+        said = json.loads(output)
+        assert code == 0 and 1 <= said["chosen"]["tokens"] <= 6
+        assert said["spent"]["sampled"] >= said["chosen"]["tokens"] and said["spent"]["scored"] > 0
+    picture = tmp_path / "scaling.png"
+    load_benchmark("search")
+    code, output, _ = aha_main(
+        "bench", "search", tmp_path / "stage", "--scorer", tmp_path / "scorer", "--limit", 10, *options,
+        "--picture", picture, "--json",
+    )  # fmt: skip
+    found = json.loads(output)
+    assert code == 0 and picture.stat().st_size > 1000 and [row["k"] for row in found["oracle"]] == [1, 4, 16]
+    assert {row["strategy"] for row in found["rows"]} == {
+        "vote", "weighted vote", "best-of-n last", "best-of-n min", "best-of-n product", "beam", "lookahead", "mcts",
+        "revise", "budget",
+    }  # fmt: skip
+    code, _, errors = aha_main("bench", "search")
+    assert code == 2 and "search needs a model" in errors
+    code, _, errors = aha_main("bench", "pipeline", tmp_path, "--limit", 3)
+    assert code == 2 and "pipeline has no MODEL, --limit" in errors
 
 
 def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, tmp_path: Path) -> None:

@@ -394,20 +394,34 @@ def generate(
     top_p: TopP = 0.95,
     seed: Annotated[int, typer.Option(help="Completion i depends on this and i alone.")] = 0,
     template: Template = None,
-    search: Annotated[str | None, typer.Option(help="vote: the answer most of the N completions agree on.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(help="vote, best-of-n, beam, lookahead or mcts: one answer from N completions, or as many beams."),
+    ] = None,
+    scorer: Annotated[
+        Path | None, typer.Option(help="A process reward model, which every search but vote needs.")
+    ] = None,
     speculate: Annotated[
         int, typer.Option(min=0, help="Tokens a step that the model's own modules draft: faster, same distribution.")
     ] = 0,
     as_json: Json = False,
 ) -> None:
     """Ask a model: its thinking and its answer, apart."""
-    if search not in (None, "vote"):
-        raise UsageError(f"--search {search}: {nearest(str(search), ['vote'])}")
+    known = ["vote", "best-of-n", "beam", "lookahead", "mcts"]
+    if search is not None and search not in known:
+        raise UsageError(f"--search {search}: {nearest(search, known)}")
+    if (search in known[1:]) != (scorer is not None):
+        raise UsageError("--search best-of-n, beam, lookahead and mcts need --scorer MODEL, and nothing else takes it")
+    if scorer is not None and speculate:
+        raise UsageError(f"--speculate drafts for plain samples and votes: leave it out with --search {search}")
     from aha.stages.generate import generate as sample
     from aha.stages.generate import open_model, vote
 
     policy, origin = open_model(model, template=template)
     print(f"template {origin}: {_shorten(policy.renderer.template, 200)}", file=sys.stderr)
+    if search is not None and scorer is not None:
+        _search_one(policy, prompt, search, scorer, num, max_new_tokens, temperature, top_p, seed, as_json=as_json)
+        return
     with _spinner("sampling"):
         answers = sample(
             policy,
@@ -456,12 +470,53 @@ def generate(
         print(f"{share:.0%} of the drafts kept, {growth:.2f} tokens a step", file=sys.stderr)
 
 
-def _answer_panel(index: int, answer: Any) -> Any:
+def _search_one(
+    policy: Any,
+    prompt: str,
+    name: str,
+    scorer: Path,
+    num: int,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    from aha.stages.generate import search_answer
+
+    with _spinner("searching"):
+        answer, spent = search_answer(
+            policy,
+            prompt,
+            name,
+            scorer,
+            num=num,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+    if as_json:
+        chosen = {
+            "text": answer.text,
+            "think": answer.response.think,
+            "answer": answer.response.answer,
+            "finish_reason": answer.finish_reason.value if answer.finish_reason else None,
+            "tokens": answer.tokens,
+        }
+        _print_json({"search": name, "n": num, "chosen": chosen, "spent": asdict(spent)})
+        return
+    _print_rich(_answer_panel(name, answer))
+    print(f"{spent.sampled} tokens in {spent.sequences} sequences, {spent.scored} read by the scorer", file=sys.stderr)
+
+
+def _answer_panel(name: int | str, answer: Any) -> Any:
     from rich.panel import Panel
     from rich.text import Text
 
     response = answer.response
-    title = Text(f"{index}  {answer.tokens} tokens, ended by {answer.finish_reason.value}")
+    title = Text(f"{name}  {answer.tokens} tokens, ended by {answer.finish_reason.value}")
     if response.answer is None:
         body = Text(answer.text or "(nothing)").append("\n\nno single <answer>...</answer>", style="red")
     else:
@@ -708,8 +763,12 @@ def algorithms(
 @app.command()
 def bench(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A file of benchmarks/: mtp, pipeline, rollout, train or verdicts.")
+        str,
+        typer.Argument(metavar="NAME", help="File of benchmarks/: mtp, pipeline, rollout, search, train or verdicts."),
     ],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="[MODEL]", help="search: the model that is searched with.")
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
@@ -730,11 +789,32 @@ def bench(
         ),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="pipeline: where the timelines are drawn.", show_default="pipeline.png")
+        Path | None,
+        typer.Option(
+            help="pipeline: where the timelines are drawn; search: accuracy against tokens.",
+            show_default="pipeline.png, or no picture",
+        ),
     ] = None,
+    scorer: Annotated[
+        Path | None, typer.Option(help="search: a process reward model, for the searches that judge.")
+    ] = None,
+    problems: Annotated[
+        str | None, typer.Option("--bench", help="search: problems, as 'aha evaluate' takes.", show_default="chain")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="search: problems to ask.", show_default="all")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="search: tokens of an answer.", show_default="what fits, at most 1024")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="search: that of the sampling.", show_default="0.6")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="search: share of the probability.", show_default="0.95")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="search: that of the sampling.", show_default="0")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed side by side with the peers, in one run; or compare pipeline schedules by simulation."""
+    """Measure speed side by side with the peers, in one run; accuracy against tokens; pipeline schedules, simulated."""
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
     from aha.util.benchmarks import load_benchmark
@@ -742,11 +822,17 @@ def bench(
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     measure = load_benchmark(name)
     takes = introspect.signature(measure).parameters
-    given = {"ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture}
+    given = {
+        "ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture, "model": model,
+        "scorer": scorer, "bench": problems, "limit": limit, "max_new_tokens": max_new_tokens,
+        "temperature": temperature, "top_p": top_p, "seed": seed,
+    }  # fmt: skip
     options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
-    unknown = [f"--{option.replace('_', '-')}" for option in options if option not in takes]
+    unknown = ["MODEL" if o == "model" else f"--{o.replace('_', '-')}" for o in options if o not in takes]
     if unknown:
         raise UsageError(f"the benchmark {name} has no {', '.join(unknown)}")
+    if "model" in takes and model is None:
+        raise UsageError(f"the benchmark {name} needs a model: aha bench {name} MODEL")
     speed = {"repeat": repeat, "peers": peers, "dtype": dtype, "skew": skew, "threads": threads}
     options |= {option: value for option, value in speed.items() if option in takes}
     with redirect_stdout(sys.stderr):  # peers print as they please
@@ -754,12 +840,30 @@ def bench(
     if as_json:
         _print_json(found)
         return
-    (_show_speeds if "median" in found["rows"][0] else _show_rows)(found["rows"])
-    for text, ratio in found["ratios"].items():
-        print(f"{text}: {ratio['wall']:.2f}x ({ratio['cpu']:.2f}x in processor time)")
-    for note in found["notes"]:
-        print(note)
+    if "compute_optimal" in found:
+        _show_scaling(found)
+    else:
+        (_show_speeds if "median" in found["rows"][0] else _show_rows)(found["rows"])
+        for text, ratio in found["ratios"].items():
+            print(f"{text}: {ratio['wall']:.2f}x ({ratio['cpu']:.2f}x in processor time)")
+        for note in found["notes"]:
+            print(note)
     print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))
+
+
+def _show_scaling(found: dict[str, Any]) -> None:
+    table = _table("search", "budget", "accuracy %", "tokens", "scorer reads", "seconds", "by bin %, easy to hard")
+    for row in found["rows"]:
+        bins = "  ".join(f"{100 * value:.0f}" for value in row["by_bin"])
+        accuracy, tokens = (_show_measure(key, row[key], interval=key == "accuracy") for key in ("accuracy", "tokens"))
+        scored, seconds = f"{row['scored']:,.0f}", f"{row['seconds']:.1f}"
+        table.add_row(row["strategy"], str(row["budget"]), accuracy, tokens, scored, seconds, bins)
+    _print_rich(table)
+    for oracle in found["oracle"]:
+        print(f"oracle pass@{oracle['k']}: {100 * oracle['value']:.1f} %")
+    for row in found["compute_optimal"]:
+        chosen = ", ".join(f"bin {number} {name}" for number, name in row["best"].items())
+        print(f"budget {row['budget']}: {100 * row['accuracy']['value']:.1f} % by the best of each bin: {chosen}")
 
 
 def _show_speeds(rows: list[dict[str, Any]]) -> None:

@@ -30,12 +30,20 @@ class ScriptedEngine:
 
     Sample g of a prompt gets entry ``g % len(entries)``. An entry that ends with an end token is finished, a longer one
     is cut at ``max_new_tokens``; ``DataError`` for one that does neither, or for a prompt that is not in the script.
-    Every token has log-probability -0.5. It satisfies ``rollout.engine.Engine``.
+    With ``detokenize`` it obeys stop strings. Every token has log-probability -0.5; ``sampled_tokens`` counts them. It
+    satisfies ``rollout.engine.Engine``.
     """
 
-    def __init__(self, script: Mapping[tuple[int, ...], Sequence[Sequence[int]]]) -> None:
+    def __init__(
+        self,
+        script: Mapping[tuple[int, ...], Sequence[Sequence[int]]],
+        *,
+        detokenize: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         self._script = dict(script)
+        self._detokenize = detokenize
         self._version: int | None = None
+        self.sampled_tokens = 0
 
     @property
     def policy_version(self) -> int:
@@ -47,24 +55,37 @@ class ScriptedEngine:
         self._version = version
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        limits: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         groups = []
-        for prompt, own in zip(prompts, seeds, strict=True):
+        for p, (prompt, own) in enumerate(zip(prompts, seeds, strict=True)):
             entries = self._script.get(tuple(prompt))
             if not entries:
                 raise DataError(f"the script has no completion for the prompt {tuple(prompt)}")
-            groups.append([self._replay(entries[g % len(entries)], params) for g in range(len(own))])
+            most = [params.max_new_tokens] * len(own) if limits is None else limits[p]
+            groups.append([self._replay(entries[g % len(entries)], params, most[g]) for g in range(len(own))])
         return groups
 
-    def _replay(self, entry: Sequence[int], params: SamplingParams) -> Completion:
-        ids = tuple(entry[: params.max_new_tokens])
+    def _replay(self, entry: Sequence[int], params: SamplingParams, limit: int) -> Completion:
+        whole = tuple(entry)
+        if self._detokenize is not None:
+            ends = (n for n in range(1, len(whole) + 1) if any(s in self._detokenize(whole[:n]) for s in params.stop))
+            whole = whole[: next(ends, len(whole))]
+        ids = whole[:limit]
+        self.sampled_tokens += len(ids)
         if ids and ids[-1] in params.end_token_ids:
             reason = FinishReason.END
-        elif len(ids) == params.max_new_tokens:
+        elif ids and self._detokenize is not None and any(s in self._detokenize(ids) for s in params.stop):
+            reason = FinishReason.STOP
+        elif len(ids) == limit:
             reason = FinishReason.LENGTH
         else:
-            raise DataError(f"the entry {tuple(entry)} neither ends with an end token nor fills max_new_tokens")
+            raise DataError(f"the entry {tuple(entry)} neither ends, stops nor fills {limit} tokens")
         return Completion(ids, (LOGPROB,) * len(ids), reason, self.policy_version)
 
 

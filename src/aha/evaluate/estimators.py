@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
+
+from aha.search.vote import majority
 
 Z95 = 1.959964
 
@@ -97,12 +98,6 @@ def pass_values(correct_PK: Sequence[Sequence[bool]], k: int) -> list[float]:
             raise ValueError(f"pass@{k} needs at least {k} samples a problem, there are {n}")
         values.append(1.0 - math.comb(n - c, k) / math.comb(n, k))
     return values
-
-
-def majority(keys: Sequence[Hashable | None]) -> Hashable | None:
-    """The most frequent key; ties go to the one seen first; ``None`` abstains."""
-    counts = Counter(key for key in keys if key is not None)
-    return max(counts, key=counts.__getitem__) if counts else None
 
 
 def cons_at_k(

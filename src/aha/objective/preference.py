@@ -1,4 +1,4 @@
-"""Losses that learn a score from judgements. Shape: B pairs, or B texts with a label each."""
+"""Losses that learn a score from judgements. Shapes: B pairs, N labels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ def bradley_terry_loss(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | 
     return -F.logsigmoid(chosen_B - rejected_B - margin_B)
 
 
-def pointwise_loss(score_B: Tensor, label_B: Tensor) -> Tensor:
-    """Binary cross-entropy of ``sigmoid(score)`` with labels in [0, 1], [B]: ln 2 for a score of 0.
+def pointwise_loss(score_N: Tensor, label_N: Tensor) -> Tensor:
+    """Binary cross-entropy of ``sigmoid(score)`` with labels in [0, 1], [N]: ln 2 for a score of 0.
 
-    Source: the point-wise loss of R1's safety reward model, DeepSeek-R1 (2501.12948v2) section 3.1.
+    Source: the point-wise loss of R1's safety reward model, DeepSeek-R1 (2501.12948v2) section 3.1; soft Monte-Carlo
+    labels of steps: Snell et al. (2408.03314) appendix D, after Math-Shepherd (2312.08935).
     """
-    return F.binary_cross_entropy_with_logits(score_B, label_B.to(score_B.dtype), reduction="none")
+    return F.binary_cross_entropy_with_logits(score_N, label_N.to(score_N.dtype), reduction="none")

@@ -35,6 +35,13 @@ def step_rewards(token_texts: Sequence[str], outcome: float) -> list[tuple[int, 
     return sorted(steps.items())
 
 
+def step_ends(pieces: Sequence[str]) -> tuple[int, ...]:
+    """Index of the last token of each step of a text whose tokens add ``pieces``; the last token ends a step, too."""
+    token_of = [index for index, piece in enumerate(pieces) for _ in piece]
+    ends = {token_of[match.end() - 1] for match in _END.finditer("".join(pieces))}
+    return tuple(sorted(ends | {len(pieces) - 1})) if pieces else ()
+
+
 def equations_hold(text: str) -> bool | None:
     """Whether every ``a op b ... = c`` in ``text`` is right, products before sums; ``None`` where there is none."""
     found = _EQUATION.findall(text)

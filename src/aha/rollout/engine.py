@@ -51,9 +51,18 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        limits: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """``len(seeds[p])`` completions of every prompt ``p``, in order; each depends on its prompt and seed alone."""
+        """``len(seeds[p])`` completions of every prompt ``p``, in order; each depends on its prompt and seed alone.
+
+        ``limits``, shaped like ``seeds``, gives each sequence a maximum of new tokens of its own, at most
+        ``params.max_new_tokens``.
+        """
         ...
 
     def load_weights(self, decoder: nn.Module, version: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -9,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aha.errors import DataError
-from aha.evaluate.estimators import majority
 from aha.model.config_file import model_folder
 from aha.records import FinishReason
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.speculative import Speculation
+from aha.search.driver import Spent, search
+from aha.search.path import Path as TokenPath
+from aha.search.vote import majority
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
+from aha.stages.search import build_search_engine, build_strategy, load_scorer, read_path
 from aha.tasks import countdown, number
 from aha.tokens.render import R1_ZERO_TEMPLATE
 from aha.util.seeds import stream
@@ -124,6 +128,37 @@ def generate(
             )
         )
     return Answers(text, tuple(answers), seconds, engine.speculation)
+
+
+def search_answer(
+    policy: Policy,
+    question: str,
+    name: str,
+    scorer: Path,
+    *,
+    num: int,
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> tuple[Answer, Spent]:
+    """The one answer that the search ``name`` (stages/search.py) chooses, judged by the model in ``scorer``."""
+    prompt = policy.renderer.prompt(question)
+    params = SamplingParams(
+        room_for_new_tokens(policy, len(prompt), max_new_tokens),
+        temperature=temperature,
+        top_p=top_p,
+        end_token_ids=policy.tokenizer.end_token_ids,
+    )
+    judge = load_scorer(scorer, policy)
+    strategy = build_strategy(
+        name, TokenPath(prompt), params, num, lambda path: _vote_key(read_path(path, policy))
+    )
+    (found,) = search(build_search_engine(policy), [strategy], [seed], judge)
+    path = found.choice.path
+    said = policy.tokenizer.decode(path.token_ids)
+    reason = path.finish_reason or FinishReason.STOP
+    return Answer(said, read_path(path, policy), reason, len(path.token_ids), math.nan), found.spent
 
 
 def vote(answers: Sequence[Answer]) -> Vote:

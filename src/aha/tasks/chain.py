@@ -47,6 +47,19 @@ def steps(expression: str) -> list[tuple[int, str, str, int, int]]:
     return result
 
 
+def is_on_the_way(expression: str, thought: str) -> bool | None:
+    """Whether the last total that ``thought`` states is the true one after the operation it numbers last, in any
+    language; ``None`` before it states one. A mistake that was repaired is none."""
+    totals = {number: value for _, number, _, _, value in steps(expression)}
+    right = None
+    for sentence in thought.split(" ."):
+        _, stated, rest = sentence.rpartition(" = ")
+        numbers = [word for word in sentence.split() if word in totals]
+        if stated and numbers:
+            right = rest.split()[:1] == [str(totals[numbers[-1]])]
+    return right
+
+
 def clean_thought(expression: str, language: str) -> str:
     """The readable style of the cold start: one operation a sentence, in one language."""
     sentences = [

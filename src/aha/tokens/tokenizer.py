@@ -33,6 +33,7 @@ class Tokenizer:
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
         self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
         self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
+        self._pieces: dict[int, str] = {}
         # Of the folder it was loaded from, for save(): tokenizer_config.json, and other files as text.
         self.published_config: dict[str, object] = {}
         self.published_files: dict[str, str] = {}
@@ -72,6 +73,14 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """One token as people read it."""
         return str(self.backend.decode([token_id], skip_special_tokens=False))
+
+    def pieces(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """The text that each token adds behind another, with its space: joined they are the text, but for a first
+        space, and for characters that several tokens share."""
+        for i in {*ids} - self._pieces.keys():
+            once, twice = self.decode([i]), self.decode([i, i])
+            self._pieces[i] = twice.removeprefix(once)
+        return tuple(self._pieces[i] for i in ids)
 
     def save(self, folder: Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` so that transformers loads the folder, and

@@ -1,4 +1,4 @@
-"""What one forward and backward pass computes, as tensors: sampled completions, packed documents, preferences.
+"""What one forward and backward pass computes, as tensors: completions, packed documents, preferences, labelled steps.
 
 Shapes: B rows, T tokens of a row (padded on the right), N tokens that have a loss.
 """
@@ -324,4 +324,49 @@ def collate_labelled(
         ids_BT = torch.tensor([[*ids, *[PADDING] * (T - len(ids))] for ids in rows])
         last_B, label_B = torch.tensor([len(ids) - 1 for ids in rows]), torch.tensor([labels[i] for i in indices])
         batches.append(LabelledBatch(ids_BT, last_B, label_B, tuple(indices)))
+    return batches
+
+
+class LabelledSteps(NamedTuple):
+    """A text with steps that are labelled: ``LabelledSteps((5, 9, 7, 2), places=(2, 3), labels=(0.75, 1.0))``.
+
+    ``places`` are indices of the tokens that end a step, ``labels`` the chance that it is on the way to a right answer.
+    """
+
+    ids: Sequence[int]
+    places: Sequence[int]
+    labels: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """B texts and the N labelled places in them: place ``places_N`` of row ``rows_N`` has the label ``labels_N``."""
+
+    ids_BT: Tensor
+    rows_N: Tensor
+    places_N: Tensor
+    labels_N: Tensor
+    texts: tuple[int, ...]  # [B] which of the caller's texts each is
+
+
+def collate_steps(texts: Sequence[LabelledSteps], *, token_budget: int) -> list[StepBatch]:
+    """Micro-batches of texts. One without a label, or with a place outside of it, raises DataError."""
+    for index, text in enumerate(texts):
+        if not text.places or len(text.places) != len(text.labels):
+            raise DataError(f"text {index} has {len(text.places)} places and {len(text.labels)} labels; need 1 each")
+        if not 0 <= min(text.places) <= max(text.places) < len(text.ids):
+            raise DataError(f"text {index} of {len(text.ids)} tokens has a step that ends at {max(text.places)}")
+    batches = []
+    for indices in split_by_tokens([len(text.ids) for text in texts], token_budget):
+        chosen = [texts[i] for i in indices]
+        T = max(len(text.ids) for text in chosen)
+        batches.append(
+            StepBatch(
+                ids_BT=torch.tensor([[*text.ids, *[PADDING] * (T - len(text.ids))] for text in chosen]),
+                rows_N=torch.tensor([row for row, text in enumerate(chosen) for _ in text.places]),
+                places_N=torch.tensor([place for text in chosen for place in text.places]),
+                labels_N=torch.tensor([label for text in chosen for label in text.labels], dtype=torch.float32),
+                texts=tuple(indices),
+            )
+        )
     return batches

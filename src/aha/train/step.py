@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder
-from aha.model.heads import RewardModel, ValueModel
+from aha.model.heads import ProcessRewardModel, RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.direct import Preference, compute_pair_losses, compute_score
 from aha.objective.kl import k3
@@ -26,10 +26,10 @@ from aha.objective.policy import importance_weights, policy_loss
 from aha.objective.preference import bradley_terry_loss, pointwise_loss
 from aha.objective.value import value_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
-from aha.train.batch import LabelledBatch, PackedBatch, PolicyBatch, PreferenceBatch
+from aha.train.batch import LabelledBatch, PackedBatch, PolicyBatch, PreferenceBatch, StepBatch
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
-Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch, LabelledBatch)
+Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch, LabelledBatch, StepBatch)
 
 
 def policy_step(
@@ -328,6 +328,36 @@ def label_step(
     return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "texts": float(num_texts)}
 
 
+def process_step(
+    model: ProcessRewardModel,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[StepBatch],
+    *,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update of a process reward model on labelled steps (binary cross-entropy), mean over all steps.
+
+    Metrics: loss, accuracy (share of steps whose score and label are on the same side of one half), grad_norm, lr,
+    steps. Raises InvariantError as :func:`policy_step` does.
+    """
+    if not batches:
+        raise DataError("an update without labelled steps")
+    num_steps = sum(len(batch.labels_N) for batch in batches)
+
+    def backward(batch: StepBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(model, batch)
+        logits_N = model(batch.ids_BT, batch.rows_N, batch.places_N)
+        loss = pointwise_loss(logits_N, batch.labels_N).sum() / num_steps
+        loss.backward()  # type: ignore[no-untyped-call]
+        right_N = (logits_N.detach() >= 0) == (batch.labels_N >= 0.5)
+        return loss.detach(), right_N.sum().to(logits_N.dtype)[None]
+
+    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    right = sum(row[0] for row in figures) / num_steps
+    return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "steps": float(num_steps)}
+
+
 def direct_step(
     decoder: Decoder,
     optimizer: torch.optim.Optimizer,
@@ -514,12 +544,12 @@ def _describe_failure(
     return f"update not taken, the weights are unchanged: {which}; lower the learning rate or look at these rows"
 
 
-def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch | LabelledBatch) -> str:
+def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch | LabelledBatch | StepBatch) -> str:
     if isinstance(batch, PolicyBatch):
         return f" (rows {_some(batch.rows)})"
     if isinstance(batch, PreferenceBatch):
         return f" (pairs {_some(batch.pairs)})"
-    if isinstance(batch, LabelledBatch):
+    if isinstance(batch, LabelledBatch | StepBatch):
         return f" (texts {_some(batch.texts)})"
     return ""
 

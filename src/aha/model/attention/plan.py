@@ -8,7 +8,7 @@ tokens of the longest; ``P`` prompts, ``S`` keys that a continuation may see.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -137,14 +137,16 @@ def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, T
     return starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1), offset_L < lengths_M[:, None]
 
 
-def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-    """Causal attention by the device's fused kernel; values may be narrower than keys."""
+def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor | None = None) -> Tensor:
+    """Causal attention by the device's fused kernel; values may be narrower than keys. Where keys begin before the
+    queries, ``mask`` says where each may look."""
+    hidden: dict[str, Any] = {"attn_mask": mask_B1TS, "is_causal": mask_B1TS is None, "enable_gqa": True}
     q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
     missing = q.shape[-1] - v.shape[-1]
     if missing <= 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, **hidden).transpose(1, 2)
     # The fused kernel wants one width; without it every score of the row would be stored.
-    read = F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), is_causal=True, enable_gqa=True)
+    read = F.scaled_dot_product_attention(q, k, F.pad(v, (0, missing)), **hidden)
     return read[..., :-missing].transpose(1, 2)
 
 

@@ -12,6 +12,7 @@ from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
+from aha.rollout.native.prefixes import PrefixCache
 from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.speculative import Speculation, SpeculativeRunner
@@ -22,13 +23,17 @@ class NativeEngine:
     """Samples with plain PyTorch on a CPU or a GPU.
 
     At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
-    ``detokenize`` turns token ids into text; it is needed for stop strings only. The cache never outlives a call of
-    ``generate``, so no entry can belong to older weights.
+    ``detokenize`` turns token ids into text; it is needed for stop strings only. With ``prefix_bytes`` up to so much of
+    the cache of prompts and completions outlives a call of ``generate``, so that a prompt which continues one is read
+    from there on; new weights forget it all, so no entry can belong to older ones. What was read by decoding may then
+    differ in its last bits from what is read at once. ``sampled_tokens`` and ``read_tokens`` count what ``generate``
+    has drawn, and has read of prompts, since the engine was made.
 
     With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in
     one step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature
     0; with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError``
-    where the model has fewer modules.
+    where the model has fewer modules, and for drafts together with ``prefix_bytes``: what is kept of a text has not the
+    states that modules draft from.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class NativeEngine:
         *,
         max_slots: int = MAX_SLOTS,
         cache_bytes: int = 2 << 30,
+        prefix_bytes: int = 0,
         speculate: int = 0,
         detokenize: Callable[[Sequence[int]], str] | None = None,
         dtype: torch.dtype = torch.float32,
@@ -50,6 +56,11 @@ class NativeEngine:
                 f"speculate is {speculate}, but the model has {modules} modules of multi-token prediction to draft "
                 f"with: give at most {modules}, or train more of them in (num_nextn_predict_layers)"
             )
+        if speculate and prefix_bytes:
+            raise SettingError(
+                f"speculate is {speculate} and prefix_bytes {prefix_bytes}: kept prefixes have no states to draft "
+                "from; set one of them to 0"
+            )
         self._config = config
         self._speculate = speculate
         self._max_slots = max_slots
@@ -61,7 +72,9 @@ class NativeEngine:
             else Runner(config, dtype=dtype, device=torch.device(device))
         )
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
+        self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._version: int | None = None
+        self.sampled_tokens = self.read_tokens = 0
 
     @property
     def policy_version(self) -> int:
@@ -83,6 +96,8 @@ class NativeEngine:
     def load_weights(self, decoder: nn.Module, version: int) -> None:
         """Copies the weights of ``decoder`` into storage of its own; later changes of ``decoder`` do not reach it."""
         self._version = None  # a copy that fails half way leaves no usable version
+        if self._prefixes is not None:
+            self._prefixes.clear()
         self._runner.load(decoder)
         self._version = version
 
@@ -115,21 +130,21 @@ class NativeEngine:
         distribution sampled from, after temperature, top-k and top-p. ``limits``, shaped like ``seeds``, gives each
         sequence a maximum of new tokens of its own, at most ``max_new_tokens``. Raises ``DataError`` for such a limit
         that cannot be, and for a prompt that is empty, has an unknown id or does not fit into
-        ``max_position_embeddings`` together with ``max_new_tokens``. Raises ``InvariantError`` for logits that are NaN
+        ``max_position_embeddings`` together with its largest limit. Raises ``InvariantError`` for logits that are NaN
         or infinite.
         """
         version = self.policy_version
         if len(seeds) != len(prompts):
             raise DataError(f"{len(prompts)} prompts but seeds for {len(seeds)}; give each prompt a list of seeds")
+        if limits is None:
+            limits = [[params.max_new_tokens] * len(own) for own in seeds]
+        _check_limits(limits, seeds, params)
         for index, (ids, own) in enumerate(zip(prompts, seeds, strict=True)):
-            self._check_ids(f"prompt {index}", ids, params.max_new_tokens)
+            self._check_ids(f"prompt {index}", ids, max(limits[index], default=params.max_new_tokens))
             if any(not 0 <= seed < 1 << 63 for seed in own):
                 raise DataError(f"prompt {index} has a seed outside 0 .. 2**63 - 1")
         if params.stop and self._stops is None:
             raise SettingError(f"stop strings {params.stop} need an engine with a detokenize function")
-        if limits is None:
-            limits = [[params.max_new_tokens] * len(own) for own in seeds]
-        _check_limits(limits, seeds, params)
         num_sequences = sum(map(len, seeds))
         results: list[list[Completion | None]] = [[None] * len(own) for own in seeds]
         if num_sequences:
@@ -147,8 +162,8 @@ class NativeEngine:
         num_sequences: int,
     ) -> None:
         runner = self._runner
-        longest = max(len(ids) for ids, own in zip(prompts, seeds, strict=True) if own)
-        num_columns = count_columns(longest, params.max_new_tokens, speculate=self._speculate)
+        longest = max(len(ids) + max(own) for ids, own in zip(prompts, limits, strict=True) if own)
+        num_columns = count_columns(longest, speculate=self._speculate)
         num_slots = count_slots(
             self._config,
             num_sequences,
@@ -169,7 +184,7 @@ class NativeEngine:
             runner.move(plan.moves)
             if plan.prefill:
                 order = sorted(plan.prefill, key=lambda p: len(prompts[p]))
-                prefixes.update(zip(order, runner.prefill([prompts[p] for p in order]), strict=True))
+                prefixes.update(zip(order, self._read([prompts[p] for p in order]), strict=True))
             reported: list[tuple[int, int]] = []
             if plan.admitted:
                 reported = runner.admit(
@@ -196,9 +211,33 @@ class NativeEngine:
                     )
             finished = self._judge(reported, params)
             if finished:
-                for slot, (tokens, logprobs) in zip(finished, runner.collect(list(finished)), strict=True):
+                slots = list(finished)
+                caches = runner.keep(slots) if self._prefixes is not None else [None] * len(slots)
+                for slot, cache, (tokens, logprobs) in zip(slots, caches, runner.collect(slots), strict=True):
                     row = scheduler.row(slot)
+                    self.sampled_tokens += len(tokens)
+                    if self._prefixes is not None and cache is not None:
+                        self._prefixes.store((*prompts[row.group], *tokens[:-1]), cache)
                     results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
+
+    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Each prompt, in the order of length, from where the kept prefixes end."""
+        cache = self._prefixes
+        if cache is None:
+            self.read_tokens += sum(map(len, prompts))
+            return self._runner.prefill(prompts)
+        known = [cache.longest(ids) for ids in prompts]
+        tails = [ids if past is None else ids[past.shape[-2] :] for ids, past in zip(prompts, known, strict=True)]
+        self.read_tokens += sum(map(len, tails))
+        new = iter(self._runner.prefill([tail for tail, past in zip(tails, known, strict=True) if past is None]))
+        behind = [(past, tail) for past, tail in zip(known, tails, strict=True) if past is not None]
+        more = iter(self._runner.extend([past for past, _ in behind], [tail for _, tail in behind]))
+        prefixes = []
+        for ids, past in zip(prompts, known, strict=True):
+            prefix = next(new if past is None else more)
+            cache.store(ids, prefix.cache.clone() if past is None else prefix.cache)  # of a batch read at once: a part
+            prefixes.append(prefix)
+        return prefixes
 
     def _judge(self, reported: Sequence[tuple[int, int]], params: SamplingParams) -> dict[int, FinishReason]:
         """Which of the reported rows are finished, and why: an end token, then a stop string, then the length."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
+from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -70,15 +71,20 @@ class GroupedQuery:
         if self._out_bias is not None:
             yield at + "self_attn.o_proj.bias", self._out_bias
 
-    def prefill(self, x: Tensor, rotation: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``."""
+    def prefill(self, x: Tensor, rotation: Tensor, rows: int, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``. Without a
+        ``past`` the tokens are a text's first."""
         N, K, H = self._heads
         qkv = self._queries_keys_values(x, rotation)
         heads = qkv.view(rows, -1, N + 2 * K, H).transpose(1, 2)
         queries, keys, values = torch.split(heads, [N, K, K], 1)
-        read = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=N != K)
-        x = self._add_out(x, read.transpose(1, 2).reshape(len(x), N * H))
-        return x, torch.stack((keys, values))
+        cached, mask = torch.stack((keys, values)), None
+        if past is not None:
+            (keys, values), mask = torch.cat((past.cache, cached), -2), past.mask
+        read = F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=N != K
+        )
+        return self._add_out(x, read.transpose(1, 2).reshape(len(x), N * H)), cached
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their keys and values are written into the layer's ``arena`` ``[2,

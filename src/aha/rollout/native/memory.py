@@ -22,11 +22,11 @@ class RolloutMemory:
     working: int
 
 
-def count_columns(prompt: int, max_new_tokens: int, *, speculate: int = 0) -> int:
-    """Tokens that a row of the cache has room for. Drafts are read beyond a row's last token, and one column more takes
-    what belongs nowhere."""
+def count_columns(longest: int, *, speculate: int = 0) -> int:
+    """Tokens that a row of the cache has room for, where prompt and completion have ``longest`` at most. Drafts are
+    read beyond a row's last token, and one column more takes what belongs nowhere."""
     spare = speculate + 1 if speculate else 0
-    return -(-(prompt + max_new_tokens + spare) // _COLUMN_STEP) * _COLUMN_STEP
+    return -(-(longest + spare) // _COLUMN_STEP) * _COLUMN_STEP
 
 
 def token_bytes_of(config: ModelConfig, *, bytes_per_number: int, speculate: int = 0) -> int:
@@ -72,7 +72,7 @@ def estimate_rollout(
     """
     b, D, F, V = bytes_per_number, config.hidden_size, config.intermediate_size, config.vocab_size
     N, heads = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
-    columns = count_columns(prompt, max_new_tokens, speculate=speculate)
+    columns = count_columns(prompt + max_new_tokens, speculate=speculate)
     slots = count_slots(
         config,
         prompts * samples,

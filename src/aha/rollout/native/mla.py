@@ -16,6 +16,7 @@ from torch import Tensor
 from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents, expand_read, score_gain
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
+from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -73,17 +74,20 @@ class Latent:
         yield own + "kv_b_proj.weight", self._up.flatten(0, 1)
         yield own + "o_proj.weight", self._out.t()
 
-    def prefill(self, x: Tensor, rotation: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-        """``x`` ``[B T, D]`` with what its tokens read added, and what they leave in the cache, ``[1, B, 1, T, X]``."""
+    def prefill(self, x: Tensor, rotation: Tensor, rows: int, past: Past | None = None) -> tuple[Tensor, Tensor]:
+        """``x`` ``[B T, D]`` with what its tokens read added, and what they leave in the cache, ``[1, B, 1, T, X]``.
+        Without a ``past`` the tokens are a text's first; latents of one are expanded again."""
         N, H, R, W, C = self._widths
         q, q_rope, entry = self._queries_and_entry(x, rotation)
+        cached, mask = entry.view(1, rows, 1, -1, entry.shape[1]), None
+        if past is not None:
+            entry, mask = torch.cat((past.cache, cached), -2).flatten(0, 3), past.mask
         keys_values = F.linear(entry[:, :C], self._up.flatten(0, 1)).view(-1, N, H + W)
         k_rope = entry[:, None, C:].expand(-1, N, -1)
         query = torch.cat((q, q_rope), -1).mul_(self._gain).view(rows, -1, N, H + R)
         key = torch.cat((keys_values[..., :H], k_rope), -1).view(rows, -1, N, H + R)
-        read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:])
-        x = torch.addmm(x, read.reshape(len(x), N * W), self._out)
-        return x, entry.view(1, rows, 1, -1, entry.shape[1])
+        read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask)
+        return torch.addmm(x, read.reshape(len(x), N * W), self._out), cached
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,

@@ -9,7 +9,7 @@ some width. A step is the same few tensor operations whatever the number of rows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import PREFILL_TOKENS
+from aha.rollout.native.prefixes import Past
 from aha.rollout.native.sampler import sample
 from aha.rollout.native.weights import Weights
 
@@ -110,6 +111,25 @@ class Runner:
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
         """Reads each prompt once. Prompts are padded to the longest of a batch, so callers sort them by length."""
         return [prefix for batch in _batches(prompts) for prefix in self._read(batch)]
+
+    @torch.inference_mode()
+    def extend(self, pasts: Sequence[Tensor], tails: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Reads each tail behind what was read before it, a cache ``[layers, parts, heads, S, width]``."""
+        before = iter(pasts)
+        prefixes = []
+        for batch in _batches(tails):
+            behind = [next(before) for _ in batch]
+            entries: list[Tensor] = []
+            read = self._prefixes(batch, self._forward(self._pad(batch), entries, behind), entries)
+            for past, own in zip(behind, read, strict=True):
+                prefixes.append(replace(own, cache=torch.cat((past, own.cache), -2)))
+        return prefixes
+
+    @torch.inference_mode()
+    def keep(self, slots: Sequence[int]) -> list[Tensor]:
+        """A copy of the cache of each row: of its prompt and all it has sampled but the last token."""
+        lengths = self._positions[self._tensor(slots)].tolist()
+        return [self._arena[:, :, slot, :, :length].clone() for slot, length in zip(slots, lengths, strict=True)]
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -252,18 +272,40 @@ class Runner:
             ids_BT[b, : len(ids)] = torch.tensor(ids, dtype=torch.int64)
         return ids_BT.to(self._device)
 
-    def _forward(self, ids_BT: Tensor, entries: list[Tensor] | None) -> Tensor:
+    def _forward(
+        self, ids_BT: Tensor, entries: list[Tensor] | None, pasts: Sequence[Tensor] | None = None
+    ) -> Tensor:
         """Hidden states ``[B, T, D]`` after the final norm; appends what a layer caches to ``entries``: ``[parts, B,
-        heads, T, width]``."""
+        heads, T, width]``. ``pasts`` has the cache of what stands before each row."""
         B, T = ids_BT.shape
-        rotation = self._rotation[:T].repeat(B, 1, 1)
+        if pasts is None:
+            rotation = self._rotation[:T].repeat(B, 1, 1)
+            behind: list[Past | None] = [None] * len(self.weights.layers)
+        else:
+            rotation, behind = self._place(pasts, T)
         x = F.embedding(ids_BT.view(-1), self.weights.embedding_VD)
-        for layer in self.weights.layers:
-            x, cached = layer.attention.prefill(x, rotation, B)
+        for layer, past in zip(self.weights.layers, behind, strict=True):
+            x, cached = layer.attention.prefill(x, rotation, B, past)
             x = layer.feed.forward(x)
             if entries is not None:
                 entries.append(cached)
         return self._norm(x, self.weights.norm_D).view(B, T, -1)
+
+    def _place(self, pasts: Sequence[Tensor], T: int) -> tuple[Tensor, list[Past | None]]:
+        """For T tokens behind each past: their rotation, and what every layer has of the pasts."""
+        lengths_B = self._tensor([past.shape[-2] for past in pasts])
+        S = int(lengths_B.max())
+        layers, parts, heads, _, width = pasts[0].shape
+        cache = torch.zeros(layers, parts, len(pasts), heads, S, width, dtype=self._dtype, device=self._device)
+        for b, past in enumerate(pasts):
+            cache[:, :, b, :, : past.shape[-2]] = past
+        self._extend_rotation(S + T)
+        steps_T = torch.arange(T, device=self._device)
+        rotation = self._rotation[(lengths_B[:, None] + steps_T).flatten()]
+        sees_past = (torch.arange(S, device=self._device) < lengths_B[:, None])[:, None].expand(-1, T, -1)
+        sees_own = (steps_T <= steps_T[:, None]).expand(len(pasts), -1, -1)
+        mask = torch.cat((sees_past, sees_own), -1)[:, None]
+        return rotation, [Past(of_layer, mask) for of_layer in cache]
 
     def _norm(self, x: Tensor, weight_D: Tensor) -> Tensor:
         return F.rms_norm(x, weight_D.shape, weight_D, self._config.rms_norm_eps)

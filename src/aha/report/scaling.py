@@ -1,0 +1,40 @@
+"""The picture of test-time scaling: accuracy against generated tokens, a curve a strategy, the oracle above."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from aha.report.plots import FAINT, INK, PALETTE
+
+
+def save_scaling_figure(found: Mapping[str, Any], path: Path) -> None:
+    """Of what ``stages.scaling.measure_scaling`` returns; the type of the file is that of its name."""
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    names = list(dict.fromkeys(row["strategy"] for row in found["rows"]))
+    for place, name in enumerate(names):
+        rows = sorted((r for r in found["rows"] if r["strategy"] == name), key=lambda r: r["tokens"]["value"])
+        x = [row["tokens"]["value"] for row in rows]
+        y = [100 * row["accuracy"]["value"] for row in rows]
+        error = [
+            [100 * (row["accuracy"]["value"] - row["accuracy"]["low"]) for row in rows],
+            [100 * (row["accuracy"]["high"] - row["accuracy"]["value"]) for row in rows],
+        ]
+        line = "-" if place < len(PALETTE) - 1 else "--"
+        tint = PALETTE[place % (len(PALETTE) - 1)]
+        axes.errorbar(x, y, error, color=tint, linestyle=line, marker="osD^vPX*"[place % 8], capsize=2, label=name)
+    votes = {row["budget"]: row["tokens"]["value"] for row in found["rows"] if row["strategy"] == "vote"}
+    oracle = found["oracle"]
+    axes.plot(
+        [votes[o["k"]] for o in oracle], [100 * o["value"] for o in oracle], color=INK, linestyle=":", label="pass@k"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("generated tokens a problem")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(color=FAINT, linewidth=0.5)
+    figure.legend(loc="outside right upper", fontsize=8)
+    figure.savefig(path)
