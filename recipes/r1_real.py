@@ -2,7 +2,7 @@
 
     aha run r1_real --set model=models/smollm2 --set problems=my_problems.jsonl
 
-``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any JSON-lines file with ``problem``,
+``model`` is any Hugging Face folder of llama, qwen2 or qwen3; ``problems`` any file or folder of rows with ``problem``,
 ``answer`` and, for the cold start, ``solution`` (``--set own_examples=0`` does without). The defaults are a short run
 on two cores; where torch sees a GPU the same stages run there: raise steps, prompts and lengths with ``--set``. First
 come generated one-digit products and sums of one and two digits, by growing level; then these and your own problems

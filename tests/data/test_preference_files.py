@@ -93,7 +93,7 @@ def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
         ({**PAIR, "chosen": [{"role": "user"}]}, "not a text"),
         ({**PAIR, "margin": -1}, "margin -1"),
         ({**PAIR, "margin": True}, "margin True"),
-        ({**PAIR, "margin": float("nan")}, "margin nan"),
+        ({**PAIR, "margin": float("nan")}, "NaN is no number"),
         ({**PAIR, "split": "dev"}, "split is 'dev'"),
         ({"problem": "x", "response_a": "a", "response_b": "b", "judgements": [{"first": "a"}]}, "judgements"),
         ({"problem": "x", "response_a": "a", "response_b": "b", "judgements": "[{"}, "judgements"),
@@ -115,7 +115,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "broken.jsonl.gz").write_bytes(b"no gzip")
     for name, says in (
         ("broken.parquet", "Parquet"), ("broken.jsonl.gz", "cannot be read"), ("none.jsonl", "no such file"),
-        ("none.parquet", "Parquet"),
+        ("none.parquet", "no such file"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=says):
             load_preference_file(tmp_path / name)

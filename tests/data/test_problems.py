@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from aha.data.dataset import Output, build
+from aha.data.dedup import Dedup
+from aha.data.files import encode_rows
 from aha.data.problems import (
     arithmetic_problems,
     is_held_out,
@@ -80,6 +83,17 @@ def test_a_bad_row_is_named_with_its_file_and_number(row: dict[str, Any], messag
     with pytest.raises(DataError, match=r"mine\.jsonl, row 2: ") as caught:
         load_problems(path)
     assert message in str(caught.value)
+
+
+def test_the_same_problems_come_from_every_format_and_from_a_folder_of_a_data_set(tmp_path: Path) -> None:
+    rows = [{"id": f"p{i}", "problem": f"What is 2 + {i} ?", "answer": str(2 + i)} for i in range(4)]
+    wanted = load_problems(write(tmp_path / "mine.jsonl", *rows))
+    for form in ("jsonl.gz", "jsonl.zst", "parquet"):
+        (tmp_path / f"own.{form}").write_bytes(encode_rows(rows, form))
+        assert load_problems(tmp_path / f"own.{form}") == wanted
+        build(Dedup(), [str(tmp_path / "mine.jsonl")], Output(tmp_path / form, form, 3), lambda *_: None)
+        kept = load_problems(tmp_path / form)
+        assert [(p.id, p.prompt, p.answer) for p in kept] == [(p.id, p.prompt, p.answer) for p in wanted]
 
 
 def test_files_that_are_no_problem_files(tmp_path: Path) -> None:

@@ -101,6 +101,18 @@ def read_rows(path: Path) -> Iterator[Row | Rejected]:
         ) from None
 
 
+def load_rows(source: str | Path) -> list[dict[str, Any]]:
+    """All rows of a file, or of the files of a folder or glob, which must be whole: ``DataError`` names file and line
+    of the first that cannot be used."""
+    rows = []
+    for file in find_files([source]):
+        for row in read_rows(file):
+            if isinstance(row, Rejected):
+                raise DataError(f"{row.file}:{row.line}: {row.why}")
+            rows.append(row.fields)
+    return rows
+
+
 def encode_rows(rows: Sequence[Mapping[str, Any]], form: str) -> bytes:
     """A whole file of ``rows`` in the format that ``form`` names (``jsonl``, ``jsonl.gz``, ``jsonl.zst``, ``parquet``);
     the same rows give the same bytes. ``DataError`` where a Parquet column would need two types."""

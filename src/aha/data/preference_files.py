@@ -1,4 +1,4 @@
-"""Preferences in files of yours, JSON lines (also ``.gz``) or Parquet, and as stages hand them on.
+"""Preferences in files of yours, of any format of data/files.py, and as stages hand them on.
 
 A row has a prompt (``problem``, ``question`` or ``prompt``) and one of three things:
 
@@ -15,14 +15,12 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from pyarrow import parquet
-
+from aha.data.files import load_rows
 from aha.data.judgements import GAP, mean_gap
 from aha.data.preferences import Labelled, Pair
 from aha.data.problems import is_held_out
@@ -49,7 +47,9 @@ def load_preference_file(path: Path, *, gap: float = GAP) -> PreferenceFile:
     Left out and counted: pairs of equal texts; judged pairs whose gap is not over ``gap``; training rows whose prompt
     is tested. ``DataError`` names file and row of what cannot be used, and of a row of another kind than the first.
     """
-    rows = _read(path)
+    rows = load_rows(path)
+    if not rows:
+        raise DataError(f"{path} has no rows: a prompt with 'chosen' and 'rejected' in each is needed")
     sides: dict[str, list[Any]] = {"train": [], "test": []}
     dropped: Counter[str] = Counter()
     kind: type | None = None
@@ -111,19 +111,6 @@ def _saved_problem(row: Mapping[str, Any]) -> Problem:
 
 def _save(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _read(path: Path) -> Sequence[Mapping[str, Any]]:
-    if path.suffix != ".parquet":
-        rows: Sequence[Mapping[str, Any]] = read_jsonl(path)
-    else:
-        try:
-            rows = parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{path}: cannot be read as Parquet ({error})") from None
-    if not rows:
-        raise DataError(f"{path} has no rows: a prompt with 'chosen' and 'rejected' in each is needed")
-    return rows
 
 
 def _problem(row: Mapping[str, Any], name: str, where: str) -> Problem:

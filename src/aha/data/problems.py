@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aha.data.files import load_rows
 from aha.errors import DataError, nearest
 from aha.records import Problem, Status
 from aha.tasks import chain, countdown, general, gym, mathematics, number, programs
 from aha.tasks.checkers import checker_of
 from aha.tasks.words import LANGUAGES
-from aha.util.files import hash_fraction, read_jsonl, write_text_atomic
+from aha.util.files import hash_fraction, write_text_atomic
 
 HELD_OUT = 0.1
 CHAIN_SHARE = 0.7
@@ -168,16 +169,16 @@ def _gold_faults(problems: Sequence[Problem]) -> list[str]:
 
 
 def load_problems(path: Path) -> list[Problem]:
-    """Problems of a JSON-lines file (``.jsonl`` or ``.jsonl.gz``).
+    """Problems of a file of the formats of data/files.py, or of a folder of them, such as 'aha data' writes.
 
     A row needs ``problem`` (or ``question``) and ``answer``; ``id``, ``task`` (default ``number``) and ``language`` are
     optional and every other field goes to ``meta``, where a ``split_key`` keeps rows on one side of the split.
     ``DataError`` names file and row of what cannot be used, and of a gold answer that its own checker does not accept:
     it would be scored wrong for ever. The golds of ``SLOW_TASKS`` are not looked at: ``load_checked`` does, once.
     """
-    rows = read_jsonl(path)
+    rows = load_rows(path)
     if not rows:
-        raise DataError(f"{path} has no rows: one JSON object a line with 'problem' and 'answer' is needed")
+        raise DataError(f"{path} has no rows: one object a row with 'problem' and 'answer' is needed")
     return [_problem(row, path, number) for number, row in enumerate(rows, 1)]
 
 

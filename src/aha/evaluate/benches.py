@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aha.data.files import format_of
 from aha.data.problems import (
     HELD_OUT,
     BadGold,
@@ -83,7 +84,8 @@ def open_bench(name: str, *, limit: int | None, samples: int | None, max_new_tok
 
 def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = None) -> list[Problem]:
     """The problems of a bench by name (200 of them), of a family of reasoning-gym (``gym:leg_counting``), of a copy of
-    a published benchmark (``math500=FILE``, a folder or hub name) or of a JSON-lines file; the first ``limit``.
+    a published benchmark (``math500=FILE``, a folder or hub name) or of a file or folder of problems; the first
+    ``limit``.
 
     Generated problems are on the held-out side of the split by hash, so no stage of a run has trained on them. Rows of
     a file whose gold no answer can equal are left out and put into ``dropped``.
@@ -99,11 +101,11 @@ def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = 
         if not source:
             raise UsageError(f"bench {kind}: no problems of it are shipped; give your copy, {kind}=FILE, or a hub name")
         problems, bad = drop_bad_golds(load_benchmark_problems(kind, source), source)
-    elif name.endswith((".jsonl", ".jsonl.gz")):
+    elif format_of(Path(name)) or Path(name).exists():
         problems, bad = load_checked(Path(name))
     else:
         hint = nearest(kind, [*BENCHES, *BENCHMARKS])
-        raise UsageError(f"no bench {name!r}: {hint} (or give a .jsonl file of problems)")
+        raise UsageError(f"no bench {name!r}: {hint} (or give a file or folder of problems)")
     if dropped is not None:
         dropped += bad
     return problems if limit is None else problems[:limit]

@@ -1,58 +1,27 @@
-"""Rows of a benchmark as its authors or a hub publish them: JSON lines, JSON, CSV, Parquet, a folder, or a hub name."""
+"""Rows of a benchmark as its authors or a hub publish them: files of the common formats, a folder, or a hub name."""
 
 from __future__ import annotations
 
-import csv
 import importlib
 import re
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
+from aha.data.files import format_of, load_rows
 from aha.errors import DataError, UsageError
-from aha.util.files import read_json, read_jsonl
 
 Row = dict[str, Any]
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 _HUB = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
 
 
 def read_rows(source: str) -> list[Row]:
-    """The rows of a file, of all such files of a folder by name, or of ``OWNER/NAME[:CONFIG][@SPLIT]`` on a hub (split
-    ``test`` unless given). ``DataError`` where there is none; ``UsageError`` for what is neither."""
+    """The rows of what data/files.py reads (a file, a folder, a glob), or of ``OWNER/NAME[:CONFIG][@SPLIT]`` on a hub
+    (split ``test`` unless given). ``DataError`` where there is none; ``UsageError`` without the library of the hub."""
     path = Path(source)
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
-        rows = [row for file in files for row in _read_file(file)]
-    elif path.exists() or not (hub := _HUB.fullmatch(source)) or source.endswith(SUFFIXES):
-        rows = _read_file(path)
-    else:
-        rows = _read_hub(hub["name"], hub["config"], hub["split"] or "test")
+    hub = None if path.exists() or format_of(path) else _HUB.fullmatch(source)
+    rows = _read_hub(hub["name"], hub["config"], hub["split"] or "test") if hub else load_rows(source)
     if not rows:
-        raise DataError(f"{source} has no rows: a benchmark needs files that end in {', '.join(SUFFIXES)}")
-    return rows
-
-
-def _read_file(path: Path) -> list[Row]:
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return read_jsonl(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    try:
-        if path.suffix == ".parquet":
-            return list(pyarrow.parquet.read_table(path).to_pylist())
-        if path.suffix == ".csv":
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                return list(csv.DictReader(file))
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-    if path.suffix != ".json":
-        raise UsageError(f"{path}: a benchmark's file ends in {', '.join(SUFFIXES)}")
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path}: expected a JSON list of objects")
+        raise DataError(f"{source} has no rows")
     return rows
 
 

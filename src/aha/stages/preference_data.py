@@ -20,7 +20,7 @@ from aha.util.seeds import python_rng
 
 
 class Settings(Frozen):
-    """``file`` is JSON lines or Parquet (data/preference_files.py). Judged pairs need a gap over ``gap``; ``balance``
+    """``file`` is read by data/preference_files.py. Judged pairs need a gap over ``gap``; ``balance``
     keeps training pairs in which the longer and the shorter text are chosen equally often. At most ``train`` and
     ``test`` rows are taken, drawn at random (0: all), of texts of at most ``longest`` characters, prompt included."""
 

@@ -37,7 +37,7 @@ GymFamilies = Annotated[str, StringConstraints(pattern=r"^gym:[a-z0-9_]+(,[a-z0-
 
 class Settings(Frozen):
     """``source``: the toy's chain sums and countdowns, generated sums and products, families of reasoning-gym
-    (``gym:leg_counting,spell_backward``), or a JSON-lines file of yours."""
+    (``gym:leg_counting,spell_backward``), or a file or folder of yours."""
 
     source: Literal["toy", "arithmetic"] | GymFamilies | Path
     train: Count = 20_000
