@@ -18,12 +18,6 @@ def shorten(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def heading(metric: str) -> str:
-    from aha.report.names import is_proportion
-
-    return f"{metric} %" if is_proportion(metric) else metric
-
-
 def measure_text(metric: str, entry: Any, *, interval: bool = True) -> str:
     """``80.5 (78.1–82.9)``: as the report, in percent where it is a share, with the 95 % interval."""
     from aha.report.reading import parse_measure

@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aha.report.names import is_proportion, number
+from aha.report.names import heading, is_proportion, number
 from aha.report.plots import INK, PALETTE, STYLE
 from aha.report.reading import parse_measure
 from aha.report.tables import cell
@@ -33,7 +33,7 @@ def evaluation_table(found: Mapping[str, Any]) -> Table:
         for key in [key for key in entry if key.startswith("by_") and len(entry[key]) > 1]:
             for group, part in entry[key].items():
                 rows.append([f"  {key[3:]} {group}", str(part["problems"]), "", *_cells(part, measures)])
-    return ["bench", "problems", "k", *map(_heading, measures)], rows
+    return ["bench", "problems", "k", *map(heading, measures)], rows
 
 
 def comparison_table(found: Mapping[str, Any]) -> Table:
@@ -47,7 +47,7 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
             rows.append(
                 [
                     bench_label(name),
-                    _heading(key),
+                    heading(key),
                     *(_cells(entry[side], [key])[0] for side in ("first", "second")),
                     f"{scale * gap['value']:+.1f} ({bounds})",
                     number(gap["p_value"]),
@@ -172,11 +172,6 @@ def _rank(key: str) -> tuple[bool, bool, int]:
     stem, _, size = key.partition("@")
     first = size.partition("_")[0]
     return not key.startswith("pass@1") or first != "1", stem == "pass", int(first)
-
-
-def _heading(key: str) -> str:
-    name = "pass@1 again" if key == "pass@1_again" else key
-    return f"{name} %" if is_proportion(key) else name
 
 
 def _plain(text: str) -> str:

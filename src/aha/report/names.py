@@ -44,6 +44,12 @@ def is_proportion(metric: str) -> bool:
     return metric in _PROPORTIONS or "@" in metric
 
 
+def heading(metric: str) -> str:
+    """A metric over a column: ``cons@16 %``."""
+    name = "pass@1 again" if metric == "pass@1_again" else metric
+    return f"{name} %" if is_proportion(metric) else name
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
