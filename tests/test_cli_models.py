@@ -92,6 +92,8 @@ def test_generate_searches_and_bench_draws_what_searches_cost(aha_main: Program,
     }  # fmt: skip
     code, _, errors = aha_main("bench", "search")
     assert code == 2 and "search needs a model" in errors
+    code, _, errors = aha_main("bench", "search", tmp_path / "stage", "--limit", 9)
+    assert code == 1 and "9 problems for 5 bins of difficulty: ask at least 10" in errors
     code, _, errors = aha_main("bench", "pipeline", tmp_path, "--limit", 3)
     assert code == 2 and "pipeline has no MODEL, --limit" in errors
 

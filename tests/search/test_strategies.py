@@ -218,6 +218,8 @@ def test_difficulty_chooses_the_strategy() -> None:
     assert best_per_bin(correct, [0, 0, 1, 1]) == {0: "vote", 1: "beam"}
     # Fold 0 holds problems 0 and 2; from 1 and 3 alone both are equal and "vote" is named first.
     assert cross_validated(correct, [0, 0, 1, 1]) == [1.0, 1.0, 0.0, 0.0]
+    # The two of a bin stand at places of one parity, and yet each is chosen for by the other.
+    assert cross_validated(correct, [0, 1, 0, 1]) == [0.0, 1.0, 0.0, 0.0]
     with pytest.raises(DataError, match="bin 1"):
         cross_validated(correct, [0, 0, 0, 1])
 

@@ -37,13 +37,14 @@ def best_per_bin(correct: Mapping[str, Sequence[float]], bins_P: Sequence[int]) 
 def cross_validated(correct: Mapping[str, Sequence[float]], bins_P: Sequence[int], *, folds: int = 2) -> list[float]:
     """What each problem scores under the strategy chosen for its bin on the other folds: the honest figure.
 
-    Problem p is in fold ``p % folds``. ``DataError`` where a bin has no problem outside of a fold.
+    The problems of a bin are dealt out to the folds in turn. ``DataError`` where a bin has one problem alone.
     """
     scores = [math.nan] * len(bins_P)
+    folds_P = [bins_P[:p].count(number) % folds for p, number in enumerate(bins_P)]
     for fold in range(folds):
-        rest = [p for p in range(len(bins_P)) if p % folds != fold]
+        rest = [p for p, own in enumerate(folds_P) if own != fold]
         chosen = best_per_bin({n: [own[p] for p in rest] for n, own in correct.items()}, [bins_P[p] for p in rest])
-        for p in range(fold, len(bins_P), folds):
+        for p in (p for p, own in enumerate(folds_P) if own == fold):
             if bins_P[p] not in chosen:
                 raise DataError(f"bin {bins_P[p]} has no problem outside of fold {fold}: ask more problems")
             scores[p] = correct[chosen[bins_P[p]]][p]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aha.errors import InvariantError
+from aha.errors import DataError, InvariantError
 from aha.evaluate.estimators import mean_interval, pass_at_k, score_interval
 from aha.records import Problem, Status
 from aha.reward.accuracy import judge_accuracy
@@ -90,8 +90,11 @@ def measure_scaling(
 
     Difficulty is pass@1 over samples of their own (the oracle's bins of Snell et al., 3.2); what the choice by bin
     earns is cross-validated. ``progress`` is told the work, how much of it is done, and of how much. Raises
-    ``InvariantError`` where a strategy counts other tokens than the engine.
+    ``InvariantError`` where a strategy counts other tokens than the engine, ``DataError`` for fewer than two problems a
+    bin.
     """
+    if len(problems) < 2 * bins:
+        raise DataError(f"{len(problems)} problems for {bins} bins of difficulty: ask at least {2 * bins}")
     engine = build_search_engine(policy)
     largest = max(budgets)
 
