@@ -255,11 +255,10 @@ def evaluate(
     from aha.util.files import write_json_atomic
 
     folder = keep or (models[0] if regrade else None)
-    for file in [out] if out else []:
-        if file.suffix in (".md", ".png"):
-            save_evaluation(shown, file)
-        else:
-            write_json_atomic(file, shown)
+    if out and out.suffix in (".md", ".png"):
+        save_evaluation(shown, out)
+    elif out:
+        write_json_atomic(out, shown)
     if folder:
         write_json_atomic(folder / "results.json", shown)
         save_evaluation(shown, folder / "results.md")
