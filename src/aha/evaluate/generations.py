@@ -92,7 +92,7 @@ class Kept:
             append_jsonl(self.path, {"settings": self.settings})
             return []
         text = self.path.read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()
+        *lines, _ = text.split("\n")  # not splitlines: a text may have other line ends in it
         found = json.loads(lines[0]).get("settings") if lines else None
         if not isinstance(found, dict):
             raise DataError(f"{self.path} holds no settings in its first line: remove it, or keep in another folder")
