@@ -3,9 +3,9 @@
     python benchmarks/fp8.py [--steps 1000] [--rates 0.003 0.0003] [--seed 0] [--runs FOLDER] [--out docs]
 
 Trains the base of r1_tiny in each precision on the same documents (minutes each on one core; a finished run in FOLDER
-is taken as it is, an interrupted one goes on), prints every figure and writes ``fp8.json`` and ``figures/fp8.png`` into
-the folder OUT. DeepSeek-V3 (arXiv 2412.19437) reports a relative loss error below 0.25 % of curves smoothed with 0.9
-(appendix B.1). At the recipe's learning rate two runs of the tiny base that differ in any rounding part by more than
+is taken as it is, an interrupted one goes on), prints every figure and writes ``measured/fp8.json`` and
+``figures/fp8.png`` into the folder OUT. DeepSeek-V3 (arXiv 2412.19437) reports a relative loss error below 0.25 % of
+curves smoothed with 0.9 (appendix B.1). At the recipe's learning rate two runs of the tiny base that differ in any rounding part by more than
 that, which float32 against BF16 shows; at a tenth of it they stay together for longer.
 """
 
@@ -25,7 +25,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.model.fp8 import E4M3, E4M3_MAX, dequantize, emulated_product, quantize
 from aha.model.precision import Precision, use_precision
@@ -98,7 +97,7 @@ def sum_in_register(a_MK: Tensor, b_NK: Tensor, *, promote_every: int) -> Tensor
 def measure_step(precision: Precision, *, repeat: int = 5) -> float:
     """Median processor seconds of one update of the tiny base's shape on its number of tokens, on one thread."""
     settings = pretrain.Settings()
-    config = ModelConfig(model_type="qwen2", vocab_size=512, **settings.shape.model_dump())
+    config = pretrain.model_config(settings.shape, vocabulary=512, eos_token_id=None)
     decoder = build_decoder(config, seed=0)
     use_precision(decoder, precision)
     optimizer = build_adamw(decoder, lr=settings.lr)
@@ -212,7 +211,7 @@ def main() -> None:
         found["training"].append(training)
         print(json_text({name: value for name, value in training.items() if "curve" not in name}), flush=True)
     found |= {"processor": processor_name(), "versions": versions("torch")}
-    write_json_atomic(options.out / "fp8.json", found)
+    write_json_atomic(options.out / "measured" / "fp8.json", found)
     draw(found, options.out / "figures" / "fp8.png")
 
 

@@ -1,7 +1,7 @@
 """Speculative decoding with modules of multi-token prediction: what is kept of the drafts, and what that saves.
 
-    aha bench mtp --json > found.json
-    python benchmarks/mtp.py found.json docs/figures/mtp.png
+    aha bench mtp --dtype bfloat16 --json > docs/measured/mtp.json
+    python benchmarks/mtp.py docs/measured/mtp.json docs/figures/mtp.png
 
 The toy recipe's base, with one module, is pre-trained first, into runs/bench_mtp, once: six minutes of a quiet core.
 """
@@ -35,10 +35,10 @@ from aha.util.seeds import python_rng, stream
 from benchmarks.setting import DTYPES, processor_name, row, time_in_turn, versions
 
 RUN = Path("runs/bench_mtp")
-DEEP = 28  # layers of the deeper model
+LAYERS, TIMES = 28, 6  # of the large model; times as wide as the toy: 576
 NEW_TOKENS = 96
 BATCHES = (1, 8, 64)
-TOKENS_TIMED = 1_500  # of one timed run, about
+TOKENS_TIMED = {"toy": 1_500, "large": 400}  # of one timed run, about
 
 
 def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
     torch.set_num_threads(threads)
     policy = train_base()
     toy = policy.decoder.to(DTYPES[dtype])
-    models = {"toy": toy, "deep": deepen(toy, DEEP)}
+    models = {"toy": toy, "large": enlarge(toy, layers=LAYERS, times=TIMES)}
     prompts = build_prompts(policy)
     ends = policy.tokenizer.end_token_ids
     texts = {
@@ -57,7 +57,7 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
     kinds = by_kind(policy, toy, texts["sampled"])
 
     timed = [
-        time_decoding(f"{name}, {batch} row{'s' if batch > 1 else ''}", decoder, prompts, ends, batch, repeat)
+        time_decoding(name, decoder, prompts, ends, batch, repeat)
         for name, decoder in models.items()
         for batch in BATCHES
     ]
@@ -75,14 +75,15 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         for where, found in drafts.items()
     ]
     notes.append(
-        f"toy: the trained base, where a draft costs {draft_share(toy.config):.0%} of a token; deep: the same text at "
-        f"the cost of {DEEP} layers, as those that are added change nothing: {draft_share(models['deep'].config):.0%}"
+        f"toy: the trained base, where a draft costs {draft_share(toy.config):.0%} of a token; large: the same text at "
+        f"the cost of {LAYERS} layers {TIMES} times as wide, as what is added is 0: "
+        f"{draft_share(models['large'].config):.0%}"
     )
     return {
         "benchmark": "mtp",
         "setting": {
             "model": toy.config.model_dump(),
-            "deep_layers": DEEP,
+            "large": {"layers": LAYERS, "width": models["large"].config.hidden_size},
             "prompts": len(prompts),
             "new_tokens": NEW_TOKENS,
             "dtype": dtype,
@@ -101,13 +102,17 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
 
 
 def time_decoding(
-    where: str, decoder: Decoder, prompts: Sequence[list[int]], ends: tuple[int, ...], batch: int, repeat: int
+    name: str, decoder: Decoder, prompts: Sequence[list[int]], ends: tuple[int, ...], batch: int, repeat: int
 ) -> dict[str, Any]:
     """``batch`` rows at a time, with and without drafts in turn, greedy and sampled."""
     rows, ratios, drafts = [], {}, {}
+    where, tokens = f"{name}, {batch} row{'s' if batch > 1 else ''}", TOKENS_TIMED[name]
     for way, temperature in (("greedy", 0.0), ("sampled", 1.0)):
         params = SamplingParams(NEW_TOKENS, temperature=temperature, end_token_ids=ends)
-        runs = {"plain": Run(decoder, prompts, params, batch, 0), "drafts": Run(decoder, prompts, params, batch, 1)}
+        runs = {
+            side: Run(decoder, prompts, params, batch, speculate, tokens)
+            for side, speculate in (("plain", 0), ("drafts", 1))
+        }
         sides = time_in_turn({f"{where}, {way}, {side}": run for side, run in runs.items()}, repeat=repeat)
         seconds: dict[str, dict[str, float]] = {}  # of one token
         for (side, run), taken in zip(runs.items(), sides.values(), strict=True):
@@ -139,23 +144,39 @@ def train_base() -> Policy:
     return load_policy(RUN / "base" / "model")
 
 
-def deepen(decoder: Decoder, num_layers: int) -> Decoder:
-    """The same function with more layers, which add 0 to the residual stream: all of the cost, none of the training."""
-    config, more = decoder.config, num_layers - decoder.config.num_hidden_layers
-    deep = build_decoder(config.model_copy(update={"num_hidden_layers": num_layers}), seed=0)
-    own, first = decoder.state_dict(), config.num_hidden_layers
+def enlarge(decoder: Decoder, *, layers: int, times: int) -> Decoder:
+    """The same function with more layers, ``times`` as wide: all of the cost, none of the training.
+
+    What is added is 0. A root mean square over ``times`` the channels is smaller by the root of ``times``, which the
+    norms' weights undo.
+    """
+    small, first = decoder.config, decoder.config.num_hidden_layers
+    wider = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    sizes = {name: times * getattr(small, name) for name in wider}
+    config = small.model_copy(
+        update={**sizes, "num_hidden_layers": layers, "rms_norm_eps": small.rms_norm_eps / times}
+    )
+    large = build_decoder(config, seed=0)
+    own = {name: weight.float() for name, weight in decoder.state_dict().items()}
     with torch.no_grad():
-        for name, weight in deep.state_dict().items():
+        for name, weight in large.state_dict().items():
+            weight.zero_()
             parts = name.split(".")
             index = int(parts[2]) if parts[1] == "layers" else -1
-            if first <= index < num_layers:
-                if "o_proj" in name or "down_proj" in name:
-                    weight.zero_()
+            if first <= index < layers:
                 continue
-            if index >= num_layers:
-                parts[2] = str(index - more)
-            weight.copy_(own[".".join(parts)])
-    return deep.to(decoder.head_weight.dtype)
+            if index >= layers:
+                parts[2] = str(index - layers + first)
+            block = own[".".join(parts)]
+            if "norm" in parts[-2]:
+                weight[: len(block)] = block / times**0.5
+            elif parts[-2] == "eh_proj":  # reads two vectors side by side
+                width = small.hidden_size
+                weight[:width, :width] = block[:, :width]
+                weight[:width, times * width :][:, :width] = block[:, width:]
+            else:
+                weight[tuple(map(slice, block.shape))] = block
+    return large.to(decoder.head_weight.dtype)
 
 
 def draft_share(config: ModelConfig) -> float:
@@ -238,18 +259,24 @@ class Run:
     """One timed run after another of one engine: batches of ``batch`` prompts until about the same number of tokens."""
 
     def __init__(
-        self, decoder: Decoder, prompts: Sequence[list[int]], params: SamplingParams, batch: int, speculate: int
+        self,
+        decoder: Decoder,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        batch: int,
+        speculate: int,
+        at_least: int,
     ) -> None:
         self._engine = NativeEngine(decoder.config, dtype=decoder.head_weight.dtype, speculate=speculate)
         self._engine.load_weights(decoder, 0)
-        self._prompts, self._params, self._batch = prompts, params, batch
+        self._prompts, self._params, self._batch, self._at_least = prompts, params, batch, at_least
         self._found: list[Speculation] = []
         self.tokens: list[int] = []
 
     def __call__(self) -> None:
         tokens, turn = 0, len(self.tokens)
         prompts = iter(self._prompts * 64)
-        while tokens < TOKENS_TIMED:
+        while tokens < self._at_least:
             chosen = list(islice(prompts, self._batch))
             seeds = [[stream(turn, "bench_mtp", tokens, i)] for i in range(len(chosen))]
             tokens += sum(len(g[0].token_ids) for g in self._engine.generate(chosen, seeds, self._params))

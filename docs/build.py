@@ -312,9 +312,87 @@ def pipeline(results: Results, root: Path) -> str:
     return _table(headings, cells)
 
 
+def cache(results: Results, root: Path) -> str:
+    """The cache of published models, as ``aha bench cache`` counts it."""
+    found = load_benchmark("cache")(picture=None)
+    headings = ("model", "numbers a token and layer", "bytes a token", f"GiB for {found['setting']['context']:,} tokens")
+    cells = [
+        (row["name"], f"{row['values_per_token_and_layer']:,}", f"{row['bytes_per_token']:,}", f"{row['GiB']:g}")
+        for row in found["rows"]
+    ]
+    return _table(headings, cells)
+
+
+def expert_load(results: Results, root: Path) -> str:
+    """What ``benchmarks/expert_load.py`` found."""
+    path = root / "docs" / "measured" / "expert_load.json"
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    words = "MaxVio over the steps of every arm, and the load of each expert without and with balancing"
+    window = found["window"]
+    headings = ("arm", "α", "γ", "loss", "MaxVio of one update", f"of {window} updates", "below 0.1 to the end after")
+    rows = [
+        (
+            f"`{name}`",
+            f"{arm['alpha']:g}",
+            f"{arm['gamma']:g}",
+            f"{arm['loss']:.4f}",
+            f"{arm['max_vio_step']:.3f}",
+            f"{arm['max_vio_window']:.3f}",
+            "–" if arm["even_after"] is None else f"{arm['even_after']} updates",
+        )
+        for name, arm in found["arms"].items()
+    ]
+    after = f"After {found['steps']:,} updates, seed {found['seed']}; loss and MaxVio of one are means of the last {window}."
+    return f"![{words}](figures/expert_load.png)\n\n{_table(headings, rows)}\n\n{after}"
+
+
+def mtp(results: Results, root: Path) -> str:
+    """What ``aha bench mtp`` found: how much of the drafts is kept."""
+    path = root / "docs" / "measured" / "mtp.json"
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    rows = []
+    for text, both in found["acceptance"].items():
+        drafts = found["drafts"][f"toy, 64 rows, {text}"]
+        rows.append(
+            (
+                text,
+                f"{100 * both['agreement']:.1f} % of {both['places']:,} places",
+                f"{100 * both['overlap']:.1f} %",
+                f"{100 * drafts['acceptance']:.1f} %",
+                f"{drafts['tokens_per_step']:.2f}",
+            )
+        )
+    headings = ("text", "same most likely token", "shared probability, Σ min(*p*, *q*)", "drafts kept", "tokens a step")
+    return _table(headings, rows)
+
+
+def mtp_time(results: Results, root: Path) -> str:
+    """What ``aha bench mtp`` found: the time that drafts save."""
+    path = root / "docs" / "measured" / "mtp.json"
+    if not path.is_file():
+        return ""
+    found = read_json(path)
+    rows = []
+    for where, drafts in found["drafts"].items():
+        ratio = found["ratios"][f"{where}: tokens/s with drafts / without"]
+        cells = (f"{drafts['tokens_per_step']:.2f}", f"{drafts['allowed_ratio']:.2f}", f"{ratio['wall']:.2f}")
+        rows.append((where, *cells, f"{ratio['cpu']:.2f}"))
+    setting, large = found["setting"], found["setting"]["large"]
+    words = (
+        f"One thread of an {setting['processor']}, {setting['dtype']}, medians of {setting['repeat']} runs in turn; the "
+        f"large body has {large['layers']} layers of width {large['width']}."
+    )
+    headings = ("model, rows, text", "tokens a step", "ratio the draft allows", "ratio, time", "ratio, processor time")
+    return _table(headings, rows) + "\n\n" + words
+
+
 def fp8(results: Results, root: Path) -> str:
     """What ``benchmarks/fp8.py`` found."""
-    path = root / "docs" / "fp8.json"
+    path = root / "docs" / "measured" / "fp8.json"
     if not path.is_file():
         return ""
     found = read_json(path)
@@ -393,6 +471,10 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "house": house,
     "algorithms": algorithms,
     "pipeline": pipeline,
+    "cache": cache,
+    "expert-load": expert_load,
+    "mtp": mtp,
+    "mtp-time": mtp_time,
     "fp8": fp8,
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
@@ -402,6 +484,10 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "r1_tiny-findings": findings_of("r1_tiny"),
     "controls_tiny-arms": arms_of("controls_tiny"),
     "controls_tiny-settings": settings_of("controls_tiny"),
+    "v3_tiny-graph": graph_of("v3_tiny"),
+    "v3_tiny-settings": settings_of("v3_tiny"),
+    "v3_tiny-stages": stages_of("v3_tiny"),
+    "v3_tiny-findings": findings_of("v3_tiny"),
     "r1_real-graph": graph_of("r1_real"),
     "r1_real-settings": settings_of("r1_real"),
     "r1_real-stages": stages_of("r1_real"),
