@@ -5,8 +5,8 @@
 Trains the base of r1_tiny in each precision on the same documents (minutes each on one core; a finished run in FOLDER
 is taken as it is, an interrupted one goes on), prints every figure and writes ``measured/fp8.json`` and
 ``figures/fp8.png`` into the folder OUT. DeepSeek-V3 (arXiv 2412.19437) reports a relative loss error below 0.25 % of
-curves smoothed with 0.9 (appendix B.1). At the recipe's learning rate two runs of the tiny base that differ in any rounding part by more than
-that, which float32 against BF16 shows; at a tenth of it they stay together for longer.
+curves smoothed with 0.9 (appendix B.1). At the recipe's learning rate two runs of the tiny base that differ in any
+rounding part by more than that, which float32 against BF16 shows; at a tenth of it they stay together for longer.
 """
 
 from __future__ import annotations

@@ -315,7 +315,8 @@ def pipeline(results: Results, root: Path) -> str:
 def cache(results: Results, root: Path) -> str:
     """The cache of published models, as ``aha bench cache`` counts it."""
     found = load_benchmark("cache")(picture=None)
-    headings = ("model", "numbers a token and layer", "bytes a token", f"GiB for {found['setting']['context']:,} tokens")
+    context = found["setting"]["context"]
+    headings = ("model", "numbers a token and layer", "bytes a token", f"GiB for {context:,} tokens")
     cells = [
         (row["name"], f"{row['values_per_token_and_layer']:,}", f"{row['bytes_per_token']:,}", f"{row['GiB']:g}")
         for row in found["rows"]
@@ -344,7 +345,7 @@ def expert_load(results: Results, root: Path) -> str:
         )
         for name, arm in found["arms"].items()
     ]
-    after = f"After {found['steps']:,} updates, seed {found['seed']}; loss and MaxVio of one are means of the last {window}."
+    after = f"After {found['steps']:,} updates, seed {found['seed']}; loss and MaxVio of one: means of the last {window}."
     return f"![{words}](figures/expert_load.png)\n\n{_table(headings, rows)}\n\n{after}"
 
 
@@ -383,8 +384,8 @@ def mtp_time(results: Results, root: Path) -> str:
         rows.append((where, *cells, f"{ratio['cpu']:.2f}"))
     setting, large = found["setting"], found["setting"]["large"]
     words = (
-        f"One thread of an {setting['processor']}, {setting['dtype']}, medians of {setting['repeat']} runs in turn; the "
-        f"large body has {large['layers']} layers of width {large['width']}."
+        f"One thread of an {setting['processor']}, {setting['dtype']}, medians of {setting['repeat']} runs in turn; "
+        f"the large body has {large['layers']} layers of width {large['width']}."
     )
     headings = ("model, rows, text", "tokens a step", "ratio the draft allows", "ratio, time", "ratio, processor time")
     return _table(headings, rows) + "\n\n" + words
