@@ -345,7 +345,7 @@ def expert_load(results: Results, root: Path) -> str:
         )
         for name, arm in found["arms"].items()
     ]
-    after = f"After {found['steps']:,} updates, seed {found['seed']}; loss and MaxVio of one: means of the last {window}."
+    after = f"After {found['steps']:,} updates, seed {found['seed']}; loss, MaxVio of one: means of the last {window}."
     return f"![{words}](figures/expert_load.png)\n\n{_table(headings, rows)}\n\n{after}"
 
 

@@ -37,7 +37,8 @@ def v3_tiny(*, seed: int = 0) -> Pipeline:
     """``seed`` decides everything random: data, weights, prompts and samples."""
     words = Stage("tokenizer", tokenizer.run, tokenizer.Settings(), cost=2)
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
-    base = Stage("base", pretrain.run, pretrain.Settings(shape=SHAPE, balance=Balance(speed=0.01)), {"tokenizer": words}, cost=500)
+    shaped = pretrain.Settings(shape=SHAPE, balance=Balance(speed=0.01))
+    base = Stage("base", pretrain.run, shaped, {"tokenizer": words}, cost=500)
     zero = Stage(
         "r1_zero",
         rl.run,
