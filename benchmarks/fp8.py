@@ -1,32 +1,37 @@
 """What FP8 costs in accuracy: rounding with outliers, summing in 14 bits, and the loss of the tiny base against BF16.
 
-    python benchmarks/fp8.py [--steps 1000] [--rates 0.003 0.0003] [--seed 0] [--runs FOLDER] [--out docs]
+    python benchmarks/fp8.py [--steps 1000] [--seed 0] [--runs FOLDER] [--out docs]
 
-Trains the base of r1_tiny in each precision on the same documents (minutes each on one core; a finished run in FOLDER
+Trains the base of r1_tiny in each precision on the same documents (half an hour of one core; a finished run in FOLDER
 is taken as it is, an interrupted one goes on), prints every figure and writes ``measured/fp8.json`` and
 ``figures/fp8.png`` into the folder OUT. DeepSeek-V3 (arXiv 2412.19437) reports a relative loss error below 0.25 % of
 curves smoothed with 0.9 (appendix B.1). At the recipe's learning rate two runs of the tiny base that differ in any
-rounding part by more than that, which float32 against BF16 shows; at a tenth of it they stay together for longer.
+rounding part by more than that, which float32 against BF16 shows; at a tenth of it they stay together. There FP8 is
+also tried in the forward products alone and in the backward products alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import matplotlib
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aha.model import precision
 from aha.model.decoder import build_decoder
-from aha.model.fp8 import E4M3, E4M3_MAX, dequantize, emulated_product, quantize
+from aha.model.fp8 import E4M3, E4M3_MAX, TILE, dequantize, emulated_product, product, quantize
 from aha.model.precision import Precision, use_precision
 from aha.report.plots import PALETTE
 from aha.stages import pretrain, tokenizer
@@ -38,10 +43,13 @@ from aha.train.step import nll_step
 from aha.util.files import json_text, write_json_atomic
 from benchmarks.setting import processor_name, versions
 
-ARMS: tuple[Precision, ...] = ("float32", "bf16", "fp8")
-BASELINE: Precision = "bf16"
-RATES = (pretrain.Settings().lr, pretrain.Settings().lr / 10)
+PRECISIONS: tuple[Precision, ...] = ("float32", "bf16", "fp8")
+BASELINE = "bf16"
+ALONE = {"fp8, forward alone": (True, False), "fp8, backward alone": (False, True)}
+PEAK = pretrain.Settings().lr
+TRAININGS: tuple[tuple[float, tuple[str, ...]], ...] = ((PEAK, PRECISIONS), (PEAK / 10, (*PRECISIONS, *ALONE)))
 SMOOTHING = 0.9
+LINES = {"fp8": "-", "float32": ":", "fp8, forward alone": "--", "fp8, backward alone": "-."}
 REGISTER_BITS = 14  # of a Hopper tensor core's accumulator, V3 section 3.3.2
 MMA_PRODUCTS = 32  # products that one instruction adds to it
 
@@ -94,12 +102,12 @@ def sum_in_register(a_MK: Tensor, b_NK: Tensor, *, promote_every: int) -> Tensor
     return total_MN + register_MN.float()
 
 
-def measure_step(precision: Precision, *, repeat: int = 5) -> float:
+def measure_step(arm: Precision, *, repeat: int = 5) -> float:
     """Median processor seconds of one update of the tiny base's shape on its number of tokens, on one thread."""
     settings = pretrain.Settings()
     config = pretrain.model_config(settings.shape, vocabulary=512, eos_token_id=None)
     decoder = build_decoder(config, seed=0)
-    use_precision(decoder, precision)
+    use_precision(decoder, arm)
     optimizer = build_adamw(decoder, lr=settings.lr)
     ids = torch.randint(1, 512, (settings.rows, settings.row_length + 1)).tolist()
     documents = [(row, [True] * len(row)) for row in ids]
@@ -112,16 +120,57 @@ def measure_step(precision: Precision, *, repeat: int = 5) -> float:
     return statistics.median(taken[1:])
 
 
-def train(arm: Precision, *, lr: float, steps: int, seed: int, runs: Path) -> list[float]:
+class Partly(torch.autograd.Function):
+    """``x @ weight.T`` with the forward product, or those of the backward pass, in FP8."""
+
+    @staticmethod
+    def forward(ctx: Any, x_MK: Tensor, weight: Tensor, forward: bool, backward: bool) -> Tensor:
+        ctx.save_for_backward(x_MK, weight)
+        ctx.in_fp8 = backward
+        if forward:
+            return product(quantize(x_MK, rows=1), quantize(weight, rows=TILE)).to(x_MK.dtype)
+        return x_MK @ weight.t()
+
+    @staticmethod
+    def backward(ctx: Any, grad_MN: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        x_MK, weight = ctx.saved_tensors
+        if not ctx.in_fp8:
+            return grad_MN @ weight, grad_MN.t() @ x_MK, None, None
+        grad_x = product(quantize(grad_MN, rows=1), quantize(weight, rows=TILE).transposed())
+        columns = [quantize(tensor.t().contiguous(), rows=1) for tensor in (grad_MN, x_MK)]
+        return grad_x.to(x_MK.dtype), product(*columns).to(weight.dtype), None, None
+
+
+@contextlib.contextmanager
+def only(forward: bool, backward: bool) -> Iterator[None]:
+    """Within, the linear maps that compute in FP8 do so in one of the two directions."""
+
+    def linear(x: Tensor, weight: Tensor, *, keep_e5m6: bool = False) -> Tensor:
+        y_MN: Tensor = Partly.apply(x.flatten(0, -2), weight, forward, backward)
+        return y_MN.view(*x.shape[:-1], len(weight))
+
+    def swiglu(gate: Tensor, up: Tensor, down_weight: Tensor) -> Tensor:
+        return linear(F.silu(gate) * up, down_weight)
+
+    with (
+        mock.patch.object(precision, "fp8_linear", linear),
+        mock.patch.object(precision, "fp8_swiglu", swiglu),
+    ):
+        yield
+
+
+def train(arm: str, *, lr: float, steps: int, seed: int, runs: Path) -> list[float]:
     """The tiny base's loss at each step in one precision. The documents depend on the seed alone."""
-    words, out = runs / f"seed{seed}" / "words", runs / f"seed{seed}" / f"lr{lr:g}" / arm
+    words = runs / f"seed{seed}" / "words"
+    out = runs / f"seed{seed}" / f"lr{lr:g}" / arm.replace(", ", "_").replace(" ", "_")
     if not (words / "tokenizer").exists():
         words.mkdir(parents=True)
         tokenizer.run(tokenizer.Settings(), {}, Context(words, name="words", seed=seed, run_seed=seed))
     out.mkdir(parents=True, exist_ok=True)
-    settings = pretrain.Settings.model_validate({"steps": steps, "precision": arm, "lr": lr})
+    settings = pretrain.Settings(steps=steps, precision="fp8" if arm in ALONE else arm, lr=lr)
     if not (out / "model" / TEMPLATE_FILE).exists():  # what is written last
-        pretrain.run(settings, {"tokenizer": words}, Context(out, name="base", seed=seed, run_seed=seed))
+        with only(*ALONE[arm]) if arm in ALONE else contextlib.nullcontext():
+            pretrain.run(settings, {"tokenizer": words}, Context(out, name="base", seed=seed, run_seed=seed))
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     losses = [float(json.loads(line)["loss"]) for line in lines]
     if len(losses) != steps:
@@ -146,7 +195,7 @@ def compare(losses: Sequence[float], baseline: Sequence[float]) -> dict[str, flo
 def draw(found: dict[str, Any], path: Path) -> None:
     """Outliers, sums and, where there was training, the loss against BF16's."""
     with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        figure = Figure(figsize=(14, 3.6), layout="constrained")
         outliers, sums, *rest = figure.subplots(1, 3 if found["training"] else 2)
         factors = [row["factor"] for row in found["outliers"]]
         for key, mark, ink, label in (("tensor", "o-", PALETTE[1], "tensor"), ("tiles", "s-", PALETTE[0], "1 x 128")):
@@ -164,16 +213,20 @@ def draw(found: dict[str, Any], path: Path) -> None:
         sums.set_title("A product's error, by source", loc="left", fontsize=11)
         for losses in rest:
             for place, training in enumerate(found["training"]):
-                for arm, dashes in (("fp8", "-"), ("float32", ":")):
+                for arm, dashes in LINES.items():
+                    if arm not in training["curves"]:
+                        continue
                     pairs = zip(training["curves"][arm], training["curves"][BASELINE], strict=True)
                     gaps = [100 * (loss / baseline - 1) for loss, baseline in pairs]
-                    label = f"{arm}, rate {training['lr']:g}"
+                    label = f"{arm} (rate {training['lr']:g})"
                     losses.plot(training["curve_steps"], gaps, dashes, color=PALETTE[place], linewidth=1.4, label=label)
             losses.axhspan(-0.25, 0.25, color="#c9ced4", alpha=0.5, linewidth=0)
-            losses.set(xlabel="step", ylabel="smoothed loss against BF16, %")
+            losses.set(xlabel="step", ylabel="smoothed loss against BF16, %", ylim=(-1.5, 1.5))
             losses.set_title("The tiny base", loc="left", fontsize=11)
-        for axes in (outliers, sums, *rest):
+        for axes in (outliers, sums):
             axes.legend(frameon=False, fontsize=9)
+        for losses in rest:
+            losses.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110, metadata={"Software": None})
 
@@ -181,7 +234,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1_000, help="0 leaves the training out")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=Path, default=None)
     parser.add_argument("--out", type=Path, default=Path("docs"))
@@ -191,22 +243,24 @@ def main() -> None:
     found: dict[str, Any] = {
         "outliers": [measure_outlier(10.0**power) for power in range(7)],
         "sums": [measure_sum(2**power) for power in range(7, 14)],
-        "processor_seconds_per_step": {arm: measure_step(arm) for arm in ARMS},
+        "processor_seconds_per_step": {arm: measure_step(arm) for arm in PRECISIONS},
     }
     for row in (*found["outliers"], *found["sums"], found["processor_seconds_per_step"]):
         print(json_text(row), flush=True)
     found["training"] = []
-    for lr in options.rates if options.steps else ():
-        losses = {arm: train(arm, lr=lr, steps=options.steps, seed=options.seed, runs=runs) for arm in ARMS}
+    for lr, arms in TRAININGS if options.steps else ():
+        losses = {
+            arm: train(arm, lr=lr, steps=options.steps, seed=options.seed, runs=runs) for arm in arms
+        }
         kept = range(9, options.steps, 10)
         training = {
             "lr": lr,
             "steps": options.steps,
             "seed": options.seed,
-            "loss": {arm: smooth(losses[arm])[-1] for arm in ARMS},
-            "against_bf16": {arm: compare(losses[arm], losses[BASELINE]) for arm in ARMS if arm != BASELINE},
+            "loss": {arm: smooth(losses[arm])[-1] for arm in arms},
+            "against_bf16": {arm: compare(losses[arm], losses[BASELINE]) for arm in arms if arm != BASELINE},
             "curve_steps": [step + 1 for step in kept],
-            "curves": {arm: [round(smooth(losses[arm])[step], 6) for step in kept] for arm in ARMS},
+            "curves": {arm: [round(smooth(losses[arm])[step], 6) for step in kept] for arm in arms},
         }
         found["training"].append(training)
         print(json_text({name: value for name, value in training.items() if "curve" not in name}), flush=True)

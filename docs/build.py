@@ -416,7 +416,7 @@ def fp8(results: Results, root: Path) -> str:
     ]
     if found["training"]:
         steps = f"{found['training'][0]['steps']:,}"
-        heads = ("learning rate", "", f"loss after {steps} steps", "against BF16", "mean of all steps", "largest")
+        heads = ("learning rate", "", f"loss after {steps}", "against BF16", "mean of all steps", "largest")
         parts.append(_table(heads, [row for training in found["training"] for row in _fp8_training(training)]))
         parts.append("Losses are smoothed with 0.9. DeepSeek-V3 reports differences below 0.25 % (appendix B.1).")
     return "\n\n".join(parts)
