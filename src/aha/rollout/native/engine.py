@@ -11,9 +11,13 @@ from aha.errors import DataError, InvariantError, SettingError
 from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.compiled import CompiledPrefix, CompiledRunner
+from aha.rollout.native.kernels import load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
+from aha.rollout.native.packed import is_packable
 from aha.rollout.native.prefixes import PrefixCache
-from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
+from aha.rollout.native.rows import BROKEN, ENDED, FULL, SUSPECT
+from aha.rollout.native.runner import Prefix, Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.speculative import Speculation, SpeculativeRunner
 from aha.rollout.native.stops import StopStrings
@@ -66,11 +70,7 @@ class NativeEngine:
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = (
-            SpeculativeRunner(config, dtype=dtype, device=torch.device(device), ahead=speculate)
-            if speculate
-            else Runner(config, dtype=dtype, device=torch.device(device))
-        )
+        self._runner = _build_runner(config, dtype=dtype, device=torch.device(device), speculate=speculate)
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._version: int | None = None
@@ -269,6 +269,17 @@ class NativeEngine:
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
+
+
+def _build_runner(
+    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, speculate: int
+) -> Runner | CompiledRunner:
+    """With compiled kernels where they know the model and can be had, else with PyTorch."""
+    if speculate:
+        return SpeculativeRunner(config, dtype=dtype, device=device, ahead=speculate)
+    if device.type == "cpu" and is_packable(config, dtype) and (kernels := load_kernels()) is not None:
+        return CompiledRunner(config, kernels, dtype=dtype)
+    return Runner(config, dtype=dtype, device=device)
 
 
 def _check_limits(
