@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.kernels import Kernels, ModelPointers, RowPointers, address
+from aha.rollout.native.kernels import Kernels, ModelPointers, RowPointers, StatePointers, address
 from aha.rollout.native.packed import PackedWeights
 from aha.rollout.native.rows import LiveRows
 
@@ -154,6 +154,10 @@ class CompiledRunner(LiveRows):
                 ),
             )
         )  # fmt: skip
+        self._reported = torch.empty(num_slots, 2, dtype=torch.int64)
+        of_rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
+        outs = map(address, (*of_rows, self._out_tokens, self._out_logprobs))
+        self._state = StatePointers(*outs, self._out_tokens.shape[1], address(self._flags_V))
         self._extend_rotation(num_columns)
 
     @torch.inference_mode()
@@ -227,7 +231,9 @@ class CompiledRunner(LiveRows):
         self._kernels.forward(self._model, num_live, self._rows, longest, threads)
         logits_BV = self._logits[: num_live * self._config.vocab_size].view(num_live, -1)
         self._kernels.read_logits(self._model, num_live, None, address(logits_BV), threads)
-        return self._record(logits_BV, self._slots[:num_live])
+        tokens_B, logprobs_B = self._sample(logits_BV, self._seeds[:num_live], self._counts[:num_live])
+        num = self._kernels.record(self._state, num_live, *map(address, (tokens_B, logprobs_B, self._reported)))
+        return [(slot, bits) for slot, bits in self._reported[:num].tolist()]
 
     @torch.inference_mode()
     def move(self, moves: Sequence[tuple[int, int]]) -> None:

@@ -36,6 +36,7 @@ typedef uint32_t word;
 typedef float vf __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 typedef struct {
     const float *norm, *qkv_bias, *query_norm, *key_norm, *out_bias, *feed_norm;  // biases and norms of heads: or NULL
@@ -61,9 +62,9 @@ INLINE float as_float(word u) { float f; memcpy(&f, &u, 4); return f; }
 INLINE word as_word(float f) { word u; memcpy(&u, &f, 4); return u; }
 INLINE vf pick(vi where, vf yes, vf no) { return (vf)(((vi)yes & where) | ((vi)no & ~where)); }
 
-INLINE word to_half(float f) {  // to the nearest, ties to even; NaN stays NaN
-    word u = as_word(f);
-    return f != f ? 0x7fc0 : (u + 0x7fff + (u >> 16 & 1)) >> 16;
+INLINE vh to_halves(vf x) {  // to the nearest, ties to even; NaN stays NaN
+    vu u = (vu)x, nan = (vu)(x != x);
+    return __builtin_convertvector((nan & 0x7fc0) | (~nan & (u + 0x7fff + (u >> 16 & 1)) >> 16), vh);
 }
 
 INLINE vf dot(const int half, vf sum, word a, vu b) {
@@ -102,8 +103,11 @@ INLINE vf load(const float *x, int64_t left, float rest) {  // the first `left` 
 // Rows of words lie a little apart, so that those of one tile do not compete for the same lines of the cache.
 INLINE int64_t leading(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 INLINE int64_t words_of(const int half, int64_t numbers) { return half ? numbers / 2 : numbers; }
-INLINE void put(const int half, word *row, int64_t i, float value) {
-    if (half) ((uint16_t *)row)[i] = (uint16_t)to_half(value); else row[i] = as_word(value);
+INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // number i and the n - 1 behind it, at most VL
+    vh halves = to_halves(x);
+    if (n < VL) memcpy((char *)row + (half ? 2 : 4) * i, half ? (void *)&halves : (void *)&x, (size_t)((half ? 2 : 4) * n));
+    else if (half) *(vh *)((uint16_t *)row + i) = halves;
+    else *(vf *)(row + i) = x;
 }
 
 // ---- matrix product ------------------------------------------------------------------------------------------------
@@ -111,7 +115,7 @@ INLINE void put(const int half, word *row, int64_t i, float value) {
 enum { STORE, ADD, SWIGLU };
 
 INLINE void tile(const int half, const int R, const word *a, int64_t lda, const word *w, int64_t words, float *into) {
-    vf sum[R][2];
+    vf sum[MR][2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = (vf){0};
     for (int64_t k = 0; k < words; k++) {
@@ -150,13 +154,15 @@ INLINE void product(const int half, int64_t B, int64_t words, int64_t N, const w
                 if (mode == SWIGLU) {
                     vf gate = *(vf *)sum, made = gate / (exponential(-gate) + 1.0f) * *(vf *)(sum + VL);
                     word *row = (word *)out + (first + r) * ldo;
-                    for (int i = 0; i < VL; i++) put(half, row, p * VL + i, made[i]);
+                    put(half, row, p * VL, VL, made);
                     continue;
                 }
                 float *row = (float *)out + (first + r) * ldo + p * NR;
-                for (int64_t i = 0; i < wide; i++) {
-                    float value = sum[i] + (bias ? bias[p * NR + i] : 0.0f);
-                    row[i] = mode == ADD ? row[i] + value : value;
+                for (int64_t i = 0; i < wide; i += VL) {
+                    vf value = *(vf *)(sum + i);
+                    if (bias) value += load(bias + p * NR + i, wide - i, 0);
+                    if (mode == ADD) value += load(row + i, wide - i, 0);
+                    put(0, (word *)row, i, wide - i, value);
                 }
             }
         }
@@ -179,10 +185,11 @@ INLINE float scale_of(const float *x, int64_t n, float eps) {  // 1 / root mean 
 
 INLINE void normalise(const int half, const float *x, const float *weight, int64_t n, float eps, word *out) {
     float scale = scale_of(x, n, eps);
-    for (int64_t i = 0; i < n; i++) put(half, out, i, x[i] * scale * weight[i]);
+    for (int64_t i = 0; i < n; i += VL)
+        put(half, out, i, n - i, load(x + i, n - i, 0) * scale * load(weight + i, n - i, 0));
 }
 
-INLINE void turn(float *head, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
+INLINE void turn(float *restrict head, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
     if (norm) {
         float scale = scale_of(head, H, eps);
         for (int64_t i = 0; i < H; i++) head[i] *= scale * norm[i];
@@ -200,25 +207,24 @@ INLINE int64_t head_words(const int half, int64_t H, int64_t cols) {
 }
 
 INLINE void keep(const int half, int64_t H, word *block, int64_t cols, int64_t at, const float *key, const float *value) {
-    int64_t words = words_of(half, H);
-    word *values = block + cols * words;
-    for (int64_t i = 0; i < H; i++) {
-        int64_t k = (at / NR * words + words_of(half, i)) * NR + at % NR;
-        int64_t v = words_of(half, at) * padded(H) + i;
-        if (half) {
-            ((uint16_t *)block)[2 * k + i % 2] = (uint16_t)to_half(key[i]);
-            ((uint16_t *)values)[2 * v + at % 2] = (uint16_t)to_half(value[i]);
-        } else {
-            block[k] = as_word(key[i]);
-            values[v] = as_word(value[i]);
-        }
+    int64_t words = words_of(half, H), per_word = half ? 2 : 1;
+    word *keys = block + at / NR * words * NR + at % NR, *values = block + cols * words + at / per_word * padded(H);
+    for (int64_t i = 0; i < H; i += VL) {
+        vf k = load(key + i, H - i, 0), v = load(value + i, H - i, 0);
+        vh k_halves = to_halves(k), v_halves = to_halves(v);
+        for (int j = 0; j < VL && i + j < H; j++)
+            if (half) {
+                ((uint16_t *)(keys + (i + j) / 2 * NR))[j % 2] = k_halves[j];
+                ((uint16_t *)(values + i + j))[at % 2] = v_halves[j];
+            } else keys[(i + j) * NR] = as_word(k[j]);
+        if (!half) *(vf *)(values + i) = v;
     }
 }
 
 INLINE void score(const int half, const int G, const word *query, int64_t words, const word *keys, int64_t length,
                   float *into, int64_t ld) {
     for (int64_t b = 0; b * NR < length; b++) {
-        vf sum[G][2];
+        vf sum[4][2];
 #pragma GCC unroll 4
         for (int g = 0; g < G; g++) sum[g][0] = sum[g][1] = (vf){0};
         for (int64_t h = 0; h < words; h++) {
@@ -242,13 +248,13 @@ INLINE void score(const int half, const int G, const word *query, int64_t words,
 
 INLINE void gather(const int half, const int G, const int W, const word *weights, int64_t ld, const word *values,
                    int64_t num, int64_t stride, float *into, int64_t ldi) {
-    vf sum[G][W];
+    vf sum[4][4];
 #pragma GCC unroll 4
     for (int g = 0; g < G; g++)
 #pragma GCC unroll 4
         for (int i = 0; i < W; i++) sum[g][i] = *(vf *)(into + g * ldi + i * VL);
     for (int64_t s = 0; s < num; s++) {
-        vu v[W];
+        vu v[4];
 #pragma GCC unroll 4
         for (int i = 0; i < W; i++) v[i] = *(const vu *)(values + s * stride + i * VL);
 #pragma GCC unroll 4
@@ -268,8 +274,8 @@ INLINE void attend(const int half, const int G, int64_t H, const word *query, co
                    int64_t ld, word *out) {
     int64_t words = words_of(half, H), Hp = padded(H), before = (past_length + NR - 1) / NR * NR;
     int64_t all = before + (own_length + NR - 1) / NR * NR;
-    word *weights = (word *)scores;
-    float *read = scores + 2 * G * ld, total[G];
+    word *weights = (word *)(scores + G * ld);
+    float *read = scores + 2 * G * ld, total[4];
     score(half, G, query, words, past, past_length, scores, ld);
     score(half, G, query, words, own, own_length, scores + before, ld);
     for (int g = 0; g < G; g++) {
@@ -280,14 +286,9 @@ INLINE void attend(const int half, const int G, int64_t H, const word *query, co
         for (int64_t s = 0; s < all; s += VL) {
             vf p = exponential((*(vf *)(of + s) - largest) * scale);
             sum += p;
-            *(vf *)(of + s) = p;
+            put(half, weights + g * ld, s, VL, p);
         }
         total[g] = sum_of(sum);
-    }
-    if (half) {
-        weights = (word *)(scores + G * ld);
-        for (int g = 0; g < G; g++)
-            for (int64_t s = 0; s < all; s++) ((uint16_t *)(weights + g * ld))[s] = (uint16_t)to_half(scores[g * ld + s]);
     }
     memset(read, 0, (size_t)(G * Hp) * 4);
     for (int part = 0; part < 2; part++) {
@@ -299,7 +300,7 @@ INLINE void attend(const int half, const int G, int64_t H, const word *query, co
         for (; i < Hp; i += VL) gather(half, G, 1, from, ld, values + i, num, Hp, read + i, Hp);
     }
     for (int g = 0; g < G; g++)
-        for (int64_t i = 0; i < H; i++) put(half, out, g * H + i, read[g * Hp + i] / total[g]);
+        for (int64_t i = 0; i < H; i += VL) put(half, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
 }
 
 // ---- the layers ----------------------------------------------------------------------------------------------------
@@ -329,7 +330,7 @@ INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int
             int64_t cols = rows->own_cols[b];
             for (int64_t n = 0; n < N + K; n++)
                 turn(heads + n * H, H, n < N ? layer->query_norm : layer->key_norm, m->eps, cos, sin);
-            for (int64_t i = 0; i < N * H; i++) put(half, m->query + b * lead_N, i, heads[i]);
+            for (int64_t i = 0; i < N * H; i += VL) put(half, m->query + b * lead_N, i, N * H - i, load(heads + i, N * H - i, 0));
             for (int64_t k = 0; k < K; k++)
                 keep(half, H, (word *)rows->own[b] + (l * K + k) * head_words(half, H, cols), cols,
                      rows->position[b] - rows->past_length[b], heads + (N + k) * H, heads + (N + K + k) * H);
@@ -444,6 +445,30 @@ static void draw(const float *x, int64_t V, float temperature, double u, int64_t
     }
 found:
     *logprob = (float)((x[*token] - largest) / (double)temperature - log(total));
+}
+
+typedef struct {  // what live rows have sampled, by slot, and the tokens at which somebody must look (bits of rows.py)
+    int64_t *token, *position, *count;
+    const int64_t *seed, *limit;
+    int64_t *out_token;
+    float *out_logprob;  // both [slots, ld]
+    int64_t ld;
+    const uint8_t *flags;  // [V]
+} State;
+
+// Appends what was sampled for slots 0 .. B - 1; `reported` gets slots to look at and their bits, in pairs. Their number.
+int64_t record(const State *s, int64_t B, const int64_t *token, const float *logprob, int64_t *reported) {
+    int64_t num = 0;
+    for (int64_t b = 0; b < B; b++) {
+        int64_t count = s->count[b]++, bits = s->flags[token[b]];
+        s->out_token[b * s->ld + count] = s->token[b] = token[b];
+        s->out_logprob[b * s->ld + count] = logprob[b];
+        s->position[b]++;
+        if (count + 1 >= s->limit[b]) bits |= 4;
+        if (logprob[b] - logprob[b] != 0.0f) bits |= 8;
+        if (bits) { reported[2 * num] = b; reported[2 * num++ + 1] = bits; }
+    }
+    return num;
 }
 
 // One token of each of B rows: by inverse CDF with the uniform number `index` of its seed; at temperature 0 the largest.

@@ -53,6 +53,16 @@ class RowPointers(ctypes.Structure):
     ]
 
 
+class StatePointers(ctypes.Structure):
+    """``State`` of kernels.c."""
+
+    _fields_ = [
+        *((name, _POINTER) for name in ("token", "position", "count", "seed", "limit", "out_token", "out_logprob")),
+        ("ld", _INT),
+        ("flags", _POINTER),
+    ]
+
+
 class Kernels:
     """The functions of kernels.c."""
 
@@ -65,6 +75,9 @@ class Kernels:
         self.sample.argtypes = [_POINTER, _INT, _INT, ctypes.c_float, *[_POINTER] * 4, _INT]
         for function in (self.forward, self.read_logits, self.sample):
             function.restype = None
+        self.record = library.record
+        self.record.argtypes = [ctypes.POINTER(StatePointers), _INT, *[_POINTER] * 3]
+        self.record.restype = _INT
         library.vector_lanes.restype = _INT
         self.lanes = int(library.vector_lanes())  # VL of kernels.c
         self.panel = 2 * self.lanes  # NR
