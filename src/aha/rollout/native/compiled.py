@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.kernels import Kernels, ModelPointers, RowPointers, StatePointers, address
@@ -26,14 +27,15 @@ from aha.rollout.native.rows import LiveRows
 
 _READ_ROWS = 256  # tokens of prompts read at once: what they hold for a moment stays near the processor
 _SCORE_NUMBERS = 1 << 22  # logits made at once when scoring
+_WORTH_THREADS = 1 << 22  # products of rows and weights
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLayout:
     """How kernels.c lays out the cache of one sequence, ``columns`` tokens long, as 32-bit words.
 
-    For each layer and head: keys ``[columns / panel, words of H, panel]``, then values ``[columns, H padded to lanes]``,
-    which in bfloat16 have two columns a word.
+    For each layer and head first the keys, ``[columns / panel, words of H, panel]``, then the values, ``[columns, H padded
+    to lanes]``; in bfloat16 two columns of values share a word.
     """
 
     layers: int
@@ -63,17 +65,17 @@ class BlockLayout:
         """Views of the keys ``[heads of all layers, blocks, words of H, panel]`` and values ``[.., words, padded]``."""
         both = block.view(self.layers * self.heads, -1)
         words = self.width // self._per_word
-        keys = both[:, : columns * words].unflatten(1, (columns // self.panel, words, self.panel))
-        return keys, both[:, columns * words :].unflatten(1, (columns // self._per_word, self._padded))
+        keys = both[:, : columns * words].view(len(both), columns // self.panel, words, self.panel)
+        return keys, both[:, columns * words :].view(len(both), columns // self._per_word, self._padded)
 
     def unpack(self, block: Tensor, columns: int, length: int) -> Tensor:
         """The first ``length`` tokens as keys and values ``[layers, 2, heads, length, H]``."""
         packed_keys, packed_values = self._parts(block, columns)
         keys = packed_keys.transpose(2, 3).contiguous().view(self.dtype).flatten(1, 2)
-        values = packed_values.contiguous().view(self.dtype).unflatten(2, (self._padded, self._per_word))
-        values = values.transpose(2, 3).flatten(1, 2)[..., : self.width]
+        pairs = packed_values.contiguous().view(self.dtype).view(*packed_values.shape, self._per_word)
+        values = pairs.transpose(2, 3).flatten(1, 2)[..., : self.width]
         plain = torch.stack((keys[:, :length], values[:, :length]))
-        return plain.unflatten(1, (self.layers, self.heads)).transpose(0, 1).contiguous()
+        return plain.view(2, self.layers, self.heads, length, self.width).transpose(0, 1).contiguous()
 
     def pack(self, plain: Tensor, block: Tensor, columns: int) -> None:
         """Writes keys and values ``[layers, 2, heads, length, H]`` into the first columns of a block of zeros."""
@@ -81,10 +83,10 @@ class BlockLayout:
         whole = torch.zeros(2, self.layers * self.heads, columns, self._padded, dtype=self.dtype)
         whole[:, :, :length, : self.width] = plain.transpose(0, 1).flatten(1, 2)
         keys, values = self._parts(block, columns)
-        pairs = whole[0, ..., : self.width].contiguous().view(torch.int32)
-        keys.copy_(pairs.unflatten(1, (-1, self.panel)).transpose(2, 3))
-        words = whole[1].unflatten(1, (-1, self._per_word)).transpose(2, 3).contiguous()
-        values.copy_(words.view(torch.int32).flatten(2))
+        words = whole[0, ..., : self.width].contiguous().view(torch.int32)
+        keys.copy_(words.view(len(keys), -1, self.panel, keys.shape[2]).transpose(2, 3))
+        pairs = whole[1].view(len(values), -1, self._per_word, self._padded).transpose(2, 3).contiguous()
+        values.copy_(pairs.view(torch.int32).flatten(2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,7 @@ class CompiledRunner(LiveRows):
         self.weights = PackedWeights(config, kernels, dtype=dtype)
         heads, width = config.num_key_value_heads, config.head_dim
         self._layout = BlockLayout(config.num_hidden_layers, heads, width, dtype, kernels.lanes, kernels.panel)
+        self._num_weights = count_parameters(config)
         self._memory = torch.zeros(0, dtype=torch.int32)
         self._logits = torch.zeros(0)
         self._model = ModelPointers()
@@ -227,13 +230,13 @@ class CompiledRunner(LiveRows):
         Returns (slot, bits of ENDED, SUSPECT, FULL, BROKEN) of the rows that somebody must look at.
         """
         longest = self._layout.columns(num_columns) + self._layout.panel  # prompt and completion are each rounded up
-        threads = torch.get_num_threads()
+        threads = self._threads(num_live)
         self._kernels.forward(self._model, num_live, self._rows, longest, threads)
         logits_BV = self._logits[: num_live * self._config.vocab_size].view(num_live, -1)
         self._kernels.read_logits(self._model, num_live, None, address(logits_BV), threads)
         tokens_B, logprobs_B = self._sample(logits_BV, self._seeds[:num_live], self._counts[:num_live])
         num = self._kernels.record(self._state, num_live, *map(address, (tokens_B, logprobs_B, self._reported)))
-        return [(slot, bits) for slot, bits in self._reported[:num].tolist()]
+        return [(slot, bits) for slot, bits in self._reported[:num].tolist()] if num else []
 
     @torch.inference_mode()
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
@@ -264,7 +267,7 @@ class CompiledRunner(LiveRows):
         B, V = logits_BV.shape
         tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)
         numbers = [address(tensor) for tensor in (seeds_B, index_B, tokens_B, logprobs_B)]
-        self._kernels.sample(address(logits_BV), B, V, params.temperature, *numbers, torch.get_num_threads())
+        self._kernels.sample(address(logits_BV), B, V, params.temperature, *numbers, self._threads(B))
         return tokens_B, logprobs_B
 
     def _read(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
@@ -307,12 +310,16 @@ class CompiledRunner(LiveRows):
         for start in range(0, len(token), _READ_ROWS):
             end = min(start + _READ_ROWS, len(token))
             rows = RowPointers(*(address(of[start:end]) for of in (token, position, own, columns, none, none, none)))
-            self._kernels.forward(self._model, end - start, rows, longest, torch.get_num_threads())
+            self._kernels.forward(self._model, end - start, rows, longest, self._threads(end - start))
             yield start, end
 
     def _read_off(self, rows: Tensor, into: Tensor) -> Tensor:
-        self._kernels.read_logits(self._model, len(rows), address(rows), address(into), torch.get_num_threads())
+        self._kernels.read_logits(self._model, len(rows), address(rows), address(into), self._threads(len(rows)))
         return into
+
+    def _threads(self, num_rows: int) -> int:
+        """PyTorch's number, or one where there is so little to do that threads would mostly wait for each other."""
+        return torch.get_num_threads() if num_rows * self._num_weights > _WORTH_THREADS else 1
 
     def _make_scratch(self, num_rows: int) -> None:
         config, words = self._config, 4 // self._dtype.itemsize

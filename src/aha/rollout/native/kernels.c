@@ -46,9 +46,8 @@ typedef struct {
 typedef struct {
     int64_t half, layers, D, V, N, K, H, F;
     float eps;
-    const void *embedding;
+    const word *embedding, *head;   // packed, and the same where the model ties them
     const float *norm, *cos, *sin;  // cos, sin: [positions, H / 2]
-    const word *head;
     const Layer *layer;
     float *x, *qkv;                    // [B, D], [B, (N + 2 K) H]
     word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)]
@@ -312,9 +311,13 @@ INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int
     int64_t lead_F = leading(words_of(half, m->F)), query_words = words_of(half, group * H);
     float *scores = malloc((size_t)(4 * (2 * longest + padded(H))) * 4);
     for (int64_t b = first; b < last; b++) {
-        const float *whole = (const float *)m->embedding + rows->token[b] * D;
-        const uint16_t *halves = (const uint16_t *)m->embedding + rows->token[b] * D;
-        for (int64_t i = 0; i < D; i++) m->x[b * D + i] = half ? as_float((word)halves[i] << 16) : whole[i];
+        int64_t token = rows->token[b], words = words_of(half, D);
+        const word *row = m->embedding + token / NR * words * NR + token % NR;
+        for (int64_t i = 0; i < words; i++) {
+            word w = row[i * NR];
+            if (half) { m->x[b * D + 2 * i] = as_float(w << 16); m->x[b * D + 2 * i + 1] = as_float(w & 0xffff0000); }
+            else m->x[b * D + i] = as_float(w);
+        }
     }
     for (int64_t l = 0; l < m->layers; l++) {
         const Layer *layer = m->layer + l;

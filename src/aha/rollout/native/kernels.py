@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O2", "-ftree-vectorize", "-shared", "-fPIC", "-ffp-contract=fast", "-fno-math-errno", "-fno-strict-aliasing")
+_FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fno-math-errno", "-fno-strict-aliasing", "-shared", "-fPIC")
 _CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())  # the first that compiles
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -28,8 +28,8 @@ class LayerPointers(ctypes.Structure):
     """``Layer`` of kernels.c."""
 
     _fields_ = [
-        (name, _POINTER)
-        for name in ("norm", "qkv_bias", "query_norm", "key_norm", "out_bias", "feed_norm", "qkv", "out", "gate_up", "down")
+        *((name, _POINTER) for name in ("norm", "qkv_bias", "query_norm", "key_norm", "out_bias", "feed_norm")),
+        *((name, _POINTER) for name in ("qkv", "out", "gate_up", "down")),
     ]
 
 
@@ -39,7 +39,7 @@ class ModelPointers(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("half", "layers", "D", "V", "N", "K", "H", "F")),
         ("eps", ctypes.c_float),
-        *((name, _POINTER) for name in ("embedding", "norm", "cos", "sin", "head")),
+        *((name, _POINTER) for name in ("embedding", "head", "norm", "cos", "sin")),
         ("layer", ctypes.POINTER(LayerPointers)),
         *((name, _POINTER) for name in ("x", "qkv", "normed", "query", "read", "act")),
     ]
@@ -92,23 +92,23 @@ def address(tensor: Tensor | None) -> int | None:
 @functools.cache
 def load_kernels() -> Kernels | None:
     """The kernels, built if need be; ``None``, said once on standard error, where they cannot be or shall not be."""
+    try:
+        return _load()
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"sampling without compiled kernels, about half as fast: {error}", file=sys.stderr)
+        return None
+
+
+def _load() -> Kernels:
     if os.environ.get("AHA_KERNELS") == "off":
-        return _without("AHA_KERNELS=off")
+        raise OSError("AHA_KERNELS=off")
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if sys.platform == "win32" or compiler is None:
-        return _without("there is no C compiler")
-    try:
-        folder = _cache_folder()
-        target = folder / f"kernels-{_fingerprint(compiler)}.so"
-        if not target.exists():
-            _build(compiler, target)
-        return Kernels(ctypes.CDLL(str(target)))
-    except (OSError, subprocess.SubprocessError) as error:
-        return _without(str(error))
-
-
-def _without(why: str) -> None:
-    print(f"sampling without compiled kernels, about half as fast: {why}", file=sys.stderr)
+        raise OSError("there is no C compiler (cc, gcc or clang)")
+    target = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
+    if not target.exists():
+        _build(compiler, target)
+    return Kernels(ctypes.CDLL(str(target)))
 
 
 def _cache_folder() -> Path:

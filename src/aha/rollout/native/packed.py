@@ -1,7 +1,7 @@
 """The sampler's own copy of the weights as the compiled kernels read them, and the way back for the digest.
 
-D width, V vocabulary, N query heads, K key/value heads, H head width, F feed-forward width. A matrix [out, in] is packed
-into panels: ``[ceil(out / NR), words, NR]``, words of 32 bits, each one float32 or two neighbouring bfloat16 of a row.
+D width, V vocabulary, N query heads, K key/value heads, H head width. A matrix [out, in] is packed into panels:
+``[ceil(out / NR), words, NR]``, words of 32 bits, each one float32 or two neighbouring bfloat16 of a row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aha.errors import InvariantError
 from aha.model.config import ModelConfig
 from aha.rollout.native.kernels import Kernels, LayerPointers, ModelPointers, address
 from aha.rollout.native.source import Source
@@ -54,22 +53,20 @@ class PackedWeights:
         V, D, H = config.vocab_size, config.hidden_size, config.head_dim
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._rows = dict(zip(_PARTS, (N * H, K * H, K * H), strict=True))
-        self.embedding_VD = torch.empty(V, D, dtype=dtype)
-        self.norm_D = torch.empty(D)
-        self.head = self._empty(V, D)
+        self._embedding = self._empty(V, D)
+        self._head = self._embedding if config.tie_word_embeddings else self._empty(V, D)
+        self._norm_D = torch.empty(D)
         self._layers = [self._empty_layer() for _ in range(config.num_hidden_layers)]
 
     @torch.no_grad()
     def copy_from(self, decoder: nn.Module) -> None:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
         source, config = Source(decoder), self._config
-        D, width = config.hidden_size, config.intermediate_size
+        V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
 
-        def matrices(*shapes: tuple[str, int, int]) -> list[Tensor]:
-            found = []
-            for name, rows, columns in shapes:
-                found.append(torch.empty(rows, columns, dtype=self._dtype))
-                source.copy(name, found[-1])
+        def matrix(name: str, rows: int, columns: int) -> Tensor:
+            found = torch.empty(rows, columns, dtype=self._dtype)
+            source.copy(name, found)
             return found
 
         def vector(name: str, into: Tensor) -> None:
@@ -77,37 +74,32 @@ class PackedWeights:
             source.copy(name, rounded)
             into.copy_(rounded)
 
-        source.copy("model.embed_tokens.weight", self.embedding_VD)
-        if config.tie_word_embeddings:
-            pack(self.embedding_VD, self.head)
-        else:
-            pack(*matrices(("lm_head.weight", *self.embedding_VD.shape)), self.head)
-        vector("model.norm.weight", self.norm_D)
+        pack(matrix("model.embed_tokens.weight", V, D), self._embedding)
+        if not config.tie_word_embeddings:
+            pack(matrix("lm_head.weight", V, D), self._head)
+        vector("model.norm.weight", self._norm_D)
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}."
             for name, into in self._vectors(at, layer):
                 vector(name, into)
-            attention = [(f"{at}self_attn.{part}_proj.weight", rows, D) for part, rows in self._rows.items()]
-            pack(torch.cat(matrices(*attention)), layer["qkv"])
-            pack(*matrices((at + "self_attn.o_proj.weight", D, self._rows["q"])), layer["out"])
-            gate_up = matrices(*((f"{at}mlp.{part}_proj.weight", width, D) for part in ("gate", "up")))
+            parts = [matrix(f"{at}self_attn.{part}_proj.weight", rows, D) for part, rows in self._rows.items()]
+            pack(torch.cat(parts), layer["qkv"])
+            pack(matrix(at + "self_attn.o_proj.weight", D, self._rows["q"]), layer["out"])
+            gate_up = [matrix(f"{at}mlp.{part}_proj.weight", width, D) for part in ("gate", "up")]
             # In a panel VL gates stand before their VL ups.
             spare = -width % self._lanes
             sides = [F.pad(side, (0, 0, 0, spare)).view(-1, self._lanes, D) for side in gate_up]
             pack(torch.stack(sides, 1).view(-1, D), layer["gate_up"])
-            pack(*matrices((at + "mlp.down_proj.weight", D, width)), layer["down"])
+            pack(matrix(at + "mlp.down_proj.weight", D, width), layer["down"])
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the decoder's name, in the decoder's layout, read back from the packed storage."""
         config, dtype = self._config, self._dtype
-        D, width = config.hidden_size, config.intermediate_size
-        head_VD = unpack(self.head, config.vocab_size, dtype)
-        yield "model.embed_tokens.weight", self.embedding_VD
+        V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
+        yield "model.embed_tokens.weight", unpack(self._embedding, V, dtype)
         if not config.tie_word_embeddings:
-            yield "lm_head.weight", head_VD
-        elif not torch.equal(_bits(head_VD), _bits(self.embedding_VD)):
-            raise InvariantError("the sampler's head is not its embedding, though the model ties them")
-        yield "model.norm.weight", self.norm_D
+            yield "lm_head.weight", unpack(self._head, V, dtype)
+        yield "model.norm.weight", self._norm_D
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}."
             yield from self._vectors(at, layer)
@@ -134,7 +126,7 @@ class PackedWeights:
         model.half, model.layers, model.eps = int(self._dtype == torch.bfloat16), len(layers), config.rms_norm_eps
         model.D, model.V, model.F = config.hidden_size, config.vocab_size, config.intermediate_size
         model.N, model.K, model.H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        model.embedding, model.norm, model.head = map(address, (self.embedding_VD, self.norm_D, self.head))
+        model.embedding, model.norm, model.head = map(address, (self._embedding, self._norm_D, self._head))
         model.layer = ctypes.cast(layers, ctypes.POINTER(LayerPointers))
 
     def _empty(self, num_rows: int, num_columns: int) -> Tensor:
@@ -172,7 +164,3 @@ class PackedWeights:
         if self._config.qk_norm:
             yield at + "self_attn.q_norm.weight", layer["query_norm"]
             yield at + "self_attn.k_norm.weight", layer["key_norm"]
-
-
-def _bits(matrix: Tensor) -> Tensor:
-    return matrix.view(torch.int32)  # NaN equals itself

@@ -72,7 +72,7 @@ class LiveRows:
         return (*rows, self._out_tokens, self._out_logprobs)
 
     def _record(self, logits_BV: Tensor, at: Tensor) -> list[tuple[int, int]]:
-        """Samples the next token of the rows ``at``, one behind each row's last; returns those to look at, with bits."""
+        """Samples the next token of the rows ``at``; returns those that somebody must look at, with their bits."""
         counts_B = self._counts[at]
         tokens_B, logprobs_B = self._sample(logits_BV, self._seeds[at], counts_B)
         self._out_tokens[at, counts_B] = tokens_B
