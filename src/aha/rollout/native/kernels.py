@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fno-math-errno", "-fno-strict-aliasing", "-shared", "-fPIC")
+_FLAGS = "-O2 -ftree-vectorize -ffp-contract=fast -fno-math-errno -fno-strict-aliasing -shared -fPIC".split()
 _CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())  # the first that compiles
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
