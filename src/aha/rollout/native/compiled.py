@@ -34,8 +34,8 @@ _WORTH_THREADS = 1 << 22  # products of rows and weights
 class BlockLayout:
     """How kernels.c lays out the cache of one sequence, ``columns`` tokens long, as 32-bit words.
 
-    For each layer and head first the keys, ``[columns / panel, words of H, panel]``, then the values, ``[columns, H padded
-    to lanes]``; in bfloat16 two columns of values share a word.
+    For each layer and head first the keys, ``[columns / panel, words of H, panel]``, then the values, ``[columns, H``
+    padded to ``lanes]``; in bfloat16 two columns of values share a word.
     """
 
     layers: int

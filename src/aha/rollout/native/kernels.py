@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = "-O2 -ftree-vectorize -ffp-contract=fast -fno-math-errno -fno-strict-aliasing -shared -fPIC".split()
+_FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fno-math-errno", "-fno-strict-aliasing")
 _CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())  # the first that compiles
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
@@ -134,7 +134,7 @@ def _build(compiler: str, target: Path) -> None:
         made = Path(folder) / "kernels.so"
         for choice in _CHOICES:
             done = subprocess.run(
-                [compiler, *_FLAGS, *choice, str(SOURCE), "-o", str(made), "-lm"],
+                [compiler, *_FLAGS, "-shared", "-fPIC", *choice, str(SOURCE), "-o", str(made), "-lm"],
                 capture_output=True,
                 text=True,
                 timeout=300,
