@@ -51,23 +51,23 @@ def build_lengths(*, skew: bool) -> list[list[int]]:
     return [flat[p * NUM_SAMPLES : (p + 1) * NUM_SAMPLES] for p in range(NUM_PROMPTS)]
 
 
-def build_policy(dtype: torch.dtype) -> Decoder:
+def build_policy(dtype: torch.dtype, config: ModelConfig = CONFIG) -> Decoder:
     """Random weights of the benchmark's shape, the same in every run."""
-    return build_decoder(CONFIG, seed=0, dtype=dtype)
+    return build_decoder(config, seed=0, dtype=dtype)
 
 
-def build_peer(dtype: torch.dtype) -> Any:
+def build_peer(dtype: torch.dtype, config: ModelConfig = CONFIG) -> Any:
     """transformers' model with the very weights of ``build_policy``."""
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        save_model(build_policy(torch.float32), CONFIG, Path(folder))
+        save_model(build_policy(torch.float32, config), config, Path(folder))
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     ids = torch.tensor(build_prompts()[:1])
     with torch.no_grad():
-        own = build_policy(torch.float32)
+        own = build_policy(torch.float32, config)
         gap = (model(ids).logits.float() - own.logits(own(ids))).abs().max().item()
     assert gap < (1e-4 if dtype == torch.float32 else 0.1), (
         f"the two sides hold different models: logits differ by {gap}"
@@ -163,10 +163,12 @@ def compare(sides: Mapping[str, Side]) -> dict[str, Any]:
     }
 
 
-def describe(*, dtype: str, skew: bool, threads: int, repeat: int) -> dict[str, Any]:
+def describe(
+    *, dtype: str, skew: bool, threads: int, repeat: int, config: ModelConfig = CONFIG
+) -> dict[str, Any]:
     """The setting as it is printed beside the figures."""
     return {
-        "model": CONFIG.model_dump(),
+        "model": config.model_dump(),
         "prompts": NUM_PROMPTS,
         "samples": NUM_SAMPLES,
         "prompt_tokens": PROMPT_TOKENS,

@@ -29,6 +29,9 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    shape: Annotated[
+        str | None, typer.Option(help="rollout: T (5 M parameters) or S (135 M).", show_default="T")
+    ] = None,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="pipeline: ranks (DualPipeV: half as many).", show_default="8")
     ] = None,
@@ -78,7 +81,7 @@ def bench(
     measure = load_benchmark(name)
     takes = inspect.signature(measure).parameters
     given = {
-        "ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture, "model": model,
+        "shape": shape, "ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture, "model": model,
         "scorer": scorer, "bench": problems, "limit": limit, "max_new_tokens": max_new_tokens,
         "temperature": temperature, "top_p": top_p, "seed": seed,
     }  # fmt: skip

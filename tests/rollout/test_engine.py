@@ -201,14 +201,15 @@ def test_first_tokens_follow_the_decoders_softmax() -> None:
 def test_a_group_shares_one_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     config = CONFIGS["qwen2"]
     read: list[list[int]] = []
-    plain = Runner.prefill
+    engine = _engine(config, _decoder(config), max_slots=4)
+    runner = type(engine._runner)
+    plain = runner.prefill
 
-    def prefill(self: Runner, prompts: Sequence[Sequence[int]]) -> object:
+    def prefill(self: object, prompts: Sequence[Sequence[int]]) -> object:
         read.extend(list(ids) for ids in prompts)
         return plain(self, prompts)
 
-    monkeypatch.setattr(Runner, "prefill", prefill)
-    engine = _engine(config, _decoder(config), max_slots=4)
+    monkeypatch.setattr(runner, "prefill", prefill)
     engine.generate(PROMPTS, _seeds(6), SamplingParams(max_new_tokens=7, end_token_ids=(5,)))
     assert sorted(read) == sorted(PROMPTS)
 

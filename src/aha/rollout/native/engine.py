@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,20 @@ from aha.errors import DataError, InvariantError, SettingError
 from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.compiled import CompiledRunner
+from aha.rollout.native.kernels import load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
+from aha.rollout.native.packed import is_packable
 from aha.rollout.native.prefixes import PrefixCache
-from aha.rollout.native.runner import BROKEN, ENDED, FULL, SUSPECT, Prefix, Runner
+from aha.rollout.native.rows import BROKEN, ENDED, FULL, SUSPECT
+from aha.rollout.native.runner import Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.speculative import Speculation, SpeculativeRunner
 from aha.rollout.native.stops import StopStrings
 
 
 class NativeEngine:
-    """Samples with plain PyTorch on a CPU or a GPU.
+    """Samples with PyTorch on a CPU or a GPU; on a CPU with compiled kernels where there are some for the model.
 
     At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
     ``detokenize`` turns token ids into text; it is needed for stop strings only. With ``prefix_bytes`` up to so much of
@@ -66,11 +71,7 @@ class NativeEngine:
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = (
-            SpeculativeRunner(config, dtype=dtype, device=torch.device(device), ahead=speculate)
-            if speculate
-            else Runner(config, dtype=dtype, device=torch.device(device))
-        )
+        self._runner = _build_runner(config, dtype=dtype, device=torch.device(device), speculate=speculate)
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._version: int | None = None
@@ -176,7 +177,7 @@ class NativeEngine:
         suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
         runner.begin(num_slots, num_columns, params, suspects)
         scheduler = Scheduler([len(own) for own in seeds], [len(ids) for ids in prompts], num_slots)
-        prefixes: dict[int, Prefix] = {}
+        prefixes: dict[int, Any] = {}  # of the kind that the runner makes
         finished: dict[int, FinishReason] = {}
         step = 0
         while True:
@@ -220,7 +221,7 @@ class NativeEngine:
                         self._prefixes.store((*prompts[row.group], *tokens[:-1]), cache)
                     results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Prefix]:
+    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Any]:
         """Each prompt, in the order of length, from where the kept prefixes end."""
         cache = self._prefixes
         if cache is None:
@@ -232,9 +233,9 @@ class NativeEngine:
         new = iter(self._runner.prefill([tail for tail, past in zip(tails, known, strict=True) if past is None]))
         behind = [(past, tail) for past, tail in zip(known, tails, strict=True) if past is not None]
         more = iter(self._runner.extend([past for past, _ in behind], [tail for _, tail in behind]))
-        prefixes = []
+        prefixes: list[Any] = []
         for ids, past in zip(prompts, known, strict=True):
-            prefix = next(new if past is None else more)
+            prefix: Any = next(new if past is None else more)
             cache.store(ids, prefix.cache.clone() if past is None else prefix.cache)  # of a batch read at once: a part
             prefixes.append(prefix)
         return prefixes
@@ -269,6 +270,17 @@ class NativeEngine:
         if min(ids) < 0 or max(ids) >= vocab:
             wrong = next(i for i in ids if not 0 <= i < vocab)
             raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
+
+
+def _build_runner(
+    config: ModelConfig, *, dtype: torch.dtype, device: torch.device, speculate: int
+) -> Runner | CompiledRunner:
+    """With compiled kernels where they know the model and can be had, else with PyTorch."""
+    if speculate:
+        return SpeculativeRunner(config, dtype=dtype, device=device, ahead=speculate)
+    if device.type == "cpu" and is_packable(config, dtype) and (kernels := load_kernels()) is not None:
+        return CompiledRunner(config, kernels, dtype=dtype)
+    return Runner(config, dtype=dtype, device=device)
 
 
 def _check_limits(

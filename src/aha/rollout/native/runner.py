@@ -21,14 +21,8 @@ from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Past
-from aha.rollout.native.sampler import sample
+from aha.rollout.native.rows import LiveRows
 from aha.rollout.native.weights import Weights
-
-# Why a row is reported, as bits.
-ENDED = 1
-SUSPECT = 2  # the token may complete a stop string
-FULL = 4
-BROKEN = 8  # the logits are not finite, so the token means nothing
 
 _SCORE_ROWS = 1024
 
@@ -59,17 +53,14 @@ class Prefix:
     tail: tuple[Tensor, Tensor] | None = None
 
 
-class Runner:
+class Runner(LiveRows):
     """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them.
 
     ``ahead`` modules of multi-token prediction have weights and a place in the arena, behind the body's layers.
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
-        self._config = config
-        self._ahead = ahead
-        self._dtype = dtype
-        self._device = device
+        super().__init__(config, dtype=dtype, device=device, ahead=ahead)
         self._cache = CacheShape.of(config)
         self.weights = Weights(config, dtype=dtype, device=device, ahead=ahead)
         self._memory = torch.zeros(0, dtype=dtype, device=device)
@@ -87,20 +78,7 @@ class Runner:
             self._memory = torch.zeros(0, dtype=self._dtype, device=device)
             self._memory = torch.zeros(size, dtype=self._dtype, device=device)
         self._arena = self._memory[:size].view(shape)
-        self._params = params
-        self._tokens = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        self._positions = torch.zeros_like(self._tokens)
-        self._counts = torch.zeros_like(self._tokens)
-        self._seeds = torch.zeros_like(self._tokens)
-        self._limits = torch.zeros_like(self._tokens)
-        num_out = params.max_new_tokens + self._ahead  # a step may write more than a row keeps
-        self._out_tokens = torch.zeros(num_slots, num_out, dtype=torch.int64, device=device)
-        self._out_logprobs = torch.zeros(num_slots, num_out, device=device)
-        flags = torch.zeros(config.vocab_size, dtype=torch.uint8)
-        flags[list(suspects)] = SUSPECT
-        flags[[i for i in params.end_token_ids if i < config.vocab_size]] |= ENDED
-        self._flags_V = flags.to(device)
-        self._slots = torch.arange(num_slots, device=device)
+        self._begin_rows(num_slots, params, suspects)
         self._columns = torch.arange(num_columns, device=device)
         # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
         first = torch.arange(parts, device=device)[:, None] * num_slots * heads + torch.arange(heads, device=device)
@@ -188,23 +166,6 @@ class Runner:
             state[targets] = state[sources]
 
     @torch.inference_mode()
-    def tail(self, slots: Sequence[int], width: int) -> list[list[int]]:
-        """The last ``width`` tokens (or fewer) that each of the rows has sampled."""
-        at = self._tensor(slots)
-        counts = self._counts[at]
-        index = (counts[:, None] - width + torch.arange(width, device=self._device)).clamp_min(0)
-        rows = self._out_tokens[at[:, None], index].tolist()
-        return [row[max(0, width - count) :] for row, count in zip(rows, counts.tolist(), strict=True)]
-
-    @torch.inference_mode()
-    def collect(self, slots: Sequence[int]) -> list[tuple[list[int], list[float]]]:
-        """Tokens and log-probabilities that each of the rows has sampled."""
-        at = self._tensor(slots)
-        counts = self._counts[at].tolist()
-        tokens, logprobs = self._out_tokens[at].tolist(), self._out_logprobs[at].tolist()
-        return [(t[:count], p[:count]) for t, p, count in zip(tokens, logprobs, counts, strict=True)]
-
-    @torch.inference_mode()
     def forget(self) -> None:
         """Clears the arena: a NaN in it would reach later rows through columns that are masked."""
         self._memory.zero_()
@@ -212,34 +173,6 @@ class Runner:
     def load(self, decoder: nn.Module) -> None:
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
-
-    def _row_states(self) -> tuple[Tensor, ...]:
-        rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
-        return (*rows, self._out_tokens, self._out_logprobs)
-
-    def _record(self, logits_BV: Tensor, at: Tensor) -> list[tuple[int, int]]:
-        params = self._params
-        counts_B = self._counts[at]
-        tokens_B, logprobs_B = sample(
-            logits_BV,
-            self._seeds[at],
-            counts_B,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-        )
-        self._out_tokens[at, counts_B] = tokens_B
-        self._out_logprobs[at, counts_B] = logprobs_B
-        self._tokens[at] = tokens_B
-        self._positions[at] += 1
-        counts_B += 1
-        self._counts[at] = counts_B
-        bits_B = self._flags_V[tokens_B] | (counts_B >= self._limits[at]).to(torch.uint8).mul_(FULL)
-        bits_B |= logprobs_B.isfinite().logical_not_().to(torch.uint8).mul_(BROKEN)
-        reported = bits_B.nonzero().squeeze(-1)
-        if not len(reported):
-            return []
-        return list(zip(at[reported].tolist(), bits_B[reported].tolist(), strict=True))
 
     def _decode(self, num_rows: int, num_columns: int) -> Tensor:
         positions_B = self._positions[:num_rows]
@@ -323,9 +256,6 @@ class Runner:
                 scaling=self._config.rope_scaling,
             )
             self._rotation = torch.complex(cos[..., half:].contiguous(), sin[..., half:].contiguous())
-
-    def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(numbers, dtype=torch.int64, device=self._device)
 
 
 def _batches(prompts: Sequence[Sequence[int]]) -> list[Sequence[Sequence[int]]]:

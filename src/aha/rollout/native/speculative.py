@@ -25,7 +25,8 @@ from torch import Tensor
 
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.acceptance import draft, verify
-from aha.rollout.native.runner import BROKEN, FULL, Prefix, Runner
+from aha.rollout.native.rows import BROKEN, FULL
+from aha.rollout.native.runner import Prefix, Runner
 from aha.rollout.native.weights import Layer, Module
 
 

@@ -93,7 +93,7 @@ class Weights:
 
     def digest(self) -> str:
         """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype and ``ahead``."""
-        return _digest(self.named(), self.norm_D.dtype)
+        return digest_of(self.named(), self.norm_D.dtype)
 
     def _all_layers(self) -> list[Layer]:
         """The body's, then those of the modules, as the published names number them."""
@@ -122,10 +122,11 @@ def decoder_digest(
     for index in range(config.num_hidden_layers + ahead, config.num_hidden_layers + config.num_nextn_predict_layers):
         unused = f"model.layers.{index}."
         parameters = {name: weight for name, weight in parameters.items() if not name.startswith(unused)}
-    return _digest(parameters.items(), dtype)
+    return digest_of(parameters.items(), dtype)
 
 
-def _digest(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
+def digest_of(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
+    """The digest of named weights as they read in ``dtype``, see ``decoder_digest``."""
     # Sums of integers do not depend on the order of summation, so every device gives the same.
     lines = []
     with torch.no_grad():

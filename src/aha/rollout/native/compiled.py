@@ -1,0 +1,346 @@
+"""The sampler on a CPU with the compiled kernels: what ``runner.py`` does, a step as one call of ``kernels.c``.
+
+A row is one token of one sequence; prompts and single tokens are read by the same code, so a token's numbers do not
+depend on how it was read, nor with what. Each prompt has a block of cache of its own, which all its samples read; what
+a sample adds stands in its place of one arena that lives as long as the engine. Nothing is copied when rows begin, and
+a row that moves takes its place's address along.
+
+B rows, V vocabulary, H head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
+from aha.model.rope import compute_rotation
+from aha.rollout.engine import SamplingParams
+from aha.rollout.native.kernels import Kernels, ModelPointers, RowPointers, StatePointers, address
+from aha.rollout.native.packed import PackedWeights
+from aha.rollout.native.rows import LiveRows
+
+_READ_ROWS = 256  # tokens of prompts read at once: what they hold for a moment stays near the processor
+_SCORE_NUMBERS = 1 << 22  # logits made at once when scoring
+_WORTH_THREADS = 1 << 22  # products of rows and weights
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """How kernels.c lays out the cache of one sequence, ``columns`` tokens long, as 32-bit words.
+
+    For each layer and head first the keys, ``[columns / panel, words of H, panel]``, then the values, ``[columns, H``
+    padded to ``lanes]``; in bfloat16 two columns of values share a word.
+    """
+
+    layers: int
+    heads: int
+    width: int  # H
+    dtype: torch.dtype
+    lanes: int
+    panel: int
+
+    @property
+    def _per_word(self) -> int:
+        return 4 // self.dtype.itemsize
+
+    @property
+    def _padded(self) -> int:
+        return -(-self.width // self.lanes) * self.lanes
+
+    def columns(self, tokens: int) -> int:
+        """Columns that hold so many tokens."""
+        return -(-tokens // self.panel) * self.panel
+
+    def words(self, columns: int) -> int:
+        """Of a whole block."""
+        return self.layers * self.heads * columns * (self.width + self._padded) // self._per_word
+
+    def _parts(self, block: Tensor, columns: int) -> tuple[Tensor, Tensor]:
+        """Views of the keys ``[heads of all layers, blocks, words of H, panel]`` and values ``[.., words, padded]``."""
+        both = block.view(self.layers * self.heads, -1)
+        words = self.width // self._per_word
+        keys = both[:, : columns * words].view(len(both), columns // self.panel, words, self.panel)
+        return keys, both[:, columns * words :].view(len(both), columns // self._per_word, self._padded)
+
+    def unpack(self, block: Tensor, columns: int, length: int) -> Tensor:
+        """The first ``length`` tokens as keys and values ``[layers, 2, heads, length, H]``."""
+        packed_keys, packed_values = self._parts(block, columns)
+        keys = packed_keys.transpose(2, 3).contiguous().view(self.dtype).flatten(1, 2)
+        pairs = packed_values.contiguous().view(self.dtype).view(*packed_values.shape, self._per_word)
+        values = pairs.transpose(2, 3).flatten(1, 2)[..., : self.width]
+        plain = torch.stack((keys[:, :length], values[:, :length]))
+        return plain.view(2, self.layers, self.heads, length, self.width).transpose(0, 1).contiguous()
+
+    def pack(self, plain: Tensor, block: Tensor, columns: int) -> None:
+        """Writes keys and values ``[layers, 2, heads, length, H]`` into the first columns of a block of zeros."""
+        length = plain.shape[3]
+        whole = torch.zeros(2, self.layers * self.heads, columns, self._padded, dtype=self.dtype)
+        whole[:, :, :length, : self.width] = plain.transpose(0, 1).flatten(1, 2)
+        keys, values = self._parts(block, columns)
+        words = whole[0, ..., : self.width].contiguous().view(torch.int32)
+        keys.copy_(words.view(len(keys), -1, self.panel, keys.shape[2]).transpose(2, 3))
+        pairs = whole[1].view(len(values), -1, self._per_word, self._padded).transpose(2, 3).contiguous()
+        values.copy_(pairs.view(torch.int32).flatten(2))
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledPrefix:
+    """A prompt read once: its block of cache, and the float32 logits ``[V]`` after its end."""
+
+    block: Tensor
+    columns: int
+    length: int
+    logits_V: Tensor
+    layout: BlockLayout
+
+    @property
+    def cache(self) -> Tensor:
+        """Keys and values as ``runner.py`` has them, ``[layers, 2, heads, length, H]``."""
+        return self.layout.unpack(self.block, self.columns, self.length)
+
+
+class _Block(NamedTuple):
+    """Cache for a text that begins behind ``before`` tokens."""
+
+    words: Tensor
+    columns: int
+    before: int
+
+
+class CompiledRunner(LiveRows):
+    """Weights, arena and live rows. Arguments are trusted: ``NativeEngine`` checks them."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, *, dtype: torch.dtype) -> None:
+        super().__init__(config, dtype=dtype, device=torch.device("cpu"))
+        self._kernels = kernels
+        self.weights = PackedWeights(config, kernels, dtype=dtype)
+        heads, width = config.num_key_value_heads, config.head_dim
+        self._layout = BlockLayout(config.num_hidden_layers, heads, width, dtype, kernels.lanes, kernels.panel)
+        self._num_weights = count_parameters(config)
+        self._memory = torch.zeros(0, dtype=torch.int32)
+        self._logits = torch.zeros(0)
+        self._model = ModelPointers()
+        self.weights.point(self._model)
+        self._scratch: dict[str, Tensor] = {}
+        self._rotation = (torch.zeros(0, width // 2), torch.zeros(0, width // 2))
+        self._make_scratch(_READ_ROWS)
+
+    @torch.inference_mode()
+    def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
+        """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
+        layout = self._layout
+        self._begin_rows(num_slots, params, suspects)
+        self._columns = layout.columns(min(params.max_new_tokens, num_columns))
+        words = layout.words(self._columns)
+        if self._memory.numel() < num_slots * words:
+            self._memory = torch.zeros(0, dtype=torch.int32)
+            self._memory = torch.zeros(num_slots * words, dtype=torch.int32)
+        self._make_scratch(num_slots)
+        if self._logits.numel() < num_slots * self._config.vocab_size:
+            self._logits = torch.empty(num_slots * self._config.vocab_size)
+        self._held: list[CompiledPrefix | None] = [None] * num_slots
+        self._own = self._memory.data_ptr() + 4 * words * torch.arange(num_slots)
+        self._own_columns = torch.full((num_slots,), self._columns)
+        self._past, self._past_columns, self._past_lengths = torch.zeros(3, num_slots, dtype=torch.int64).unbind()
+        self._rows = RowPointers(
+            *map(
+                address,
+                (
+                    self._tokens, self._positions, self._own, self._own_columns, self._past, self._past_columns,
+                    self._past_lengths,
+                ),
+            )
+        )  # fmt: skip
+        self._reported = torch.empty(num_slots, 2, dtype=torch.int64)
+        of_rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
+        outs = map(address, (*of_rows, self._out_tokens, self._out_logprobs))
+        self._state = StatePointers(*outs, self._out_tokens.shape[1], address(self._flags_V))
+        self._extend_rotation(num_columns)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+        """Reads each prompt once."""
+        return self._read([None] * len(prompts), prompts)
+
+    @torch.inference_mode()
+    def extend(self, pasts: Sequence[Tensor], tails: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+        """Reads each tail behind what was read before it, a cache ``[layers, 2, heads, S, H]``."""
+        return self._read(pasts, tails)
+
+    @torch.inference_mode()
+    def keep(self, slots: Sequence[int]) -> list[Tensor]:
+        """A copy of the cache of each row: of its prompt and all it has sampled but the last token."""
+        kept = []
+        words = self._layout.words(self._columns)
+        for slot in slots:
+            prefix = self._held[slot]
+            assert prefix is not None
+            start = (int(self._own[slot]) - self._memory.data_ptr()) // 4
+            length = int(self._positions[slot]) - prefix.length
+            own = self._layout.unpack(self._memory[start : start + words], self._columns, length)
+            kept.append(torch.cat((prefix.cache, own), 3))
+        return kept
+
+    @torch.inference_mode()
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+        """Log-probability at temperature 1 of every token but the first, given those before it."""
+        vocab = self._config.vocab_size
+        step = max(1, _SCORE_NUMBERS // vocab)
+        scores: list[tuple[float, ...]] = []
+        for ids in sequences:
+            found: list[Tensor] = []
+            for start, end in self._forward(self._blocks([None], [ids]), [ids]):
+                for first in range(start, min(end, len(ids) - 1), step):
+                    last = min(first + step, end, len(ids) - 1)
+                    logits = self._read_off(torch.arange(first - start, last - start), torch.empty(last - first, vocab))
+                    wanted = torch.tensor(ids[first + 1 : last + 1])[:, None]
+                    found.append(torch.log_softmax(logits, -1).gather(-1, wanted).squeeze(-1))
+            scores.append(tuple(torch.cat(found).tolist()) if found else ())
+        return scores
+
+    @torch.inference_mode()
+    def admit(
+        self, slots: Sequence[int], prefixes: Sequence[CompiledPrefix], seeds: Sequence[int], limits: Sequence[int]
+    ) -> list[tuple[int, int]]:
+        """Gives each slot a row behind its prompt and samples its first token. Returns what ``step`` returns."""
+        for slot, prefix in zip(slots, prefixes, strict=True):
+            self._held[slot] = prefix
+        at = self._tensor(slots)
+        lengths = self._tensor([prefix.length for prefix in prefixes])
+        self._past[at] = self._tensor([prefix.block.data_ptr() for prefix in prefixes])
+        self._past_columns[at] = self._tensor([prefix.columns for prefix in prefixes])
+        self._past_lengths[at] = lengths
+        self._seeds[at] = self._tensor(seeds)
+        self._limits[at] = self._tensor(limits)
+        # One less: recording the first token moves on to the position at which that token is fed.
+        self._positions[at] = lengths - 1
+        self._counts[at] = 0
+        return self._record(torch.stack([prefix.logits_V for prefix in prefixes]), at)
+
+    @torch.inference_mode()
+    def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
+        """Feeds the last token of rows ``0 .. num_live - 1`` and samples the next; ``num_columns`` fit the longest.
+
+        Returns (slot, bits of ENDED, SUSPECT, FULL, BROKEN) of the rows that somebody must look at.
+        """
+        longest = self._layout.columns(num_columns) + self._layout.panel  # prompt and completion are each rounded up
+        threads = self._threads(num_live)
+        self._kernels.forward(self._model, num_live, self._rows, longest, threads)
+        logits_BV = self._logits[: num_live * self._config.vocab_size].view(num_live, -1)
+        self._kernels.read_logits(self._model, num_live, None, address(logits_BV), threads)
+        tokens_B, logprobs_B = self._sample(logits_BV, self._seeds[:num_live], self._counts[:num_live])
+        num = self._kernels.record(self._state, num_live, *map(address, (tokens_B, logprobs_B, self._reported)))
+        return [(slot, bits) for slot, bits in self._reported[:num].tolist()] if num else []
+
+    @torch.inference_mode()
+    def move(self, moves: Sequence[tuple[int, int]]) -> None:
+        """Moves rows from slot to slot; their cache stays where it is, slots change places in the arena."""
+        if not moves:
+            return
+        sources, targets = (self._tensor(column) for column in zip(*moves, strict=True))
+        for state in (*self._row_states(), self._past, self._past_columns, self._past_lengths):
+            state[targets] = state[sources]
+        own_sources, own_targets = self._own[sources], self._own[targets]
+        self._own[targets], self._own[sources] = own_sources, own_targets
+        for source, target in moves:
+            self._held[target], self._held[source] = self._held[source], None
+
+    @torch.inference_mode()
+    def forget(self) -> None:
+        """Clears the arena: a NaN in it would reach a later row that has the other half of its word."""
+        self._memory.zero_()
+
+    def load(self, decoder: nn.Module) -> None:
+        """Copies the decoder's weights."""
+        self.weights.copy_from(decoder)
+
+    def _sample(self, logits_BV: Tensor, seeds_B: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        params = self._params
+        if params.temperature and (params.top_k or params.top_p < 1.0):
+            return super()._sample(logits_BV, seeds_B, index_B)
+        B, V = logits_BV.shape
+        tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)
+        numbers = [address(tensor) for tensor in (seeds_B, index_B, tokens_B, logprobs_B)]
+        self._kernels.sample(address(logits_BV), B, V, params.temperature, *numbers, self._threads(B))
+        return tokens_B, logprobs_B
+
+    def _read(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+        if not texts:
+            return []
+        ends = torch.tensor([len(ids) for ids in texts]).cumsum(0) - 1
+        blocks, logits = self._blocks(pasts, texts), []
+        for start, end in self._forward(blocks, texts):
+            rows = ends[(ends >= start) & (ends < end)] - start
+            if len(rows):
+                logits.append(self._read_off(rows, torch.empty(len(rows), self._config.vocab_size)))
+        return [
+            CompiledPrefix(block.words, block.columns, block.before + len(ids), logits_V, self._layout)
+            for block, ids, logits_V in zip(blocks, texts, torch.cat(logits), strict=True)
+        ]
+
+    def _blocks(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[_Block]:
+        """A block for each text and what stands before it, which it has already."""
+        blocks = []
+        for past, ids in zip(pasts, texts, strict=True):
+            before = 0 if past is None else past.shape[3]
+            columns = self._layout.columns(before + len(ids))
+            words = torch.zeros(self._layout.words(columns), dtype=torch.int32)
+            if past is not None:
+                self._layout.pack(past, words, columns)
+            blocks.append(_Block(words, columns, before))
+        return blocks
+
+    def _forward(self, blocks: Sequence[_Block], texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+        """Reads the texts into their blocks, some tokens of all at a time; yields from where to where it has come."""
+        lengths = torch.tensor([len(ids) for ids in texts])
+        token = torch.tensor([token for ids in texts for token in ids])
+        position = torch.cat(
+            [torch.arange(b.before, b.before + len(ids)) for b, ids in zip(blocks, texts, strict=True)]
+        )
+        own = torch.tensor([block.words.data_ptr() for block in blocks]).repeat_interleave(lengths)
+        columns = torch.tensor([block.columns for block in blocks]).repeat_interleave(lengths)
+        none, longest = torch.zeros_like(own), max(block.columns for block in blocks)
+        self._extend_rotation(longest)
+        for start in range(0, len(token), _READ_ROWS):
+            end = min(start + _READ_ROWS, len(token))
+            rows = RowPointers(*(address(of[start:end]) for of in (token, position, own, columns, none, none, none)))
+            self._kernels.forward(self._model, end - start, rows, longest, self._threads(end - start))
+            yield start, end
+
+    def _read_off(self, rows: Tensor, into: Tensor) -> Tensor:
+        self._kernels.read_logits(self._model, len(rows), address(rows), address(into), self._threads(len(rows)))
+        return into
+
+    def _threads(self, num_rows: int) -> int:
+        """PyTorch's number, or one where there is so little to do that threads would mostly wait for each other."""
+        return torch.get_num_threads() if num_rows * self._num_weights > _WORTH_THREADS else 1
+
+    def _make_scratch(self, num_rows: int) -> None:
+        config, words = self._config, 4 // self._dtype.itemsize
+        D, H, N, K = config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads
+        if self._scratch and len(self._scratch["x"]) >= num_rows:
+            return
+        self._scratch = {
+            "x": torch.empty(num_rows, D),
+            "qkv": torch.empty(num_rows, (N + 2 * K) * H),
+        } | {
+            name: torch.zeros(num_rows, -(-width // words // 16) * 16 + 16, dtype=torch.int32)
+            for name, width in (("normed", D), ("query", N * H), ("read", N * H), ("act", config.intermediate_size))
+        }
+        for name, tensor in self._scratch.items():
+            setattr(self._model, name, address(tensor))
+
+    def _extend_rotation(self, length: int) -> None:
+        if len(self._rotation[0]) < length:
+            config, half = self._config, self._config.head_dim // 2
+            cos, sin = compute_rotation(
+                torch.arange(length), head_dim=2 * half, theta=config.rope_theta, scaling=config.rope_scaling
+            )
+            self._rotation = (cos[:, 0, half:].contiguous(), sin[:, 0, half:].contiguous())
+            self._model.cos, self._model.sin = map(address, self._rotation)

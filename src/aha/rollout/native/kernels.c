@@ -1,0 +1,483 @@
+// The sampler's forward pass on a CPU, prompts and single tokens alike: a row is one token of one sequence.
+//
+// B rows, D width, V vocabulary, N query heads, K key/value heads, H head width, F feed-forward width.
+// Everything that is multiplied is made of 32-bit words: one float32, or two neighbouring bfloat16 (half = 1). Sums, the
+// residual stream, softmax and sampling are float32. A row's numbers do not depend on how many rows or threads there are:
+// every sum has one order.
+//
+// A matrix [out, in] is packed as [out / NR][words of in][NR], so that a tile of rows meets it as two vectors a word.
+// A sequence's cache is a block of `cols` columns (a multiple of NR): for each layer and key/value head first the keys,
+// [cols / NR][words of H][NR], then the values, [cols][H padded to VL], in bfloat16 two columns a word.
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define VL 16
+#define MR 14
+#elif defined(__AVX__)
+#define VL 8
+#define MR 6
+#else
+#define VL 4
+#define MR 6
+#endif
+#define NR (2 * VL)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef uint32_t word;
+typedef float vf __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * VL), aligned(4), may_alias));
+typedef uint16_t vh __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+
+typedef struct {
+    const float *norm, *qkv_bias, *query_norm, *key_norm, *out_bias, *feed_norm;  // biases and norms of heads: or NULL
+    const word *qkv, *out, *gate_up, *down;
+} Layer;
+
+typedef struct {
+    int64_t half, layers, D, V, N, K, H, F;
+    float eps;
+    const word *embedding, *head;   // packed, and the same where the model ties them
+    const float *norm, *cos, *sin;  // cos, sin: [positions, H / 2]
+    const Layer *layer;
+    float *x, *qkv;                    // [B, D], [B, (N + 2 K) H]
+    word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)]
+} Model;
+
+typedef struct {  // of B rows: which token, where; its sequence's block, and one behind which that begins (or length 0)
+    const int64_t *token, *position, *own, *own_cols, *past, *past_cols, *past_length;
+} Rows;
+
+INLINE float as_float(word u) { float f; memcpy(&f, &u, 4); return f; }
+INLINE word as_word(float f) { word u; memcpy(&u, &f, 4); return u; }
+INLINE vf pick(vi where, vf yes, vf no) { return (vf)(((vi)yes & where) | ((vi)no & ~where)); }
+
+INLINE vh to_halves(vf x) {  // to the nearest, ties to even; NaN stays NaN
+    vu u = (vu)x, nan = (vu)(x != x);
+    return __builtin_convertvector((nan & 0x7fc0) | (~nan & (u + 0x7fff + (u >> 16 & 1)) >> 16), vh);
+}
+
+INLINE vf dot(const int half, vf sum, word a, vu b) {
+    if (!half) return sum + as_float(a) * (vf)b;
+#ifdef __AVX512BF16__
+    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
+#else
+    return sum + as_float(a << 16) * (vf)(b << 16) + as_float(a & 0xffff0000) * (vf)(b & 0xffff0000);
+#endif
+}
+
+INLINE vf exponential(vf x) {  // relative error under 2e-7 (Cephes' polynomial); 0 under -87, the same over 88
+    vf zero = {0};
+    x = pick(x > 88.0f, zero + 88.0f, x);
+    vf shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    vf scaled = p * (vf)(((vi)shifted - 0x4b400000 + 127) << 23);
+    return pick(x < -87.0f, zero, scaled);
+}
+
+INLINE float sum_of(vf v) { float s = 0; for (int i = 0; i < VL; i++) s += v[i]; return s; }
+INLINE float max_of(vf v) { float m = v[0]; for (int i = 1; i < VL; i++) m = v[i] > m ? v[i] : m; return m; }
+INLINE vf load(const float *x, int64_t left, float rest) {  // the first `left` of a vector, then `rest`
+    if (left >= VL) return *(const vf *)x;
+    vf v = (vf){0} + rest;
+    for (int i = 0; i < left; i++) v[i] = x[i];
+    return v;
+}
+
+// Rows of words lie a little apart, so that those of one tile do not compete for the same lines of the cache.
+INLINE int64_t leading(int64_t words) { return (words + 15) / 16 * 16 + 16; }
+INLINE int64_t words_of(const int half, int64_t numbers) { return half ? numbers / 2 : numbers; }
+INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // number i and the n - 1 behind it, at most VL
+    vh halves = to_halves(x);
+    if (n < VL) memcpy((char *)row + (half ? 2 : 4) * i, half ? (void *)&halves : (void *)&x, (size_t)((half ? 2 : 4) * n));
+    else if (half) *(vh *)((uint16_t *)row + i) = halves;
+    else *(vf *)(row + i) = x;
+}
+
+// ---- matrix product ------------------------------------------------------------------------------------------------
+
+enum { STORE, ADD, SWIGLU };
+
+INLINE void tile(const int half, const int R, const word *a, int64_t lda, const word *w, int64_t words, float *into) {
+    vf sum[MR][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = (vf){0};
+    for (int64_t k = 0; k < words; k++) {
+        vu b0 = *(const vu *)(w + k * NR), b1 = *(const vu *)(w + k * NR + VL);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            word x = a[r * lda + k];
+            sum[r][0] = dot(half, sum[r][0], x, b0);
+            sum[r][1] = dot(half, sum[r][1], x, b1);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) { *(vf *)(into + r * NR) = sum[r][0]; *(vf *)(into + r * NR + VL) = sum[r][1]; }
+}
+
+// One thread's share of out [B, N] = (out +) a w + bias. SWIGLU: a panel has VL gates, then their VL ups; out is words.
+INLINE void product(const int half, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
+                    const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
+    int64_t panels = (N + NR - 1) / NR, tiles = (B + MR - 1) / MR;
+    for (int64_t p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
+        const word *panel = w + p * words * NR;
+        int64_t wide = N - p * NR < NR ? N - p * NR : NR;
+        for (int64_t t = 0; t < tiles; t++) {
+            int64_t first = B * t / tiles, rows = B * (t + 1) / tiles - first;
+            float sums[MR * NR];
+            const word *from = a + first * lda;
+            switch (rows) {
+#define TILE(R) case R: tile(half, R, from, lda, panel, words, sums); break;
+                TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
+#if MR > 6
+                TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
+#endif
+            }
+            for (int64_t r = 0; r < rows; r++) {
+                float *sum = sums + r * NR;
+                if (mode == SWIGLU) {
+                    vf gate = *(vf *)sum, made = gate / (exponential(-gate) + 1.0f) * *(vf *)(sum + VL);
+                    word *row = (word *)out + (first + r) * ldo;
+                    put(half, row, p * VL, VL, made);
+                    continue;
+                }
+                float *row = (float *)out + (first + r) * ldo + p * NR;
+                for (int64_t i = 0; i < wide; i += VL) {
+                    vf value = *(vf *)(sum + i);
+                    if (bias) value += load(bias + p * NR + i, wide - i, 0);
+                    if (mode == ADD) value += load(row + i, wide - i, 0);
+                    put(0, (word *)row, i, wide - i, value);
+                }
+            }
+        }
+    }
+}
+
+static void multiply(int half, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
+                     const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
+    if (half) product(1, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
+    else product(0, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
+}
+
+// ---- norm, rotation, attention -------------------------------------------------------------------------------------
+
+INLINE float scale_of(const float *x, int64_t n, float eps) {  // 1 / root mean square
+    vf sums = {0};
+    for (int64_t i = 0; i < n; i += VL) { vf v = load(x + i, n - i, 0); sums += v * v; }
+    return 1.0f / sqrtf(sum_of(sums) / (float)n + eps);
+}
+
+INLINE void normalise(const int half, const float *x, const float *weight, int64_t n, float eps, word *out) {
+    float scale = scale_of(x, n, eps);
+    for (int64_t i = 0; i < n; i += VL)
+        put(half, out, i, n - i, load(x + i, n - i, 0) * scale * load(weight + i, n - i, 0));
+}
+
+INLINE void turn(float *restrict head, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
+    if (norm) {
+        float scale = scale_of(head, H, eps);
+        for (int64_t i = 0; i < H; i++) head[i] *= scale * norm[i];
+    }
+    for (int64_t i = 0; i < H / 2; i++) {
+        float left = head[i], right = head[i + H / 2];
+        head[i] = left * cos[i] - right * sin[i];
+        head[i + H / 2] = right * cos[i] + left * sin[i];
+    }
+}
+
+INLINE int64_t padded(int64_t H) { return (H + VL - 1) / VL * VL; }
+INLINE int64_t head_words(const int half, int64_t H, int64_t cols) {
+    return cols * words_of(half, H) + words_of(half, cols) * padded(H);
+}
+
+INLINE void keep(const int half, int64_t H, word *block, int64_t cols, int64_t at, const float *key, const float *value) {
+    int64_t words = words_of(half, H), per_word = half ? 2 : 1;
+    word *keys = block + at / NR * words * NR + at % NR, *values = block + cols * words + at / per_word * padded(H);
+    for (int64_t i = 0; i < H; i += VL) {
+        vf k = load(key + i, H - i, 0), v = load(value + i, H - i, 0);
+        vh k_halves = to_halves(k), v_halves = to_halves(v);
+        for (int j = 0; j < VL && i + j < H; j++)
+            if (half) {
+                ((uint16_t *)(keys + (i + j) / 2 * NR))[j % 2] = k_halves[j];
+                ((uint16_t *)(values + i + j))[at % 2] = v_halves[j];
+            } else keys[(i + j) * NR] = as_word(k[j]);
+        if (!half) *(vf *)(values + i) = v;
+    }
+}
+
+INLINE void score(const int half, const int G, const word *query, int64_t words, const word *keys, int64_t length,
+                  float *into, int64_t ld) {
+    for (int64_t b = 0; b * NR < length; b++) {
+        vf sum[4][2];
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) sum[g][0] = sum[g][1] = (vf){0};
+        for (int64_t h = 0; h < words; h++) {
+            const word *key = keys + (b * words + h) * NR;
+            vu k0 = *(const vu *)key, k1 = *(const vu *)(key + VL);
+#pragma GCC unroll 4
+            for (int g = 0; g < G; g++) {
+                sum[g][0] = dot(half, sum[g][0], query[g * words + h], k0);
+                sum[g][1] = dot(half, sum[g][1], query[g * words + h], k1);
+            }
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++) {
+            float *to = into + g * ld + b * NR;
+            *(vf *)to = sum[g][0];
+            *(vf *)(to + VL) = sum[g][1];
+            for (int64_t i = length - b * NR; i < NR; i++) to[i] = -INFINITY;
+        }
+    }
+}
+
+INLINE void gather(const int half, const int G, const int W, const word *weights, int64_t ld, const word *values,
+                   int64_t num, int64_t stride, float *into, int64_t ldi) {
+    vf sum[4][4];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int i = 0; i < W; i++) sum[g][i] = *(vf *)(into + g * ldi + i * VL);
+    for (int64_t s = 0; s < num; s++) {
+        vu v[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < W; i++) v[i] = *(const vu *)(values + s * stride + i * VL);
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+            for (int i = 0; i < W; i++) sum[g][i] = dot(half, sum[g][i], weights[g * ld + s], v[i]);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int i = 0; i < W; i++) *(vf *)(into + g * ldi + i * VL) = sum[g][i];
+}
+
+// G query heads of one key/value head over two blocks; `scores` has room for twice G ld floats, and G padded(H).
+INLINE void attend(const int half, const int G, int64_t H, const word *query, const word *past, int64_t past_cols,
+                   int64_t past_length, const word *own, int64_t own_cols, int64_t own_length, float *scores,
+                   int64_t ld, word *out) {
+    int64_t words = words_of(half, H), Hp = padded(H), before = (past_length + NR - 1) / NR * NR;
+    int64_t all = before + (own_length + NR - 1) / NR * NR;
+    word *weights = (word *)(scores + G * ld);
+    float *read = scores + 2 * G * ld, total[4];
+    score(half, G, query, words, past, past_length, scores, ld);
+    score(half, G, query, words, own, own_length, scores + before, ld);
+    for (int g = 0; g < G; g++) {
+        float *of = scores + g * ld;
+        vf most = (vf){0} - INFINITY, sum = {0};
+        for (int64_t s = 0; s < all; s += VL) { vf x = *(vf *)(of + s); most = pick(x > most, x, most); }
+        float largest = max_of(most), scale = 1.0f / sqrtf((float)H);
+        for (int64_t s = 0; s < all; s += VL) {
+            vf p = exponential((*(vf *)(of + s) - largest) * scale);
+            sum += p;
+            put(half, weights + g * ld, s, VL, p);
+        }
+        total[g] = sum_of(sum);
+    }
+    memset(read, 0, (size_t)(G * Hp) * 4);
+    for (int part = 0; part < 2; part++) {
+        const word *values = part ? own + own_cols * words : past + past_cols * words;
+        const word *from = weights + (part ? words_of(half, before) : 0);
+        int64_t length = part ? own_length : past_length, num = half ? (length + 1) / 2 : length, i = 0;
+        if (!length) continue;
+        for (; i + 4 * VL <= Hp; i += 4 * VL) gather(half, G, 4, from, ld, values + i, num, Hp, read + i, Hp);
+        for (; i < Hp; i += VL) gather(half, G, 1, from, ld, values + i, num, Hp, read + i, Hp);
+    }
+    for (int g = 0; g < G; g++)
+        for (int64_t i = 0; i < H; i += VL) put(half, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
+}
+
+// ---- the layers ----------------------------------------------------------------------------------------------------
+
+INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int64_t longest, int thread, int threads) {
+    int64_t D = m->D, N = m->N, K = m->K, H = m->H, width = (N + 2 * K) * H, group = N / K;
+    int64_t first = B * thread / threads, last = B * (thread + 1) / threads;
+    int64_t lead_D = leading(words_of(half, D)), lead_N = leading(words_of(half, N * H));
+    int64_t lead_F = leading(words_of(half, m->F)), query_words = words_of(half, group * H);
+    float *scores = malloc((size_t)(4 * (2 * longest + padded(H))) * 4);
+    for (int64_t b = first; b < last; b++) {
+        int64_t token = rows->token[b], words = words_of(half, D);
+        const word *row = m->embedding + token / NR * words * NR + token % NR;
+        for (int64_t i = 0; i < words; i++) {
+            word w = row[i * NR];
+            if (half) { m->x[b * D + 2 * i] = as_float(w << 16); m->x[b * D + 2 * i + 1] = as_float(w & 0xffff0000); }
+            else m->x[b * D + i] = as_float(w);
+        }
+    }
+    for (int64_t l = 0; l < m->layers; l++) {
+        const Layer *layer = m->layer + l;
+        for (int64_t b = first; b < last; b++)
+            normalise(half, m->x + b * D, layer->norm, D, m->eps, m->normed + b * lead_D);
+#pragma omp barrier
+        multiply(half, B, words_of(half, D), width, m->normed, lead_D, layer->qkv, layer->qkv_bias, m->qkv, width,
+                 STORE, thread, threads);
+#pragma omp barrier
+        for (int64_t b = first; b < last; b++) {
+            float *heads = m->qkv + b * width;
+            const float *cos = m->cos + rows->position[b] * (H / 2), *sin = m->sin + rows->position[b] * (H / 2);
+            int64_t cols = rows->own_cols[b];
+            for (int64_t n = 0; n < N + K; n++)
+                turn(heads + n * H, H, n < N ? layer->query_norm : layer->key_norm, m->eps, cos, sin);
+            for (int64_t i = 0; i < N * H; i += VL) put(half, m->query + b * lead_N, i, N * H - i, load(heads + i, N * H - i, 0));
+            for (int64_t k = 0; k < K; k++)
+                keep(half, H, (word *)rows->own[b] + (l * K + k) * head_words(half, H, cols), cols,
+                     rows->position[b] - rows->past_length[b], heads + (N + k) * H, heads + (N + K + k) * H);
+        }
+#pragma omp barrier
+        for (int64_t i = K * B * thread / threads; i < K * B * (thread + 1) / threads; i++) {
+            int64_t k = i / B, b = i % B, done = 0, past_length = rows->past_length[b];
+            const word *own = (const word *)rows->own[b] + (l * K + k) * head_words(half, H, rows->own_cols[b]);
+            const word *past = (const word *)rows->past[b] + (l * K + k) * head_words(half, H, rows->past_cols[b]);
+            const word *query = m->query + b * lead_N + k * query_words;
+            word *out = m->read + b * lead_N + k * query_words;
+#define ATTEND(G) \
+    for (; group - done >= G; done += G) \
+        attend(half, G, H, query + words_of(half, done * H), past, rows->past_cols[b], past_length, own, \
+               rows->own_cols[b], rows->position[b] - past_length + 1, scores, longest, out + words_of(half, done * H));
+            ATTEND(4) ATTEND(3) ATTEND(2) ATTEND(1)
+        }
+#pragma omp barrier
+        multiply(half, B, words_of(half, N * H), D, m->read, lead_N, layer->out, layer->out_bias, m->x, D, ADD, thread,
+                 threads);
+#pragma omp barrier
+        for (int64_t b = first; b < last; b++)
+            normalise(half, m->x + b * D, layer->feed_norm, D, m->eps, m->normed + b * lead_D);
+#pragma omp barrier
+        multiply(half, B, words_of(half, D), (m->F + VL - 1) / VL * NR, m->normed, lead_D, layer->gate_up, NULL, m->act,
+                 lead_F, SWIGLU, thread, threads);
+#pragma omp barrier
+        multiply(half, B, words_of(half, m->F), D, m->act, lead_F, layer->down, NULL, m->x, D, ADD, thread, threads);
+#pragma omp barrier
+    }
+    free(scores);
+}
+
+INLINE void read_off(const int half, const Model *m, int64_t B, const int64_t *row, float *logits, int thread,
+                     int threads) {
+    int64_t D = m->D, lead_D = leading(words_of(half, D));
+    for (int64_t b = B * thread / threads; b < B * (thread + 1) / threads; b++)
+        normalise(half, m->x + (row ? row[b] : b) * D, m->norm, D, m->eps, m->normed + b * lead_D);
+#pragma omp barrier
+    multiply(half, B, words_of(half, D), m->V, m->normed, lead_D, m->head, NULL, logits, m->V, STORE, thread, threads);
+}
+
+#ifdef _OPENMP
+#define THREAD omp_get_thread_num(), omp_get_num_threads()
+#else
+#define THREAD 0, 1
+#endif
+
+// What the caller must know: lanes of a vector, columns of a panel and of a block of keys.
+int64_t vector_lanes(void) { return VL; }
+
+// Reads B rows: their keys and values go into the cache, the residual stream stays in x. `longest` bounds a row's columns
+// of both blocks together, each rounded up to NR.
+void forward(const Model *m, int64_t B, const Rows *rows, int64_t longest, int64_t threads) {
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    if (m->half) run(1, m, B, rows, longest, THREAD); else run(0, m, B, rows, longest, THREAD);
+}
+
+// Logits [B, V] of the given rows of the last forward; of the first B where `row` is NULL.
+void read_logits(const Model *m, int64_t B, const int64_t *row, float *logits, int64_t threads) {
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    if (m->half) read_off(1, m, B, row, logits, THREAD); else read_off(0, m, B, row, logits, THREAD);
+}
+
+// ---- sampling ------------------------------------------------------------------------------------------------------
+
+static double uniform(uint64_t seed, uint64_t index) {  // as sampler.py: SplitMix64 read at `index`
+    uint64_t z = seed + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+}
+
+static void draw(const float *x, int64_t V, float temperature, double u, int64_t *token, float *logprob) {
+    vf most = (vf){0} - INFINITY, wrong = {0};
+    for (int64_t i = 0; i < V; i += VL) {
+        vf v = load(x + i, V - i, -INFINITY);
+        most = pick(v > most, v, most);
+        wrong += pick(v != v, v, (vf){0});
+    }
+    float largest = max_of(most), broken = sum_of(wrong) + (largest - largest);
+    *token = 0;
+    if (temperature == 0.0f || broken != 0.0f) {
+        while (*token < V - 1 && x[*token] != largest) ++*token;
+        *logprob = broken;
+        return;
+    }
+    enum { CHUNK = 32 * VL };
+    double total = 0, target, passed = 0;
+    double sums[(V + CHUNK - 1) / CHUNK];
+    for (int64_t c = 0; c * CHUNK < V; c++) {
+        vf sum = {0};
+        int64_t end = (c + 1) * CHUNK < V ? (c + 1) * CHUNK : V;
+        for (int64_t i = c * CHUNK; i < end; i += VL)
+            sum += exponential((load(x + i, V - i, -INFINITY) - largest) / temperature);
+        total += sums[c] = sum_of(sum);
+    }
+    target = u * total;
+    for (int64_t c = 0; c * CHUNK < V; passed += sums[c++]) {
+        if (passed + sums[c] <= target && (c + 1) * CHUNK < V) continue;
+        double up_to = passed;
+        int64_t end = (c + 1) * CHUNK < V ? (c + 1) * CHUNK : V;
+        for (int64_t i = c * CHUNK; i < end; i += VL) {
+            vf p = exponential((load(x + i, V - i, -INFINITY) - largest) / temperature);
+            for (int j = 0; j < VL && i + j < end; j++) {
+                if (p[j] > 0.0f) *token = i + j;  // rounding may leave the target behind the last: then it is that
+                up_to += p[j];
+                if (up_to > target) goto found;
+            }
+        }
+        if (sums[c] > 0.0) break;
+    }
+found:
+    *logprob = (float)((x[*token] - largest) / (double)temperature - log(total));
+}
+
+typedef struct {  // what live rows have sampled, by slot, and the tokens at which somebody must look (bits of rows.py)
+    int64_t *token, *position, *count;
+    const int64_t *seed, *limit;
+    int64_t *out_token;
+    float *out_logprob;  // both [slots, ld]
+    int64_t ld;
+    const uint8_t *flags;  // [V]
+} State;
+
+// Appends what was sampled for slots 0 .. B - 1; `reported` gets slots to look at and their bits, in pairs. Their number.
+int64_t record(const State *s, int64_t B, const int64_t *token, const float *logprob, int64_t *reported) {
+    int64_t num = 0;
+    for (int64_t b = 0; b < B; b++) {
+        int64_t count = s->count[b]++, bits = s->flags[token[b]];
+        s->out_token[b * s->ld + count] = s->token[b] = token[b];
+        s->out_logprob[b * s->ld + count] = logprob[b];
+        s->position[b]++;
+        if (count + 1 >= s->limit[b]) bits |= 4;
+        if (logprob[b] - logprob[b] != 0.0f) bits |= 8;
+        if (bits) { reported[2 * num] = b; reported[2 * num++ + 1] = bits; }
+    }
+    return num;
+}
+
+// One token of each of B rows: by inverse CDF with the uniform number `index` of its seed; at temperature 0 the largest.
+void sample(const float *logits, int64_t B, int64_t V, float temperature, const int64_t *seed, const int64_t *index,
+            int64_t *token, float *logprob, int64_t threads) {
+#pragma omp parallel for num_threads((int)threads) if (threads > 1)
+    for (int64_t b = 0; b < B; b++)
+        draw(logits + b * V, V, temperature, uniform((uint64_t)seed[b], (uint64_t)index[b]), token + b, logprob + b);
+}

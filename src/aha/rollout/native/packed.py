@@ -1,0 +1,166 @@
+"""The sampler's own copy of the weights as the compiled kernels read them, and the way back for the digest.
+
+D width, V vocabulary, N query heads, K key/value heads, H head width. A matrix [out, in] is packed into panels:
+``[ceil(out / NR), words, NR]``, words of 32 bits, each one float32 or two neighbouring bfloat16 of a row.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aha.model.config import ModelConfig
+from aha.rollout.native.kernels import Kernels, LayerPointers, ModelPointers, address
+from aha.rollout.native.source import Source
+from aha.rollout.native.weights import digest_of
+
+_PARTS = ("q", "k", "v")
+
+
+def is_packable(config: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether the kernels know the architecture: grouped-query attention, dense feed-forward; pairs in bfloat16."""
+    plain = not config.latent_attention and config.n_routed_experts == 0
+    pairs = dtype == torch.float32 or config.hidden_size % 2 == config.intermediate_size % 2 == 0
+    return plain and pairs and dtype in (torch.float32, torch.bfloat16)
+
+
+def pack(matrix_OI: Tensor, into: Tensor) -> None:
+    """Writes a matrix into panels; what its last panel has too many is 0."""
+    panels, words, width = into.shape
+    rows = matrix_OI.view(torch.int32)
+    full, rest = divmod(len(rows), width)
+    into[:full].copy_(rows[: full * width].view(full, width, words).transpose(1, 2))
+    if rest:
+        into[full].zero_()
+        into[full, :, :rest] = rows[full * width :].t()
+
+
+def unpack(panels: Tensor, num_rows: int, dtype: torch.dtype) -> Tensor:
+    """The matrix that was packed."""
+    return panels.transpose(1, 2).contiguous().view(-1, panels.shape[1])[:num_rows].view(dtype)
+
+
+class PackedWeights:
+    """Storage for one version of the weights, allocated once; ``copy_from`` fills it."""
+
+    def __init__(self, config: ModelConfig, kernels: Kernels, *, dtype: torch.dtype) -> None:
+        assert is_packable(config, dtype)
+        self._config, self._dtype, self._lanes, self._panel = config, dtype, kernels.lanes, kernels.panel
+        V, D, H = config.vocab_size, config.hidden_size, config.head_dim
+        N, K = config.num_attention_heads, config.num_key_value_heads
+        self._rows = dict(zip(_PARTS, (N * H, K * H, K * H), strict=True))
+        self._embedding = self._empty(V, D)
+        self._head = self._embedding if config.tie_word_embeddings else self._empty(V, D)
+        self._norm_D = torch.empty(D)
+        self._layers = [self._empty_layer() for _ in range(config.num_hidden_layers)]
+
+    @torch.no_grad()
+    def copy_from(self, decoder: nn.Module) -> None:
+        """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
+        source, config = Source(decoder), self._config
+        V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
+
+        def matrix(name: str, rows: int, columns: int) -> Tensor:
+            found = torch.empty(rows, columns, dtype=self._dtype)
+            source.copy(name, found)
+            return found
+
+        def vector(name: str, into: Tensor) -> None:
+            rounded = torch.empty(into.shape, dtype=self._dtype)
+            source.copy(name, rounded)
+            into.copy_(rounded)
+
+        pack(matrix("model.embed_tokens.weight", V, D), self._embedding)
+        if not config.tie_word_embeddings:
+            pack(matrix("lm_head.weight", V, D), self._head)
+        vector("model.norm.weight", self._norm_D)
+        for index, layer in enumerate(self._layers):
+            at = f"model.layers.{index}."
+            for name, into in self._vectors(at, layer):
+                vector(name, into)
+            parts = [matrix(f"{at}self_attn.{part}_proj.weight", rows, D) for part, rows in self._rows.items()]
+            pack(torch.cat(parts), layer["qkv"])
+            pack(matrix(at + "self_attn.o_proj.weight", D, self._rows["q"]), layer["out"])
+            gate_up = [matrix(f"{at}mlp.{part}_proj.weight", width, D) for part in ("gate", "up")]
+            # In a panel VL gates stand before their VL ups.
+            spare = -width % self._lanes
+            sides = [F.pad(side, (0, 0, 0, spare)).view(-1, self._lanes, D) for side in gate_up]
+            pack(torch.stack(sides, 1).view(-1, D), layer["gate_up"])
+            pack(matrix(at + "mlp.down_proj.weight", D, width), layer["down"])
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """Every weight under the decoder's name, in the decoder's layout, read back from the packed storage."""
+        config, dtype = self._config, self._dtype
+        V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
+        yield "model.embed_tokens.weight", unpack(self._embedding, V, dtype)
+        if not config.tie_word_embeddings:
+            yield "lm_head.weight", unpack(self._head, V, dtype)
+        yield "model.norm.weight", self._norm_D
+        for index, layer in enumerate(self._layers):
+            at = f"model.layers.{index}."
+            yield from self._vectors(at, layer)
+            parts = torch.split(unpack(layer["qkv"], sum(self._rows.values()), dtype), list(self._rows.values()))
+            for part, matrix in zip(_PARTS, parts, strict=True):
+                yield f"{at}self_attn.{part}_proj.weight", matrix
+            yield at + "self_attn.o_proj.weight", unpack(layer["out"], D, dtype)
+            sides = unpack(layer["gate_up"], len(layer["gate_up"]) * self._panel, dtype).view(-1, 2, self._lanes, D)
+            for side, part in enumerate(("gate", "up")):
+                yield f"{at}mlp.{part}_proj.weight", sides[:, side].reshape(-1, D)[:width]
+            yield at + "mlp.down_proj.weight", unpack(layer["down"], D, dtype)
+
+    def digest(self) -> str:
+        """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype."""
+        return digest_of(self.named(), self._dtype)
+
+    def point(self, model: ModelPointers) -> None:
+        """Writes into ``model`` its sizes and where the weights lie; they stay there as long as this object lives."""
+        config = self._config
+        layers = (LayerPointers * len(self._layers))()
+        for pointers, tensors in zip(layers, self._layers, strict=True):
+            for name, tensor in tensors.items():
+                setattr(pointers, name, address(tensor))
+        model.half, model.layers, model.eps = int(self._dtype == torch.bfloat16), len(layers), config.rms_norm_eps
+        model.D, model.V, model.F = config.hidden_size, config.vocab_size, config.intermediate_size
+        model.N, model.K, model.H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        model.embedding, model.norm, model.head = map(address, (self._embedding, self._norm_D, self._head))
+        model.layer = ctypes.cast(layers, ctypes.POINTER(LayerPointers))
+
+    def _empty(self, num_rows: int, num_columns: int) -> Tensor:
+        words = num_columns * self._dtype.itemsize // 4
+        return torch.empty(-(-num_rows // self._panel), words, self._panel, dtype=torch.int32)
+
+    def _empty_layer(self) -> dict[str, Tensor]:
+        config, rows = self._config, sum(self._rows.values())
+        D, width, H = config.hidden_size, config.intermediate_size, config.head_dim
+        layer = {
+            "norm": torch.empty(D),
+            "feed_norm": torch.empty(D),
+            "qkv": self._empty(rows, D),
+            "out": self._empty(D, self._rows["q"]),
+            "gate_up": self._empty(2 * (width + -width % self._lanes), D),
+            "down": self._empty(D, width),
+        }
+        if config.qkv_bias:
+            layer["qkv_bias"] = torch.empty(rows)
+        if config.o_bias:
+            layer["out_bias"] = torch.empty(D)
+        if config.qk_norm:
+            layer |= {"query_norm": torch.empty(H), "key_norm": torch.empty(H)}
+        return layer
+
+    def _vectors(self, at: str, layer: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """A layer's norms and biases, in float32 whatever the dtype, under their published names."""
+        yield at + "input_layernorm.weight", layer["norm"]
+        yield at + "post_attention_layernorm.weight", layer["feed_norm"]
+        if self._config.qkv_bias:
+            parts = torch.split(layer["qkv_bias"], list(self._rows.values()))
+            yield from zip((f"{at}self_attn.{part}_proj.bias" for part in _PARTS), parts, strict=True)
+        if self._config.o_bias:
+            yield at + "self_attn.o_proj.bias", layer["out_bias"]
+        if self._config.qk_norm:
+            yield at + "self_attn.q_norm.weight", layer["query_norm"]
+            yield at + "self_attn.k_norm.weight", layer["key_norm"]
