@@ -190,6 +190,50 @@ def verify(
 
 
 @app.command()
+def difficulty(
+    sources: Sources,
+    out: Out,
+    model: Annotated[Path, typer.Option(help="A stage of a run, its model folder, or any Hugging Face folder.")],
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 8,
+    low: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least pass rate to keep.")] = 0.0,
+    high: Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest pass rate to keep.")] = 1.0,
+    task: Annotated[str, typer.Option(help="The checker of rows that name none: number, math, choice...")] = "number",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to sample at most.")] = 1_024,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt with one {question} in it.", show_default="the model's own, or R1-Zero's")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another gives other samples.")] = 0,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Give each row the share of a model's samples that are right, and keep a window of it.
+
+    Example: aha data difficulty clean --model runs/r1_tiny/base --low 0.1 --high 0.6 --out learnable
+    """
+    from aha.stages.difficulty import Difficulty
+    from aha.tasks.checkers import CHECKERS
+
+    if low > high:
+        raise UsageError(f"--low {low} is over --high {high}: no pass rate is between them")
+    if task not in CHECKERS:
+        raise UsageError(f"--task {task}: {nearest(task, CHECKERS)}")
+    step = Difficulty(
+        model,
+        samples,
+        low,
+        high,
+        task,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    _build(step, sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
 def select(
     sources: Sources,
     out: Out,
