@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from aha.errors import SettingError, nearest
 from aha.pipeline.graph import Pipeline, Stage
-from aha.stages import compare, evaluate, examples, pretrain, problems, rl, sft, tokenizer
+from aha.stages import compare, evaluate, examples, pretrain, problems, reject, rl, sft, tokenizer
 
 ARMS = ("direct_rl", "distilled")
+SHARES = {"chain": 0.7, "countdown": 0.3}  # of the tasks, as they are asked and tested
 
 
 def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ARMS) -> Pipeline:
@@ -26,19 +27,19 @@ def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ARMS)
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
 
     large = Stage("teacher_base", pretrain.run, pretrain.Settings(steps=1_200), {"tokenizer": words}, cost=110)
-    worked = Stage("worked", examples.run, examples.Settings(clean=1_500), {"problems": asked}, cost=2)
-    taught = Stage("teacher_sft", sft.run, sft.Settings(lr=1e-3), {"init": large, "data": worked}, cost=15)
+    worked = Stage("worked", examples.run, examples.Settings(clean=6_000), {"problems": asked}, cost=2)
+    taught = Stage("teacher_sft", sft.run, sft.Settings(epochs=3), {"init": large, "data": worked}, cost=60)
     teacher = Stage(
         "teacher",
         rl.run,
-        rl.Settings(steps=25, minibatches=2, lr=1.5e-4, final_ratio=0.1),
+        rl.Settings(steps=10, minibatches=2, lr=1.5e-4, final_ratio=0.1),
         {"init": taught, "problems": asked},
-        cost=40,
+        cost=20,
     )
     samples = Stage(
         "samples",
-        examples.run,
-        examples.Settings(problems=8_000, samples=2),
+        reject.run,
+        reject.Settings(problems=8_000, samples=2, weights=SHARES),
         {"policy": teacher, "problems": asked},
         cost=10,
     )

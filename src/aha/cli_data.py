@@ -234,6 +234,97 @@ def difficulty(
 
 
 @app.command()
+def reject(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A file or folder of problems with answers.")],
+    out: Out,
+    model: Annotated[Path | None, typer.Option(help="The teacher: a stage of a run or a Hugging Face folder.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Or an OpenAI-style endpoint, such as http://127.0.0.1:8000/v1.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The endpoint's name of the model.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the endpoint is asked, with {question} in it.")] = "{question}",
+    per_minute: Annotated[float | None, typer.Option(help="Requests a minute.", show_default="no limit")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT", help="Of a million tokens, for the account.", show_default="0,0")
+    ] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Stop when so much is spent.", show_default="any")] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model of the endpoint that judges what no rule can.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 4,
+    one: Annotated[bool, typer.Option("--one", help="Keep one right completion of a problem, not all.")] = False,
+    untagged: Annotated[bool, typer.Option("--untagged", help="Completions without tags may stay.")] = False,
+    task: Annotated[str, typer.Option(help="The checker of rows that name none: number, math, choice...")] = "number",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to sample at most.")] = 8_192,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Another gives other samples.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask a teacher several times and keep what is right and readable; run again, it asks for what is missing alone.
+
+    The key of an endpoint is read from OPENAI_API_KEY.
+
+    Example: aha data reject clean --endpoint http://127.0.0.1:8000/v1 --name r1 --samples 4 --out distilled
+    """
+    if (model is None) == (endpoint is None):
+        raise UsageError("the teacher is either --model or --endpoint: give one of them")
+    if endpoint is not None and name is None:
+        raise UsageError("--endpoint needs --name, what it calls its model")
+    if judge is not None and endpoint is None:
+        raise UsageError("--judge is a model of the --endpoint: give that too")
+    from aha.rollout.endpoint import Endpoint
+    from aha.stages.reject import Settings
+    from aha.stages.teach import teach
+
+    price_in, price_out = _prices(price)
+    asked = None
+    if endpoint is not None and name is not None:
+        asked = Endpoint(
+            url=endpoint,
+            model=name,
+            prompt=prompt,
+            at_once=at_once,
+            per_minute=per_minute,
+            price_in=price_in,
+            price_out=price_out,
+            most_cost=most_cost,
+        )
+    settings = Settings(
+        source=Path(source),
+        task=task,
+        samples=samples,
+        keep="one" if one else "all",
+        endpoint=asked,
+        judge=asked.model_copy(update={"model": judge, "prompt": "{question}"}) if asked and judge else None,
+        well_formed=not untagged,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    with phases() as progress:
+        metrics = teach(settings, model, out, seed, progress)
+    if as_json:
+        print_json({"folder": str(out), **metrics})
+        return
+    rows = table("", "samples")
+    for reason, number in (("asked", metrics["samples"]), *metrics["removed"].items(), ("kept", metrics["examples"])):
+        rows.add_row(reason, f"{number:,}")
+    print_rich(rows)
+    for who, paid in metrics["account"].items():
+        print(f"{who}: " + ", ".join(f"{value:,.6g} {key.replace('_', ' ')}" for key, value in paid.items()))
+
+
+def _prices(text: str | None) -> tuple[float, float]:
+    try:
+        price_in, price_out = map(float, text.split(",")) if text else (0.0, 0.0)
+    except ValueError:
+        raise UsageError(f"--price {text}: give two numbers, such as 0.55,2.19") from None
+    return price_in, price_out
+
+
+@app.command()
 def select(
     sources: Sources,
     out: Out,

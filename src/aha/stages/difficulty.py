@@ -28,6 +28,8 @@ from aha.stages.sampling import PolicySampler, ask_for, collect_samples
 from aha.tasks.checkers import CHECKERS
 from aha.util.files import sha256_file
 
+BATCH = 1_000
+
 
 @dataclass(frozen=True)
 class Difficulty:
@@ -85,8 +87,12 @@ class Difficulty:
                 chunks.folder / f"difficulty-{number:05d}.jsonl",
                 lambda now, _: progress("sampling", before + now, chunks.rows * self.samples),
             )
-            said = [[answers[p.id, g].text for g in range(self.samples)] for p in problems]
-            return [self._judge(row, p, texts) for row, p, texts in zip(rows, problems, said, strict=True)]
+            found: list[Removal | None] = []
+            for start in range(0, len(rows), BATCH):
+                part = slice(start, start + BATCH)
+                said = [[answers[p.id, g].text for g in range(self.samples)] for p in problems[part]]
+                found += self._judge(rows[part], problems[part], said)
+            return found
 
         return judge
 
@@ -98,14 +104,23 @@ class Difficulty:
         answer = "" if row.fields.get("answer") is None else str(row.fields["answer"]).strip()
         return Problem(place, row.fields["problem"], answer, task, language_of(row.fields), meta=row.fields)
 
-    def _judge(self, row: Row, problem: Problem, texts: Sequence[str]) -> Removal | None:
+    def _judge(
+        self, rows: Sequence[Row], problems: Sequence[Problem], said: Sequence[Sequence[str]]
+    ) -> list[Removal | None]:
         """A failed verifier says nothing: the rate is over the samples that were judged."""
-        verdicts = judge_accuracy([problem] * len(texts), [read_response(text) for text in texts])
-        judged = [v.status is Status.RIGHT for v in verdicts if v.status is not Status.ERROR]
-        if not judged:
-            return Removal("verifier failed", verdicts[0].note)
-        rate = sum(judged) / len(judged)
-        row.fields["pass_rate"] = rate
-        if self.low <= rate <= self.high:
-            return None
-        return Removal("too hard" if rate < self.low else "too easy", f"{rate:.3g} right of {len(judged)} samples")
+        asked = [(problem, text) for problem, texts in zip(problems, said, strict=True) for text in texts]
+        responses = [read_response(text) for _, text in asked]
+        verdicts = judge_accuracy([problem for problem, _ in asked], responses)
+        found: list[Removal | None] = []
+        for place, row in enumerate(rows):
+            own = verdicts[place * self.samples : (place + 1) * self.samples]
+            judged = [verdict.status is Status.RIGHT for verdict in own if verdict.status is not Status.ERROR]
+            rate = sum(judged) / len(judged) if judged else None
+            if rate is None:
+                found.append(Removal("verifier failed", own[0].note))
+                continue
+            row.fields["pass_rate"] = rate
+            fits = self.low <= rate <= self.high
+            why = Removal("too hard" if rate < self.low else "too easy", f"{rate:.3g} of {len(judged)} samples right")
+            found.append(None if fits else why)
+        return found

@@ -33,7 +33,7 @@ from aha.reward.response import Response, read_response
 from aha.rollout.endpoint import Answered, Asked, Endpoint, EndpointSampler
 from aha.rollout.engine import SamplingParams
 from aha.stages.context import Context
-from aha.stages.models import load_policy
+from aha.stages.generate import open_model
 from aha.stages.sampling import PolicySampler, Sampler, ask_for, collect_samples, paid_record
 from aha.tasks.checkers import CHECKERS
 from aha.util.files import write_text_atomic
@@ -153,7 +153,7 @@ def _teacher(settings: Settings, inputs: Mapping[str, Path]) -> Sampler:
     params = SamplingParams(settings.max_new_tokens, settings.temperature, settings.top_p)
     if settings.endpoint is not None:
         return EndpointSampler(settings.endpoint, params)
-    policy = load_policy(inputs["policy"] / "model")
+    policy, _ = open_model(inputs["policy"], template=None)
     ends = policy.tokenizer.end_token_ids
     return PolicySampler(
         policy, SamplingParams(settings.max_new_tokens, settings.temperature, settings.top_p, end_token_ids=ends)
