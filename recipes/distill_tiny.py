@@ -15,12 +15,12 @@ from aha.errors import SettingError, nearest
 from aha.pipeline.graph import Pipeline, Stage
 from aha.stages import compare, evaluate, examples, pretrain, problems, reject, rl, sft, tokenizer
 
-ARMS = ("direct_rl", "distilled")
+ARMS = ("direct_rl", "distilled", "logits")
 SHARES = {"chain": 0.7, "countdown": 0.3}  # of the tasks, as they are asked and tested
 
 
-def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ARMS) -> Pipeline:
-    """``seeds`` runs of each of the ``arms``; ``seed`` decides problems, teacher and the student's base."""
+def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ("direct_rl", "distilled")) -> Pipeline:
+    """``seeds`` runs of each of the ``arms`` (``logits`` is the third); ``seed`` decides problems, teacher and base."""
     if unknown := [arm for arm in arms if arm not in ARMS]:
         raise SettingError(f"no arm {unknown[0]!r}: {nearest(unknown[0], ARMS)}")
     words = Stage("tokenizer", tokenizer.run, tokenizer.Settings(), cost=2)
@@ -56,7 +56,7 @@ def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ARMS)
     judged = {"start": start, "teacher": best}
     for arm in arms:
         for number in range(seeds):
-            model = _train(arm, number, student, asked, samples)
+            model = _train(arm, number, student, asked, samples, teacher)
             evaluation = _judge(model, asked)
             stages += [model, evaluation]
             judged[f"{arm}/{number}"] = evaluation
@@ -64,13 +64,13 @@ def distill_tiny(*, seed: int = 0, seeds: int = 3, arms: tuple[str, ...] = ARMS)
     return Pipeline("distill_tiny", 1, {"seed": seed, "seeds": seeds, "arms": ",".join(arms)}, tuple(stages))
 
 
-def _train(arm: str, number: int, student: Stage, asked: Stage, samples: Stage) -> Stage:
+def _train(arm: str, number: int, student: Stage, asked: Stage, samples: Stage, teacher: Stage) -> Stage:
     """The student trained the way of the arm, with the random streams of its seed."""
     name, stream = f"{arm}_{number}", f"seed{number}"
     if arm == "direct_rl":
         settings = rl.Settings(steps=50, minibatches=2, lr=1.5e-4, final_ratio=0.3)
         return Stage(name, rl.run, settings, {"init": student, "problems": asked}, seed_name=stream, cost=60)
-    learned = {"init": student, "data": samples}
+    learned = {"init": student, "data": samples} | ({"teacher": teacher} if arm == "logits" else {})
     return Stage(name, sft.run, sft.Settings(epochs=3, lr=2e-3), learned, seed_name=stream, cost=30)
 
 
