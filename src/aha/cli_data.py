@@ -95,27 +95,55 @@ def decontaminate(
 
 @app.command()
 def lineage(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set folder that 'aha data' wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set, a run, a stage of it, or a model folder.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Count the leaks of this benchmark at every step; repeatable."),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the graph: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show where a data set comes from, down to the files it was first made of.
+    """Show where a data set or a model comes from, down to the files it was first made of.
 
-    Example: aha data lineage clean
+    Example: aha data lineage runs/distill_tiny --picture lineage.png
     """
+    from dataclasses import asdict
+
     from rich.text import Text
     from rich.tree import Tree
 
     from aha.data.card import lineage_lines, read_card
+    from aha.data.lineage import count_leaks, nodes_of
 
-    card = read_card(folder)
+    nodes = nodes_of(folder)
+    leaks = count_leaks(nodes, against) if against else {}
+    if picture is not None:
+        from aha.report.lineage import save_lineage
+
+        save_lineage(nodes, picture, leaks)
+    is_data = nodes[-1].name == str(folder)
     if as_json:
-        print_json({"folder": str(folder), "card": card})
+        found: dict[str, Any] = {"folder": str(folder), "nodes": [asdict(node) for node in nodes]}
+        if is_data:
+            found["card"] = read_card(folder)
+        print_json(found | ({"leaks": leaks} if against else {}))
         return
-    branches: list[Any] = []
-    for depth, line in lineage_lines(card, str(folder)):
-        branch = Tree(Text(line)) if not branches else branches[depth - 1].add(Text(line))
-        branches[depth:] = [branch]
-    print_rich(branches[0])
+    if is_data:
+        branches: list[Any] = []
+        for depth, line in lineage_lines(read_card(folder), str(folder)):
+            branch = Tree(Text(line)) if not branches else branches[depth - 1].add(Text(line))
+            branches[depth:] = [branch]
+        print_rich(branches[0])
+    else:
+        rows = table("what", "kind", "made", "from")
+        for node in nodes:
+            rows.add_row(node.name, node.kind, node.note, ", ".join(node.parents))
+        print_rich(rows)
+    if against:
+        rows = table("questions that a benchmark asks too", "rows")
+        for name, number in leaks.items():
+            rows.add_row(name, f"{number:,}")
+        print_rich(rows)
 
 
 def _build(step: Any, sources: list[str], out: Path, form: Form, shard_rows: int, *, as_json: bool) -> None:
@@ -421,14 +449,22 @@ def mix(
 
 
 @app.command()
-def stats(sources: Sources, as_json: Json = False) -> None:
+def stats(
+    sources: Sources,
+    picture: Annotated[Path | None, typer.Option(help="Draw them: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show lengths, domains, tasks, languages and pass rates of any files.
 
-    Example: aha data stats clean 'math/*.jsonl'
+    Example: aha data stats clean 'math/*.jsonl' --picture stats.png
     """
     from aha.data.stats import QUANTILES, compute_stats
 
     found = compute_stats(sources)
+    if picture is not None:
+        from aha.report.lineage import save_stats
+
+        save_stats(found, picture)
     if as_json:
         print_json(found)
         return
