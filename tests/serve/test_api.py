@@ -165,7 +165,7 @@ def test_ours_is_a_teacher(client: httpx2.Client, policy: Policy, tmp_path: Path
     ids = policy.renderer.prompt("compute 2 + 3")
     params = SamplingParams(6, end_token_ids=policy.tokenizer.end_token_ids)
     for row in rows:
-        seed = stream(stream(1, "sample", "p", row["key"][1]) % 2**31, "served", 0, 0)
+        seed = stream(stream(1, "sample", *row["key"]) % 2**31, "served", 0, 0)
         ((wanted,),) = build_loaded_engine(policy).generate([ids], [[seed]], params)
         assert row["text"] == policy.tokenizer.decode(wanted.token_ids) and row["tokens"] == len(wanted.token_ids)
 

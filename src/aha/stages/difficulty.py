@@ -24,7 +24,7 @@ from aha.reward.readability import language_of
 from aha.reward.response import read_response
 from aha.rollout.engine import SamplingParams
 from aha.stages.generate import open_model
-from aha.stages.sampling import PolicySampler, ask_for, collect_samples
+from aha.stages.sampling import PolicySampler, ask_for, collect_samples, sample_name
 from aha.tasks.checkers import CHECKERS
 from aha.util.files import sha256_file
 
@@ -90,7 +90,7 @@ class Difficulty:
             found: list[Removal | None] = []
             for start in range(0, len(rows), BATCH):
                 part = slice(start, start + BATCH)
-                said = [[answers[p.id, g].text for g in range(self.samples)] for p in problems[part]]
+                said = [[answers[sample_name(p), g].text for g in range(self.samples)] for p in problems[part]]
                 found += self._judge(rows[part], problems[part], said)
             return found
 

@@ -34,7 +34,7 @@ from aha.rollout.endpoint import Answered, Asked, Endpoint, EndpointSampler
 from aha.rollout.engine import SamplingParams
 from aha.stages.context import Context
 from aha.stages.generate import open_model
-from aha.stages.sampling import PolicySampler, Sampler, ask_for, collect_samples, paid_record
+from aha.stages.sampling import PolicySampler, Sampler, ask_for, collect_samples, paid_record, sample_name
 from aha.tasks.checkers import CHECKERS
 from aha.util.files import write_text_atomic
 from aha.util.seeds import python_rng
@@ -99,8 +99,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     problems = [_problem(row, settings.task) for row in rows]
     asked = ask_for(problems, settings.samples, context.seed)
     if len({one.key for one in asked}) < len(asked):
-        doubled = next(name for name, count in Counter(p.id for p in problems).items() if count > 1)
-        raise DataError(f"{source}: two rows have the id {doubled!r}; a sample is known by its problem's id")
+        doubled = next(p for p, count in Counter((p.id, p.prompt) for p in problems).items() if count > 1)
+        raise DataError(f"{source}: two rows have the id {doubled[0]!r} and the same question: deduplicate it first")
     teacher = _teacher(settings, inputs)
 
     def progress(done: int, total: int) -> None:
@@ -109,7 +109,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
 
     answers = collect_samples(teacher, asked, context.out / "samples.jsonl", progress)
     samples = [
-        _read(problem, row, answers[problem.id, number])
+        _read(problem, row, answers[sample_name(problem), number])
         for problem, row in zip(problems, rows, strict=True)
         for number in range(settings.samples)
     ]
@@ -172,7 +172,7 @@ def _judge(settings: Settings, samples: Sequence[_Sample], context: Context) -> 
         return found, None
     open_to_judge = {"no rule", "verifier failed"} | ({"wrong"} if settings.judged == "rejected" else set())
     places = {
-        (sample.problem.id, place % settings.samples): place
+        (sample_name(sample.problem), place % settings.samples): place
         for place, sample in enumerate(found)
         if sample.why in open_to_judge
     }
@@ -214,7 +214,7 @@ def _pick(settings: Settings, samples: Sequence[_Sample], seed: int) -> list[_Sa
         if sample.why:
             continue
         fault = readable.fault({**sample.row.fields, "language": sample.problem.language, "completion": sample.text})
-        before = said[sample.problem.id]
+        before = said[sample_name(sample.problem)]
         if settings.well_formed and not sample.response.well_formed:
             found[place] = _replaced(sample, "bad format")
         elif fault is not None:

@@ -7,6 +7,7 @@ asked at first.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -67,10 +68,15 @@ class PolicySampler:
 def ask_for(problems: Sequence[Problem], samples: int, seed: int) -> list[Asked]:
     """``samples`` of each problem, each with a seed of its own that depends on nothing else."""
     return [
-        Asked(problem.id, number, problem.prompt, stream(seed, "sample", problem.id, number))
+        Asked(sample_name(problem), number, problem.prompt, stream(seed, "sample", sample_name(problem), number))
         for problem in problems
         for number in range(samples)
     ]
+
+
+def sample_name(problem: Problem) -> str:
+    """What a problem's samples are known by: one id may be asked in two languages, or stand in two files."""
+    return f"{problem.id}/{hashlib.sha256(problem.prompt.encode()).hexdigest()[:8]}"
 
 
 def collect_samples(
