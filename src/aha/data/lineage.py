@@ -21,6 +21,8 @@ from aha.util.files import read_json
 LINEAGE = "lineage.json"
 """What a stage of a run writes of itself; a model folder has a copy as ``card.json``."""
 
+MADE = 3  # numbers of a stage's result that a node shows
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -110,7 +112,7 @@ def stage_nodes(record: Mapping[str, Any], run: Path) -> list[Node]:
             for source in stage["sources"]:
                 found[source["file"]] = _file_node(source, None)
                 outside.append(source["file"])
-        note = ", ".join(f"{key} {_short(value)}" for key, value in stage["made"].items())
+        note = ", ".join(f"{key} {_short(value)}" for key, value in list(stage["made"].items())[:MADE])
         parents = tuple(dict.fromkeys((*outside, *stage["inputs"].values())))
         place = str(run / name) if (run / name).is_dir() else None
         hashes = "; ".join(f"{file} {digest[:16]}" for file, digest in stage["files"].items())

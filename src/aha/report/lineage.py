@@ -7,20 +7,20 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path as File
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
 
 from aha.data.lineage import Node
-from aha.report.graph import layers_of
+from aha.report.graph import NODE_WIDTH, laid_out
 from aha.report.plots import INK, PALETTE, QUIET, STYLE, WASH, svg_text
 
-WIDTH, HEIGHT, GAP_X, GAP_Y = 2.0, 0.82, 0.22, 0.42  # of a box, in inches
-MOST_IN_A_ROW = 5
+WIDTH, HEIGHT, GAP, MARGIN = 2.0, 0.82, 0.45, 0.15  # of a box, below it, around all, in inches
 LEFT_OUT = ("evaluate", "compare", "tokenizer")
 _TINTS = {"file": PALETTE[6], "sft": PALETTE[5], "rl": PALETTE[0], "pretrain": PALETTE[7], "foundation": PALETTE[7]}
 _WHITE: Any = {"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 130}
@@ -50,7 +50,7 @@ def lineage_svg(nodes: Sequence[Node], leaks: Mapping[str, int] | None = None) -
         return svg_text(_drawn(nodes, leaks or {}), "What everything was made from")
 
 
-def save_lineage(nodes: Sequence[Node], path: Path, leaks: Mapping[str, int] | None = None) -> None:
+def save_lineage(nodes: Sequence[Node], path: File, leaks: Mapping[str, int] | None = None) -> None:
     """The picture as a file; its ending says of which kind: .png, .svg or .pdf."""
     with matplotlib.rc_context({**STYLE, **_WHITE}):
         _drawn(nodes, leaks or {}).savefig(path, metadata={"Software": None} if path.suffix == ".png" else None)
@@ -58,46 +58,36 @@ def save_lineage(nodes: Sequence[Node], path: Path, leaks: Mapping[str, int] | N
 
 def _drawn(nodes: Sequence[Node], leaks: Mapping[str, int]) -> Figure:
     nodes = merged(nodes)
-    edges = [(parent, node.name) for node in nodes for parent in node.parents]
-    layer = layers_of([node.name for node in nodes], edges)
-    rows = _rows(nodes, layer)
-    widest = max(map(len, rows), default=1)
-    width, height = widest * (WIDTH + GAP_X) + GAP_X, len(rows) * (HEIGHT + GAP_Y) + GAP_Y
+    rows, links, whole = laid_out(nodes, [(parent, node.name) for node in nodes for parent in node.parents])
+    inch = WIDTH / NODE_WIDTH
+    width, height = whole * inch + 2 * MARGIN, len(rows) * (HEIGHT + GAP) - GAP + 2 * MARGIN
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    places: dict[str, tuple[float, float]] = {}
-    for depth, row in enumerate(rows):
-        left = (width - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
-        for number, node in enumerate(row):
-            places[node.name] = left + number * (WIDTH + GAP_X), GAP_Y + depth * (HEIGHT + GAP_Y)
-    for parent, child in edges:
-        (x1, y1), (x2, y2) = places[parent], places[child]
-        ends = (x1 + WIDTH / 2, y1 + HEIGHT), (x2 + WIDTH / 2, y2 - 0.02)
-        arrow = FancyArrowPatch(
-            *ends, arrowstyle="-|>", mutation_scale=9, connectionstyle="arc3,rad=0.06", shrinkB=1, color=INK,
-            alpha=0.45, linewidth=0.9, zorder=1,
-        )  # fmt: skip
-        axes.add_patch(arrow)
+    place = {
+        one.key: (MARGIN + one.x * inch, MARGIN + depth * (HEIGHT + GAP), one.stage is not None)
+        for depth, row in enumerate(rows)
+        for one in row
+    }
+    for upper, lower in links:
+        (x1, y1, _), (x2, y2, to_box) = place[upper], place[lower]
+        start, end = y1 + HEIGHT, y2 - 0.03 if to_box else y2
+        middle = (start + end) / 2
+        points = [(x1, start), (x1, middle), (x2, middle), (x2, end)]
+        curve = Path([*points], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+        style = "-|>" if to_box else "-"
+        if not to_box:  # straight past the boxes of the layer
+            axes.plot([x2, x2], [y2, y2 + HEIGHT], color=QUIET, linewidth=1.0, zorder=1)
+        axes.add_patch(
+            FancyArrowPatch(path=curve, arrowstyle=style, mutation_scale=9, color=QUIET, linewidth=1.0, zorder=1)
+        )
     for row in rows:
-        for node in row:
-            _box(axes, node, *places[node.name], leaks.get(node.name))
+        for one in row:
+            if one.stage is not None:
+                x, y, _ = place[one.key]
+                _box(axes, one.stage, x - WIDTH / 2, y, leaks.get(one.key))
     return figure
-
-
-def _rows(nodes: Sequence[Node], layer: Mapping[str, int]) -> list[list[Node]]:
-    """Nodes by layer, each near the mean of its parents; what is too wide goes on below."""
-    at: dict[str, float] = {}
-    rows: list[list[Node]] = []
-    for depth in range(max(layer.values(), default=-1) + 1):
-        own = [node for node in nodes if layer[node.name] == depth]
-        own.sort(key=lambda node: sum(at[p] for p in node.parents) / len(node.parents) if node.parents else 0.5)
-        for number, node in enumerate(own):
-            at[node.name] = (number + 0.5) / len(own)
-        for start in range(0, len(own), MOST_IN_A_ROW):
-            rows.append(own[start : start + MOST_IN_A_ROW])
-    return rows
 
 
 def _box(axes: Axes, node: Node, x: float, y: float, leaks: int | None) -> None:
@@ -127,7 +117,7 @@ def stats_svgs(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def save_stats(stats: Mapping[str, Any], path: Path) -> None:
+def save_stats(stats: Mapping[str, Any], path: File) -> None:
     """All figures of ``aha data stats`` in one picture."""
     figures = _figures(stats)
     with matplotlib.rc_context({**STYLE, **_WHITE}):
