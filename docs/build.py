@@ -40,6 +40,7 @@ from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
 from aha.stages.pretrain import model_config
+from aha.stages.sft_presets import PRESETS
 from aha.util.benchmarks import load_benchmark
 from aha.util.files import read_json, write_json_atomic, write_text_atomic
 
@@ -266,6 +267,21 @@ def arms_of(recipe: str) -> Callable[[Results, Path], str]:
     return block
 
 
+def presets(results: Results, root: Path) -> str:
+    """The rows of stages/sft_presets.py."""
+    heads = ("preset", "epochs", "rate", "last", "batch", "context", "RoPE theta", "warm-up", "clip", "decay", "source")
+    lines = [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+    for name, row in PRESETS.items():
+        share = None if row.warmup_share is None else f"{row.warmup_share:.0%}"
+        theta = None if row.rope_theta is None else f"{row.rope_theta:,.0f}"
+        cells = (
+            f"`{name}`", row.epochs, f"{row.lr:g}", f"{row.final_ratio:g}", row.batch, f"{row.context:,}", theta, share,
+            row.max_grad_norm, row.weight_decay, row.source,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join('' if cell is None else str(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def sizes(results: Results, root: Path) -> str:
     """Parameters of the toy's models and the tokens they are pre-trained on."""
     pipeline = load_pipeline("r1_tiny", [])[0]
@@ -485,6 +501,9 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "r1_tiny-findings": findings_of("r1_tiny"),
     "controls_tiny-arms": arms_of("controls_tiny"),
     "controls_tiny-settings": settings_of("controls_tiny"),
+    "distill_tiny-arms": arms_of("distill_tiny"),
+    "distill_tiny-settings": settings_of("distill_tiny"),
+    "sft-presets": presets,
     "v3_tiny-graph": graph_of("v3_tiny"),
     "v3_tiny-settings": settings_of("v3_tiny"),
     "v3_tiny-stages": stages_of("v3_tiny"),

@@ -16,6 +16,7 @@ from aha import __version__, terminal
 from aha.cli_bench import bench
 from aha.cli_data import app as data_app
 from aha.cli_models import evaluate, generate
+from aha.cli_serve import serve
 from aha.errors import AhaError, DataError, StageFailed, UsageError, nearest
 from aha.terminal import Json, measure_text
 
@@ -352,6 +353,7 @@ def _advantage_style(relative: float) -> str:
 
 app.command()(generate)
 app.command()(evaluate)
+app.command()(serve)
 
 
 @app.command()

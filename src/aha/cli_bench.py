@@ -19,7 +19,9 @@ from aha.terminal import Json, measure_text
 def bench(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="File of benchmarks/: mtp, pipeline, rollout, search, train or verdicts."),
+        typer.Argument(
+            metavar="NAME", help="File of benchmarks/: data, mtp, pipeline, rollout, search, train or verdicts."
+        ),
     ],
     model: Annotated[
         Path | None, typer.Argument(metavar="[MODEL]", help="search: the model that is searched with.")
@@ -59,7 +61,10 @@ def bench(
     problems: Annotated[
         str | None, typer.Option("--bench", help="search: problems, as 'aha evaluate' takes.", show_default="chain")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="search: problems to ask.", show_default="all")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="search: problems to ask; data: questions.", show_default="all, or a million"),
+    ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="search: tokens of an answer.", show_default="what fits, at most 1024")
     ] = None,
@@ -72,7 +77,8 @@ def bench(
     seed: Annotated[int | None, typer.Option(help="search: that of the sampling.", show_default="0")] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure speed side by side with the peers, in one run; accuracy against tokens; pipeline schedules, simulated."""
+    """Measure speed side by side with the peers, in one run; accuracy against tokens; pipeline schedules, simulated;
+    near-duplicates and leaks in a million questions."""
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
     from aha.util.benchmarks import load_benchmark

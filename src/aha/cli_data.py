@@ -95,27 +95,55 @@ def decontaminate(
 
 @app.command()
 def lineage(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set folder that 'aha data' wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set, a run, a stage of it, or a model folder.")],
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Count the leaks of this benchmark at every step; repeatable."),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the graph: .png, .svg or .pdf.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show where a data set comes from, down to the files it was first made of.
+    """Show where a data set or a model comes from, down to the files it was first made of.
 
-    Example: aha data lineage clean
+    Example: aha data lineage runs/distill_tiny --picture lineage.png
     """
+    from dataclasses import asdict
+
     from rich.text import Text
     from rich.tree import Tree
 
     from aha.data.card import lineage_lines, read_card
+    from aha.data.lineage import count_leaks, nodes_of
 
-    card = read_card(folder)
+    nodes = nodes_of(folder)
+    leaks = count_leaks(nodes, against) if against else {}
+    if picture is not None:
+        from aha.report.lineage import save_lineage
+
+        save_lineage(nodes, picture, leaks)
+    is_data = nodes[-1].name == str(folder)
     if as_json:
-        print_json({"folder": str(folder), "card": card})
+        found: dict[str, Any] = {"folder": str(folder), "nodes": [asdict(node) for node in nodes]}
+        if is_data:
+            found["card"] = read_card(folder)
+        print_json(found | ({"leaks": leaks} if against else {}))
         return
-    branches: list[Any] = []
-    for depth, line in lineage_lines(card, str(folder)):
-        branch = Tree(Text(line)) if not branches else branches[depth - 1].add(Text(line))
-        branches[depth:] = [branch]
-    print_rich(branches[0])
+    if is_data:
+        branches: list[Any] = []
+        for depth, line in lineage_lines(read_card(folder), str(folder)):
+            branch = Tree(Text(line)) if not branches else branches[depth - 1].add(Text(line))
+            branches[depth:] = [branch]
+        print_rich(branches[0])
+    else:
+        rows = table("what", "kind", "made", "from")
+        for node in nodes:
+            rows.add_row(node.name, node.kind, node.note, ", ".join(node.parents))
+        print_rich(rows)
+    if against:
+        rows = table("questions that a benchmark asks too", "rows")
+        for name, number in leaks.items():
+            rows.add_row(name, f"{number:,}")
+        print_rich(rows)
 
 
 def _build(step: Any, sources: list[str], out: Path, form: Form, shard_rows: int, *, as_json: bool) -> None:
@@ -187,6 +215,141 @@ def verify(
     if task not in CHECKERS:
         raise UsageError(f"--task {task}: {nearest(task, CHECKERS)}")
     _build(Verify(task), sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def difficulty(
+    sources: Sources,
+    out: Out,
+    model: Annotated[Path, typer.Option(help="A stage of a run, its model folder, or any Hugging Face folder.")],
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 8,
+    low: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least pass rate to keep.")] = 0.0,
+    high: Annotated[float, typer.Option(min=0.0, max=1.0, help="Highest pass rate to keep.")] = 1.0,
+    task: Annotated[str, typer.Option(help="The checker of rows that name none: number, math, choice...")] = "number",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to sample at most.")] = 1_024,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 1.0,
+    template: Annotated[
+        str | None, typer.Option(help="Prompt with one {question} in it.", show_default="the model's own, or R1-Zero's")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another gives other samples.")] = 0,
+    form: FormOption = Form.JSONL,
+    shard_rows: ShardRows = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Give each row the share of a model's samples that are right, and keep a window of it.
+
+    Example: aha data difficulty clean --model runs/r1_tiny/base --low 0.1 --high 0.6 --out learnable
+    """
+    from aha.stages.difficulty import Difficulty
+    from aha.tasks.checkers import CHECKERS
+
+    if low > high:
+        raise UsageError(f"--low {low} is over --high {high}: no pass rate is between them")
+    if task not in CHECKERS:
+        raise UsageError(f"--task {task}: {nearest(task, CHECKERS)}")
+    step = Difficulty(
+        model,
+        samples,
+        low,
+        high,
+        task,
+        template=template,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    _build(step, sources, out, form, shard_rows, as_json=as_json)
+
+
+@app.command()
+def reject(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A file or folder of problems with answers.")],
+    out: Out,
+    model: Annotated[Path | None, typer.Option(help="The teacher: a stage of a run or a Hugging Face folder.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Or an OpenAI-style endpoint, such as http://127.0.0.1:8000/v1.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The endpoint's name of the model.")] = None,
+    prompt: Annotated[str, typer.Option(help="What the endpoint is asked, with {question} in it.")] = "{question}",
+    per_minute: Annotated[float | None, typer.Option(help="Requests a minute.", show_default="no limit")] = None,
+    at_once: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
+    price: Annotated[
+        str | None, typer.Option(metavar="IN,OUT", help="Of a million tokens, for the account.", show_default="0,0")
+    ] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Stop when so much is spent.", show_default="any")] = None,
+    judge: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model of the endpoint that judges what no rule can.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each problem.")] = 4,
+    one: Annotated[bool, typer.Option("--one", help="Keep one right completion of a problem, not all.")] = False,
+    untagged: Annotated[bool, typer.Option("--untagged", help="Completions without tags may stay.")] = False,
+    task: Annotated[str, typer.Option(help="The checker of rows that name none: number, math, choice...")] = "number",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to sample at most.")] = 8_192,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of the sampling.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Another gives other samples.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask a teacher several times and keep what is right and readable; run again, it asks for what is missing alone.
+
+    The key of an endpoint is read from OPENAI_API_KEY.
+
+    Example: aha data reject clean --endpoint http://127.0.0.1:8000/v1 --name r1 --samples 4 --out distilled
+    """
+    if (model is None) == (endpoint is None):
+        raise UsageError("the teacher is either --model or --endpoint: give one of them")
+    if endpoint is not None and name is None:
+        raise UsageError("--endpoint needs --name, what it calls its model")
+    if judge is not None and endpoint is None:
+        raise UsageError("--judge is a model of the --endpoint: give that too")
+    from aha.rollout.endpoint import Endpoint
+    from aha.stages.reject import Settings
+    from aha.stages.teach import teach
+
+    price_in, price_out = _prices(price)
+    asked = None
+    if endpoint is not None and name is not None:
+        asked = Endpoint(
+            url=endpoint,
+            model=name,
+            prompt=prompt,
+            at_once=at_once,
+            per_minute=per_minute,
+            price_in=price_in,
+            price_out=price_out,
+            most_cost=most_cost,
+        )
+    settings = Settings(
+        source=Path(source),
+        task=task,
+        samples=samples,
+        keep="one" if one else "all",
+        endpoint=asked,
+        judge=asked.model_copy(update={"model": judge, "prompt": "{question}"}) if asked and judge else None,
+        well_formed=not untagged,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+    )
+    with phases() as progress:
+        metrics = teach(settings, model, out, seed, progress)
+    if as_json:
+        print_json({"folder": str(out), **metrics})
+        return
+    rows = table("", "samples")
+    for reason, number in (("asked", metrics["samples"]), *metrics["removed"].items(), ("kept", metrics["examples"])):
+        rows.add_row(reason, f"{number:,}")
+    print_rich(rows)
+    for who, paid in metrics["account"].items():
+        print(f"{who}: " + ", ".join(f"{value:,.6g} {key.replace('_', ' ')}" for key, value in paid.items()))
+
+
+def _prices(text: str | None) -> tuple[float, float]:
+    try:
+        price_in, price_out = map(float, text.split(",")) if text else (0.0, 0.0)
+    except ValueError:
+        raise UsageError(f"--price {text}: give two numbers, such as 0.55,2.19") from None
+    return price_in, price_out
 
 
 @app.command()
@@ -286,14 +449,22 @@ def mix(
 
 
 @app.command()
-def stats(sources: Sources, as_json: Json = False) -> None:
+def stats(
+    sources: Sources,
+    picture: Annotated[Path | None, typer.Option(help="Draw them: .png, .svg or .pdf.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show lengths, domains, tasks, languages and pass rates of any files.
 
-    Example: aha data stats clean 'math/*.jsonl'
+    Example: aha data stats clean 'math/*.jsonl' --picture stats.png
     """
     from aha.data.stats import QUANTILES, compute_stats
 
     found = compute_stats(sources)
+    if picture is not None:
+        from aha.report.lineage import save_stats
+
+        save_stats(found, picture)
     if as_json:
         print_json(found)
         return

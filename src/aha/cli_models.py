@@ -211,6 +211,10 @@ def evaluate(
     keep: Annotated[
         Path | None, typer.Option(help="Keep generations and results in this folder; continue what is there.")
     ] = None,
+    trained_on: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Training data to look for benches in.", show_default="what its card names"),
+    ] = None,
     regrade: Annotated[bool, typer.Option("--regrade", help="Grade a folder of --keep again, without model.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Is the second better than the first?")] = False,
     out: Annotated[
@@ -251,6 +255,13 @@ def evaluate(
         with terminal.progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
             found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
     shown = compare_evaluations(*found) if compare else found[0].result
+    contaminated: list[str] = []
+    if asked and not compare:
+        from aha.evaluate.contamination import contamination_lines
+
+        leaks = _contamination(models[0], asked, trained_on)
+        contaminated = contamination_lines(leaks, models[0])
+        shown = {**shown, "contamination": leaks}
     from aha.report.evaluation import comparison_table, evaluation_table, save_evaluation
     from aha.util.files import write_json_atomic
 
@@ -271,6 +282,21 @@ def evaluate(
     for row in rows:
         table.add_row(*row)
     terminal.print_rich(table)
+    for line in contaminated:
+        print(line)
+
+
+def _contamination(model: Path, asked: list[Any], trained_on: list[str] | None) -> dict[str, Any] | None:
+    """Leaks of the benches in the files given, or in those that the model's card names and that are still there."""
+    from aha.data.files import find_files
+    from aha.data.lineage import trained_on as named_by_card
+    from aha.evaluate.contamination import contamination
+
+    files = find_files(trained_on) if trained_on else named_by_card(model)
+    if not files:
+        return None
+    benches = contamination({bench.name: bench.problems for bench in asked}, files)
+    return {"files": len(files), "benches": benches}
 
 
 def _open_benches(names: list[str], *, limit: int | None, samples: int | None, max_new_tokens: int | None) -> list[Any]:

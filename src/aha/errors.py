@@ -7,6 +7,7 @@
     ├── CheckpointError      a model folder, tensor or state that does not fit
     ├── InvariantError       a check that runs while training failed: the run would have trained on nonsense
     ├── VerifierError        verifiers failed more often than the run allows
+    ├── EndpointError        a model behind an endpoint refuses, is gone, or would cost more than allowed
     ├── SandboxError         the sandbox itself failed: nothing is known of the program
     │   └── SandboxRefused   this machine cannot isolate programs as asked: nothing is run
     └── StageFailed          a stage ended with an error; everything finished before it stays usable
@@ -50,6 +51,10 @@ class InvariantError(AhaError):
 
 class VerifierError(AhaError):
     """Verifiers failed (not: judged wrong) more often than the run allows."""
+
+
+class EndpointError(AhaError):
+    """A model behind an endpoint does not answer as asked; what it answered before is kept."""
 
 
 class SandboxError(AhaError):

@@ -42,7 +42,7 @@ class Removal:
 
 Verdicts = Sequence[Removal | None]
 Judge = Callable[[int, Sequence[Row]], Verdicts]
-"""Of the rows of one chunk, whose number it is told: which go, and why."""
+"""Of the rows of one chunk, whose number it is told: which go, and why. It may add fields to those that stay."""
 
 
 class Step(Protocol):

@@ -104,13 +104,9 @@ class Dedup:
         pairs = zip(lists, extra, strict=True)
         fixed = token_lists_hash([*filter(is_fixed, one), "\x1e", *more] for one, more in pairs)
         shingles, ends = unique_in_rows(*shingle_hashes(lists, SHINGLE))
-        return {
-            "whole": whole,
-            "fixed": fixed,
-            "shingles": shingles,
-            "ends": ends,
-            "keys": band_keys(shingles, ends, fixed, self.bands),
-        }
+        keys = band_keys(shingles, ends, fixed, self.bands)
+        bands = {f"keys-{band}": row for band, row in enumerate(keys)}  # apart: one at a time is read again
+        return {"whole": whole, "fixed": fixed, "shingles": shingles, "ends": ends, **bands}
 
     def find(self, paths: Sequence[Path], progress: Progress) -> tuple[I64, NDArray[np.float64]]:
         """For every row the row that stays instead of it, or -1, and how alike they are: 2 where they are equal."""
@@ -130,7 +126,7 @@ class Dedup:
         seen = np.empty(0, np.uint64)
         for band in range(self.bands.count):
             progress("comparing", band, self.bands.count)
-            keys = np.concatenate([np.load(path)["keys"][band] for path in paths])[alive]
+            keys = np.concatenate([np.load(path)[f"keys-{band}"] for path in paths])[alive]
             left, right = _pairs(keys)
             left, right = alive[left], alive[right]
             same = fixed[left] == fixed[right]  # a key is a hash: what it promises is looked at

@@ -20,6 +20,7 @@ import torch
 from aha.config import Frozen
 from aha.errors import AhaError
 from aha.pipeline.graph import StageFunction
+from aha.pipeline.lineage import write_lineage
 from aha.records import StageResult
 from aha.stages.context import Context, Interrupted
 from aha.util.files import write_json_atomic
@@ -70,6 +71,8 @@ def _run(job: Job, context: Context) -> tuple[str, ...]:
     try:
         result = job.run(job.settings, job.inputs, context)
         assert isinstance(result, StageResult), f"stage {job.name} returned {type(result).__name__}, not StageResult"
+        kind = job.run.__module__.rpartition(".")[2]
+        write_lineage(job.name, kind, job.settings, job.seed, job.inputs, job.out, result.metrics)
         write_json_atomic(job.out / "result.json", {"metrics": result.metrics})
     except Interrupted:
         return ("stopped",)

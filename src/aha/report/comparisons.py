@@ -17,13 +17,29 @@ HEADS = ("arm", "gain, points", "pass@1, %", "format, %", "length", "seeds")
 
 
 def rows(comparison: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The cells of the table, best first: ``("GRPO", "+49.9 (47.1 to 52.7)", "57.2 (54.4–60.0)", ...)``."""
+    """The cells of the table, best first: ``("GRPO", "+49.9 (47.1 to 52.7)", "57.2 (54.4–60.0)", ...)``; last the
+    models that stand beside."""
     arms = comparison["arms"]
     found: list[tuple[str, ...]] = []
     for arm in sorted(arms, key=lambda arm: -(arms[arm]["gain"]["value"] or 0.0)):
         measures = (_with_bounds(key, arms[arm][key]) for key in ("pass@1", "format", "length"))
         found.append((model_label(arm), _gain(parse_measure(arms[arm]["gain"])), *measures, str(arms[arm]["seeds"])))
+    for model, measures in comparison.get("beside", {}).items():
+        cells = (_with_bounds(key, measures[key]) for key in ("pass@1", "format", "length"))
+        found.append((model_label(model), "–", *cells, "–"))
     return found
+
+
+def best_over(comparison: Mapping[str, Any]) -> str:
+    """``Distilled is +29.8 points (24.1 to 35.5) over Direct RL.``; empty where there is nothing to say."""
+    said = [
+        f"{_gain(measure)} over {model_label(arm)}"
+        for arm, entry in comparison.get("best_over", {}).items()
+        if (measure := parse_measure(entry)) is not None
+    ]
+    if not said:
+        return ""
+    return f"{model_label(comparison['best'])}, in points of pass@1 and seed by seed: {'; '.join(said)}."
 
 
 def _gain(measure: Measure | None) -> str:
@@ -44,7 +60,8 @@ def _with_bounds(key: str, entry: Any) -> str:
 def markdown(comparison: Mapping[str, Any]) -> str:
     """The table in Markdown."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{' --- |' * len(HEADS)}"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows(comparison)])
+    table = lines + [f"| {' | '.join(row)} |" for row in rows(comparison)]
+    return "\n".join([*table, *(["", said] if (said := best_over(comparison)) else [])])
 
 
 def section(run: Run, summary: Mapping[str, Any]) -> str:
@@ -83,6 +100,7 @@ def _one(run: Run, stage: Stage, comparison: Mapping[str, Any] | None) -> str:
         "same problems. Means over the seeds, with 95 % intervals of Student's t over seeds; curves are means over the "
         'seeds.</p><div class="scroll" tabindex="0"><table>'
         f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<p>{escape(best_over(comparison))}</p>"
         f'<div class="figures">{drawn}</div>'
     )
 

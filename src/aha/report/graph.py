@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from html import escape
+from typing import Any
 
 from aha.report.names import duration, percent
 from aha.report.reading import Run, Stage, evaluated_model, finite, parse_measure
 
-_WIDTH, _HEIGHT = 156, 46  # of a node
+NODE_WIDTH = _WIDTH = 156
+_HEIGHT = 46
 _CHIP = 20  # height of the evaluation below its model
 _GAP_X, _GAP_Y = 22, 46
 _BEND = 14  # width kept free for an edge that passes a layer
@@ -36,7 +38,7 @@ class _Place:
 
     key: str
     layer: int
-    stage: Stage | None
+    stage: Any
     x: float = 0.0
 
     @property
@@ -66,16 +68,23 @@ def layers_of(names: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[st
     return layer
 
 
+def laid_out(
+    nodes: Sequence[Any], edges: Sequence[tuple[str, str]]
+) -> tuple[list[list[_Place]], list[tuple[str, str]], float]:
+    """Places of anything with a ``name``, layer by layer with their x; the links between them, through bends where an
+    edge passes a layer; and the whole width."""
+    rows, links = _with_bends(nodes, edges, layers_of([node.name for node in nodes], edges))
+    _order(rows, links)
+    return rows, links, _spread(rows, links)
+
+
 def recipe_svg(run: Run) -> str:
     """The stages as a graph from top to bottom; an evaluation is drawn as a label below the model it measures."""
     chips = _chips(run)
     labels = {chip.name for group in chips.values() for chip in group}
     stages = [stage for stage in run.stages if stage.name not in labels]
     edges = _edges(stages)
-    layer = layers_of([stage.name for stage in stages], edges)
-    rows, links = _with_bends(stages, edges, layer)
-    _order(rows, links)
-    width = _spread(rows, links)
+    rows, links, width = laid_out(stages, edges)
     step = _HEIGHT + _CHIP * max(map(len, chips.values()), default=0) + _GAP_Y
     height = len(rows) * step - _GAP_Y
     by_key = {place.key: place for row in rows for place in row}
@@ -169,7 +178,7 @@ def _edges(stages: Sequence[Stage]) -> list[tuple[str, str]]:
 
 
 def _with_bends(
-    stages: Sequence[Stage], edges: Sequence[tuple[str, str]], layer: Mapping[str, int]
+    stages: Sequence[Any], edges: Sequence[tuple[str, str]], layer: Mapping[str, int]
 ) -> tuple[list[list[_Place]], list[tuple[str, str]]]:
     rows: list[list[_Place]] = [[] for _ in range(max(layer.values(), default=0) + 1)]
     for stage in stages:

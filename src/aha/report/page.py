@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from aha.data.lineage import LINEAGE, nodes_of
+from aha.data.stats import compute_stats
 from aha.records import Sample
 from aha.report.comparisons import section
 from aha.report.findings import ABSENT, APPEARED, limits
 from aha.report.graph import gantt_svg, kind_class, recipe_svg
 from aha.report.guards import guard_events
+from aha.report.lineage import lineage_svg, stats_svgs
 from aha.report.names import duration, is_proportion, model_label, number, percent, with_interval
 from aha.report.plots import (
     WINDOW,
@@ -55,6 +58,7 @@ def render_page(run: Run, summary: Mapping[str, Any]) -> str:
         ("guards", "What the guards found", _guards(run)),
         ("samples", "The same problems, before and after", _samples(run)),
         ("advantages", "Which tokens were rewarded", _advantages(run)),
+        ("lineage", "What everything was made from", _lineage(whole)),
         ("recipe", "The recipe and where the time went", _recipe(run, summary)),
         ("settings", "Settings", _settings(run)),
     ]
@@ -591,6 +595,24 @@ def _recipe(run: Run, summary: Mapping[str, Any]) -> str:
     ]
     if strip:
         parts.append(f'<h3>When each stage ran</h3><figure class="drawing" tabindex="0">{strip}</figure>')
+    return "".join(parts)
+
+
+def _lineage(run: Run) -> str:
+    """The graph of all finished stages and what came from outside, and the rows of each set that was learned from."""
+    if not any((stage.folder / LINEAGE).is_file() for stage in run.stages):
+        return ""
+    drawing = lineage_svg(nodes_of(run.folder))
+    parts = [
+        "<p>From what came from outside, at the top, to the models. Each model folder says the same of itself in its "
+        "card, with the hashes of all files. Grey: files; green: data; orange: supervised; blue: RL.</p>"
+        f'<figure class="drawing" tabindex="0">{drawing}</figure>'
+    ]
+    for stage in run.stages:
+        rows = stage.folder / "examples.jsonl"
+        if stage.done and rows.is_file():
+            figures = [_figure(svg, title, "") for title, svg in stats_svgs(compute_stats([rows]))]
+            parts.append(f"<h3>Rows of {escape(stage.name)}</h3>{_grid(figures)}")
     return "".join(parts)
 
 

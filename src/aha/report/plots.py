@@ -23,7 +23,7 @@ from aha.report.summary import compute_summary
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7A7A7A", "#101418")
 """Series colours; the page may show each in a lighter tone on a dark ground. The last is the ink."""
-INK, FAINT = "#101418", "#c9ced4"
+INK, FAINT, WASH, QUIET = "#101418", "#c9ced4", "#f5f7f9", "#59636e"
 _BLUE, _RED, _GREEN, _PINK, _SKY, _ORANGE, _GREY = PALETTE[:7]
 _COLOURS = {
     "base": _GREY,
@@ -376,12 +376,17 @@ def _legend(axes: Axes, num_lines: int) -> None:
 
 
 def _svg(figure: Figure, description: str, axes: Axes, x_label: str, y_label: str) -> str:
-    """The figure as an ``<svg>`` element for the inside of a page: own ids, no namespaces, colours as the page's
-    variables."""
+    """A figure of one plot as ``svg_text`` gives it."""
     axes.set_xlabel(x_label)
     if x_label == "step":
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.set_ylabel(y_label)
+    return svg_text(figure, description)
+
+
+def svg_text(figure: Figure, description: str) -> str:
+    """The figure as an ``<svg>`` element for the inside of a page: own ids, no namespaces, colours as the page's
+    variables."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
@@ -395,7 +400,8 @@ def _svg(figure: Figure, description: str, axes: Axes, x_label: str, y_label: st
     text = re.sub(r'href="#', f'href="#{own}-', text)
     for number, tint in enumerate(PALETTE):
         text = text.replace(tint.lower(), f"var(--series-{number})")
-    text = text.replace(FAINT, "var(--grid)")
+    for tint, name in ((FAINT, "grid"), (WASH, "wash"), (QUIET, "quiet")):
+        text = text.replace(tint, f"var(--{name})")
     viewbox = re.search(r'viewBox="[^"]*"', text)
     head_end = text.index(">") + 1
     assert viewbox is not None

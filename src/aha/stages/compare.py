@@ -24,9 +24,11 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``start`` is the evaluation of the model that all began with. Of each arm: its measures and its gain in pass@1,
-    means over the seeds with a 95 % interval of Student's t, and pass@1 of every seed."""
+    """``start`` is the evaluation of the model that all began with, other inputs without a number those of models to
+    compare with, such as a teacher. Of each arm: its measures and its gain in pass@1, means over the seeds with a 95 %
+    interval of Student's t, and pass@1 of every seed; what the best arm is over each other one, seed by seed."""
     start = _metrics(inputs["start"])
+    beside = {edge: _metrics(folder) for edge, folder in inputs.items() if "/" not in edge}
     rows: dict[str, Any] = {}
     for arm in settings.arms:
         found = [_metrics(inputs[edge]) for edge in inputs if edge.rpartition("/")[0] == arm]
@@ -41,7 +43,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             **{name: seeds_interval(values).as_dict() for name, values in measures.items()},
         }
     best = max(rows, key=lambda arm: rows[arm]["gain"]["value"])
-    return StageResult({"start": start["pass@1"]["value"], "best": best, "arms": rows})
+    over = {
+        arm: seeds_interval([a - b for a, b in zip(rows[best]["values"], row["values"], strict=True)]).as_dict()
+        for arm, row in rows.items()
+        if arm != best and row["seeds"] == rows[best]["seeds"]
+    }
+    models = {metrics["model"]: {name: metrics[name] for name in MEASURES} for metrics in beside.values()}
+    return StageResult(
+        {"start": start["pass@1"]["value"], "best": best, "best_over": over, "beside": models, "arms": rows}
+    )
 
 
 def _metrics(folder: Path) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@ thinking opened, as DeepSeek-R1 is to be asked (R1-README: "initiate its respons
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +25,47 @@ def chat_prompt(folder: Path) -> str | None:
     ``<think>`` and a line break are added where the chat template knows the tag and has not opened it.
     ``CheckpointError`` for a template that cannot be rendered with one user's turn.
     """
-    config = read_json(folder / _CONFIG) if (folder / _CONFIG).is_file() else {}
-    source = (folder / _FILE).read_text(encoding="utf-8") if (folder / _FILE).is_file() else config.get("chat_template")
-    if isinstance(source, list):  # several, by name
-        source = {row["name"]: row["template"] for row in source}.get("default")
-    if not isinstance(source, str):
+    source = _source(folder)
+    if source is None:
         return None
+    prompt = render_chat(folder, [{"role": "user", "content": _PLACE}])
+    if prompt.count(_PLACE) != 1:
+        raise CheckpointError(f"{folder}: its chat template says the user's turn {prompt.count(_PLACE)} times")
+    return prompt.replace(_PLACE, "{question}")
+
+
+def render_chat(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
+    """The prompt for a conversation, with the thinking opened as above. ``CheckpointError`` where the folder has no
+    chat template, or it cannot take these turns."""
+    source = _source(folder)
+    if source is None:
+        raise CheckpointError(f"{folder} has no chat template: it takes one question, not {len(messages)} turns")
+    config = _config(folder)
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.globals["raise_exception"] = _refuse
     special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    messages = [{"role": "user", "content": _PLACE}]
     try:
         prompt = environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
     except TemplateError as error:
         raise CheckpointError(f"{folder}: its chat template cannot be rendered ({error}); give --template") from None
-    if prompt.count(_PLACE) != 1:
-        raise CheckpointError(f"{folder}: its chat template says the user's turn {prompt.count(_PLACE)} times")
-    prompt = prompt.replace(_PLACE, "{question}")
     # Some templates name </think> alone, to drop the thinking of earlier turns.
     opens = THINK.removeprefix("<") in source and not prompt.rstrip().endswith(THINK)
     return f"{prompt}{THINK}\n" if opens else prompt
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return dict(read_json(folder / _CONFIG)) if (folder / _CONFIG).is_file() else {}
+
+
+def _source(folder: Path) -> str | None:
+    source = (
+        (folder / _FILE).read_text(encoding="utf-8")
+        if (folder / _FILE).is_file()
+        else _config(folder).get("chat_template")
+    )
+    if isinstance(source, list):  # several, by name
+        source = {row["name"]: row["template"] for row in source}.get("default")
+    return source if isinstance(source, str) else None
 
 
 def _text(token: Any) -> str:

@@ -1,0 +1,48 @@
+"""Rejection sampling by itself, outside a run: one folder, which a command run again goes on with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aha.config import canonical
+from aha.data.dataset import Progress
+from aha.errors import UsageError
+from aha.stages import reject
+from aha.stages.context import Context
+from aha.util.files import read_json, write_json_atomic
+
+
+def teach(
+    settings: reject.Settings, model: Path | None, out: Path, seed: int, progress: Progress
+) -> Mapping[str, Any]:
+    """The stage's result in the folder ``out``. Until it is done it is ``.NAME.partial`` beside, with all that was
+    sampled; ``UsageError`` where that was sampled otherwise: it is not thrown away, for it may have been paid."""
+    plan = {"settings": canonical(settings), "model": str(model), "seed": seed}
+    if out.exists():
+        if (out / "plan.json").is_file() and read_json(out / "plan.json") == plan:
+            return dict(read_json(out / "result.json"))
+        raise UsageError(f"{out} exists and was not made by this command: choose another")
+    partial = out.with_name(f".{out.name}.partial")
+    if (partial / "plan.json").is_file() and read_json(partial / "plan.json") != plan:
+        raise UsageError(f"{partial} holds samples that were asked for otherwise: choose another --out, or remove it")
+    write_json_atomic(partial / "plan.json", plan)
+    inputs = {} if model is None else {"policy": model}
+    context = _Counting(partial, progress, seed)
+    metrics = reject.run(settings, inputs, context).metrics
+    write_json_atomic(partial / "result.json", metrics)
+    os.replace(partial, out)
+    return metrics
+
+
+class _Counting(Context):
+    """Shows how many samples are there instead of telling a runner."""
+
+    def __init__(self, out: Path, progress: Progress, seed: int) -> None:
+        super().__init__(out, name="reject", seed=seed, run_seed=seed)
+        self._show = progress
+
+    def progress(self, step: int, total: int, **fields: float) -> None:
+        self._show("sampling", step, total)

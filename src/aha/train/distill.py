@@ -1,0 +1,56 @@
+"""One update of a student on its teacher's distributions. Shapes: B rows, T tokens of a row, N tokens with a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from aha.errors import DataError
+from aha.model.decoder import Decoder
+from aha.objective.distillation import teacher_kl
+from aha.objective.logprob import token_logprobs
+from aha.objective.nll import nll_loss
+from aha.train.batch import PackedBatch
+from aha.train.step import _on_device_of, _update
+
+
+def distill_step(
+    student: Decoder,
+    teacher: Decoder,
+    optimizer: torch.optim.Optimizer,
+    batches: Sequence[PackedBatch],
+    *,
+    soft: float,
+    temperature: float,
+    lr: float,
+    max_grad_norm: float,
+) -> dict[str, float]:
+    """One update on documents: ``soft`` of the loss is the KL from the teacher's distribution to the student's at
+    ``temperature``, the rest the likelihood of the token that stands there; the denominator is the loss weight of all
+    batches. Metrics: loss (the likelihood's), kl, grad_norm, lr, tokens. InvariantError as of ``policy_step``."""
+    if not batches:
+        raise DataError("an update without documents: nothing was packed")
+    total_weight = float(sum(batch.weights_BT.sum() for batch in batches))
+
+    def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        batch = _on_device_of(student, batch)
+        packed = batch.ids_BT, batch.positions_BT, batch.segments_BT
+        learned_N = batch.weights_BT.flatten().nonzero()[:, 0]
+        weights_N, targets_N = batch.weights_BT.flatten()[learned_N], batch.targets_BT.flatten()[learned_N]
+        with torch.no_grad():
+            logits_NV = teacher.logits(teacher(*packed).flatten(0, 1)[learned_N])
+        hidden_ND = student(*packed).flatten(0, 1)[learned_N]
+        shared = min(student.head_weight.shape[0], logits_NV.shape[1])  # behind them are no tokens, but padding
+        kl_N = teacher_kl(hidden_ND, student.head_weight[:shared], logits_NV[:, :shared], temperature=temperature)
+        logp_N, _ = token_logprobs(hidden_ND, student.head_weight, targets_N)
+        nll = nll_loss(logp_N, weights_N, total_weight=total_weight)
+        kl = (kl_N * weights_N).sum() / total_weight
+        loss = soft * kl + (1 - soft) * nll
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), torch.stack((weights_N.new_tensor(len(weights_N)), nll.detach(), kl.detach()))
+
+    _, figures, norm = _update(student, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    tokens, nll, kl = (sum(column) for column in zip(*figures, strict=True))
+    return {"loss": nll, "kl": kl, "grad_norm": norm, "lr": lr, "tokens": tokens}

@@ -1,0 +1,183 @@
+"""``aha serve`` over HTTP gives what engine and model give, logs and refuses as clients of OpenAI's API expect, and
+serves as a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import torch
+
+import aha
+from aha.records import FinishReason
+from aha.rollout.engine import SamplingParams
+from aha.stages import reject
+from aha.stages.context import Context
+from aha.stages.models import Policy, build_loaded_engine, save_policy
+from aha.testing import tiny_policy
+from aha.util.seeds import stream
+
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("fastapi")
+from aha.serve.api import MOST_WAITING, Served, build_app  # noqa: E402
+from aha.serve.batching import build_batcher  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return tiny_policy(seed=3)
+
+
+@contextlib.contextmanager
+def serving(served: Served) -> Iterator[httpx2.Client]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(build_app(served), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    with httpx2.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}/v1/", timeout=60) as client:
+        yield client
+    server.should_exit = True
+    thread.join()
+    served.batcher.close()
+
+
+@pytest.fixture(scope="module")
+def client(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    folder = tmp_path_factory.mktemp("model")
+    save_policy(policy, folder)
+    with serving(Served("tiny", policy, folder, build_batcher(policy))) as found:
+        yield found
+
+
+def ask(client: httpx2.Client, what: str, **body: Any) -> dict[str, Any]:
+    reply = client.post(what, json={"model": "tiny", **body})
+    assert reply.status_code == 200, reply.text
+    return dict(reply.json())
+
+
+def test_completions_are_the_engines_whatever_their_batch(client: httpx2.Client, policy: Policy) -> None:
+    texts = ["compute 2 + 3", "compute 7", "first 2 + 3 = 5"]
+    engine = build_loaded_engine(policy)
+    params = SamplingParams(9, 0.8, end_token_ids=policy.tokenizer.end_token_ids)
+    found: dict[int, dict[str, Any]] = {}
+
+    def one(number: int) -> None:
+        body = {"prompt": texts[number], "max_tokens": 9 - number, "temperature": 0.8, "n": 2, "seed": number}
+        found[number] = ask(client, "completions", **body)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, text in enumerate(texts):
+        ids = policy.tokenizer.encode(text)
+        seeds = [[stream(number, "served", 0, g) for g in range(2)]]
+        (wanted,) = engine.generate([ids], seeds, params, limits=[[9 - number] * 2])
+        choices = found[number]["choices"]
+        assert [choice["text"] for choice in choices] == [policy.tokenizer.decode(c.token_ids) for c in wanted]
+        ends = ["length" if c.finish_reason is FinishReason.LENGTH else "stop" for c in wanted]
+        assert [choice["finish_reason"] for choice in choices] == ends
+        tokens = sum(len(c.token_ids) for c in wanted)
+        assert found[number]["usage"] == {
+            "prompt_tokens": len(ids), "completion_tokens": tokens, "total_tokens": len(ids) + tokens
+        }  # fmt: skip
+
+
+def test_log_probabilities_are_the_models_at_temperature_one(client: httpx2.Client, policy: Policy) -> None:
+    """As lm-eval asks for the likelihood of a continuation: echo, no or one new token, prompts as ids."""
+    ids = policy.tokenizer.encode("compute 2 + 3")
+    with torch.no_grad():
+        logp_TV = policy.decoder.logits(policy.decoder(torch.tensor([ids])))[0].log_softmax(-1)
+    body = {"prompt": [ids, ids[:2]], "max_tokens": 0, "echo": True, "logprobs": 2, "temperature": 0}
+    whole, part = ask(client, "completions", **body)["choices"]
+    own = [float(logp_TV[t, i]) for t, i in enumerate(ids[1:])]
+    assert whole["logprobs"]["token_logprobs"] == [None, *(pytest.approx(x, abs=1e-5) for x in own)]
+    assert part["logprobs"]["token_logprobs"] == [None, pytest.approx(own[0], abs=1e-5)]
+    assert whole["logprobs"]["tokens"] == [policy.tokenizer.token_text(i) for i in ids]
+    best = logp_TV[0].topk(2)
+    names = [policy.tokenizer.token_text(i) for i in best.indices.tolist()]
+    assert whole["logprobs"]["top_logprobs"][1] == dict(
+        zip(names, (pytest.approx(x, abs=1e-5) for x in best.values.tolist()), strict=True)
+    )
+    assert whole["text"] == "compute 2 + 3"
+    greedy = ask(client, "completions", prompt="compute 2", max_tokens=3, temperature=0, logprobs=1)["choices"][0]
+    logged = greedy["logprobs"]
+    for name, logp, top in zip(logged["tokens"], logged["token_logprobs"], logged["top_logprobs"], strict=True):
+        assert top == {name: logp}
+    chat = {"messages": [{"role": "user", "content": "compute 2"}], "max_tokens": 3, "temperature": 0}
+    rows = ask(client, "chat/completions", **chat, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]["content"]
+    assert all(row["top_logprobs"][0] == {"token": row["token"], "logprob": row["logprob"]} for row in rows)
+
+
+def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
+    user = [{"role": "user", "content": "compute 2"}]
+    turns = [*user, {"role": "assistant", "content": "2"}, *user]
+    cases: list[tuple[str, dict[str, Any], int, str]] = [
+        ("completions", {"model": "other", "prompt": "compute"}, 404, "only 'tiny'"),
+        ("completions", {"prompt": "compute", "stream": True}, 400, "stream"),
+        ("completions", {"prompt": "compute", "max_tokens": 0}, 400, "max_tokens is 0"),
+        ("completions", {"prompt": "compute", "max_tokens": 999}, 400, "max_position_embeddings is 256"),
+        ("completions", {"prompt": "xylophone"}, 400, "does not know"),
+        ("completions", {}, 400, "prompt"),
+        ("chat/completions", {"messages": [{"role": "user", "content": ["a"]}]}, 400, "needs a role"),
+        ("chat/completions", {"messages": turns}, 500, "no chat template"),
+    ]
+    for path, body, status, said in cases:
+        reply = client.post(path, json=body)
+        assert reply.status_code == status and said in reply.json()["error"]["message"], reply.text
+    assert client.get("models").json()["data"][0]["id"] == "tiny"
+
+
+def test_a_request_that_comes_again_is_answered_once(policy: Policy, tmp_path: Path) -> None:
+    batcher = build_batcher(policy)
+    with serving(Served("tiny", policy, tmp_path, batcher)) as client:
+        body = {"prompt": "compute", "max_tokens": 5}
+        key = {"Idempotency-Key": "one"}
+        first, again = (client.post("completions", json=body, headers=key).json() for _ in range(2))
+        assert first == again and client.post("completions", json=body).json()["id"] != first["id"]
+        batcher.waiting += MOST_WAITING
+        full = client.post("completions", json=body)
+        assert full.status_code == 429 and full.headers["Retry-After"] == "1"
+        batcher.waiting -= MOST_WAITING
+
+
+def test_ours_is_a_teacher(client: httpx2.Client, policy: Policy, tmp_path: Path) -> None:
+    """What rejection sampling gets over HTTP is what the model said, thinking and answer in their tags."""
+    (tmp_path / "problems").mkdir()
+    row = {"id": "p", "problem": "compute 2 + 3", "answer": "5", "task": "number"}
+    (tmp_path / "problems" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    endpoint = reject.Endpoint(url=str(client.base_url), model="tiny", attempts=1)
+    settings = reject.Settings(endpoint=endpoint, samples=3, max_new_tokens=6, well_formed=False)
+    with pytest.raises(aha.errors.DataError, match="no sample of 3 is left"):  # an untrained model is right in nothing
+        reject.run(settings, {"problems": tmp_path / "problems"}, Context(tmp_path, name="s", seed=1, run_seed=0))
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    ids = policy.renderer.prompt("compute 2 + 3")
+    params = SamplingParams(6, end_token_ids=policy.tokenizer.end_token_ids)
+    for row in rows:
+        seed = stream(stream(1, "sample", *row["key"]) % 2**31, "served", 0, 0)
+        ((wanted,),) = build_loaded_engine(policy).generate([ids], [[seed]], params)
+        assert row["text"] == policy.tokenizer.decode(wanted.token_ids) and row["tokens"] == len(wanted.token_ids)
+
+
+def test_the_command_serves_a_folder(tmp_path: Path, policy: Policy) -> None:
+    save_policy(policy, tmp_path / "mine")
+    environment = {**os.environ, "PYTHONPATH": str(Path(aha.__file__).parents[1])}
+    words = [sys.executable, "-m", "aha", "serve", str(tmp_path / "mine"), "--port", "0"]
+    with subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        url = next(line.split(" at ")[1].strip() for line in process.stderr if line.startswith("serving mine at"))
+        chat = {"model": "mine", "messages": [{"role": "user", "content": "compute 2"}], "max_tokens": 2}
+        reply = httpx2.post(f"{url}/chat/completions", json=chat, timeout=60)
+        process.terminate()
+    assert reply.json()["choices"][0]["message"]["role"] == "assistant"

@@ -1,0 +1,49 @@
+"""``aha data reject`` from the command line: what it keeps and says, and what it refuses to throw away."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from teachers import ScriptedTeacher, serving
+
+from aha.cli import main
+
+
+def reject(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    monkeypatch.setattr(sys, "argv", ["aha", "data", "reject", *map(str, words), "--json"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    return json.loads(out) if end.value.code in (0, None) else err
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question": f"What is {a} + 1?", "answer": a + 1} for a in range(3)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    failing = True
+
+    def answer(content: str, seed: int) -> str:
+        return f"<think> hm . </think> <answer> {int(content.split()[-3]) + 1 if seed % 2 else 0} </answer>"
+
+    teacher = ScriptedTeacher(answer, lambda content, seed: ["403"] if failing and "2 +" in content else [])
+    with serving(teacher) as url:
+        asked = "--endpoint", url, "--name", "t", "--prompt", "Please: {question}", "--price", "1,2", "--at-once", 1
+        words = tmp_path / "a.jsonl", *asked, "--samples", 6, "--one", "--out", tmp_path / "out"
+        assert "status 403" in reject(monkeypatch, capsys, *words)
+        paid = sum(teacher.billed.values())
+        assert 0 < paid < 18 and not (tmp_path / "out").exists()
+        assert "were asked for otherwise" in reject(monkeypatch, capsys, *words, "--temperature", 1)
+        failing = False
+        found = reject(monkeypatch, capsys, *words)
+        assert found["examples"] == 3 and found["samples"] == 18 and found["removed"]["wrong"] > 0
+        assert sum(teacher.billed.values()) == 18
+        assert found["account"]["teacher"]["cost"] == pytest.approx((18 * 6 + 2 * 18 * 7) / 1e6)
+        assert reject(monkeypatch, capsys, *words) == found and sum(teacher.attempts.values()) == 19
+    assert {"examples.jsonl", "removed.jsonl", "card.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "either --model or --endpoint" in reject(monkeypatch, capsys, tmp_path / "a.jsonl", "--out", tmp_path / "b")
+    few = tmp_path / "a.jsonl", "--endpoint", "http://x", "--name", "t", "--out", tmp_path / "b"
+    assert "--price 1: give two numbers" in reject(monkeypatch, capsys, *few, "--price", "1")
