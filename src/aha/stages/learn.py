@@ -150,6 +150,7 @@ def learn(
                 clip=None if warming_up else algorithm.critic.clip,
                 lr=lr * algorithm.critic.lr_ratio,
                 max_grad_norm=max_grad_norm,
+                balance=learner.balance,
             )
         if warming_up:
             continue
