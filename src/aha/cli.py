@@ -17,7 +17,7 @@ from aha.cli_bench import bench
 from aha.cli_data import app as data_app
 from aha.cli_models import evaluate, generate
 from aha.errors import AhaError, DataError, StageFailed, UsageError, nearest
-from aha.terminal import Json, measure_text
+from aha.terminal import Json
 
 app = typer.Typer(
     name="aha",
@@ -195,7 +195,7 @@ def _show_summary(summary: dict[str, Any]) -> None:
     from aha.report.comparisons import HEADS
     from aha.report.comparisons import rows as comparison_rows
     from aha.report.names import heading
-    from aha.report.tables import stage_columns
+    from aha.report.tables import measure_text, stage_columns
 
     for comparison in summary.get("comparisons", {}).values():
         table = terminal.table(*HEADS)

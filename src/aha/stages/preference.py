@@ -1,7 +1,7 @@
 """Preference optimisation: a policy learns from pairs directly, by a row of objective/direct.py.
 
 The reference is the policy that training begins with. Its log-probs are computed once, before the first update, and
-kept beside the state: no second model is held.
+kept beside the state while the stage runs: no second model is held.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         context.progress(state.step, len(updates), loss=metrics["loss"], margin=metrics["margin"])
     save_policy(policy, context.out / "model")
     measured = _measure(held_out, compute_sequence_logprobs(decoder, held_out), before["test"], row)
+    (context.out / "reference.json").unlink()
     measured["margin_before"] = _measure(held_out, before["test"], before["test"], row)["margin"]
     return StageResult({**state.extra["last"], "pairs": len(train), "steps": state.step, "held_out": measured})
 
