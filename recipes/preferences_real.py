@@ -2,10 +2,10 @@
 
     aha run preferences_real --set model=models/smollm2 --set pairs=my_pairs.jsonl
 
-``pairs`` is any file that data/preference_files.py reads, with ``chosen`` and ``rejected``. A helpfulness model learns to
-compare the two answers, a safety model to tell the good from the bad one by itself, and the policy is taught the
-preferred one by DPO. What each is worth is measured on prompts that nothing was trained on. The defaults are for a model of
-a hundred million parameters on two cores: short texts, and only the last fifth of the layers learns.
+``pairs`` is any file that data/preference_files.py reads, with ``chosen`` and ``rejected``. A helpfulness model learns
+to compare the two answers, a safety model to tell the good from the bad one by itself, and the policy is taught the
+preferred one by DPO. What each is worth is measured on prompts that nothing was trained on. The defaults are for a
+model of a hundred million parameters on two cores: short texts, and only the last fifth of the layers learns.
 """
 
 from __future__ import annotations

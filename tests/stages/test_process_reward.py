@@ -8,7 +8,8 @@ from random import Random
 from typing import Any
 
 import pytest
-from tiny_rl import StopsAt, run_stage, without_time
+from tiny_rl import SETTINGS as RL
+from tiny_rl import StopsAt, run_stage, without_time, write_inputs
 
 from aha.data.problems import save_problems
 from aha.errors import CheckpointError, DataError, SettingError
@@ -16,9 +17,9 @@ from aha.model.heads import ProcessRewardModel, save_process_reward_model
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.search.path import Path as TokenPath
-from aha.stages import memory, process_reward
+from aha.stages import examples, memory, process_reward, rl
 from aha.stages.context import Interrupted
-from aha.stages.models import save_policy
+from aha.stages.models import load_policy, save_policy
 from aha.stages.search import load_scorer
 from aha.tasks import chain
 from aha.testing import byte_tokenizer, tiny_policy
@@ -115,9 +116,29 @@ def test_outcomes_alone_and_files(inputs: dict[str, Path], tmp_path: Path) -> No
     path.write_text("".join(json.dumps({**row, "problem": f"compute {i} #1 + 2"}) + "\n" for i in range(20)))
     of_file = process_reward.Settings(file=path, batch=4, epochs=1)
     found = metrics(run_stage(process_reward.run, of_file, inputs, tmp_path / "file"))
-    assert (found["texts"], found["steps"]) == (18, 18) and "accuracy" in found  # two of the twenty problems are held out
+    assert (found["texts"], found["steps"]) == (18, 18) and "accuracy" in found  # two of twenty problems held out
     with pytest.raises(DataError, match="fewer than one batch"):
         run_stage(process_reward.run, of_file.model_copy(update={"batch": 19}), inputs, tmp_path / "few")
+
+
+def test_a_tree_search_gives_examples_and_a_scorer_trains(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """The two training methods that DeepSeek-R1 left out: the untrained policy is wrong, so clean examples stand in."""
+    scorer = run_stage(process_reward.run, SETTINGS, inputs, tmp_path / "scorer")
+    both = {**inputs, "init": inputs["policy"], "scorer": scorer}
+    sampled = examples.Settings(problems=3, simulations=4, clean=2, max_new_tokens=8)
+    found = metrics(run_stage(examples.run, sampled, both, tmp_path / "examples"))
+    assert found["examples"] == 2 and 3 <= found["samples"]["wrong"] <= 3 * 4 * 4 + 3
+    with pytest.raises(SettingError, match="needs an input 'scorer'"):
+        run_stage(examples.run, sampled, inputs, tmp_path / "none")
+    given = write_inputs(tmp_path / "given")
+    policy = load_policy(given["init"] / "model")
+    save_process_reward_model(ProcessRewardModel(policy.decoder), policy.config, tmp_path / "half" / "model")
+    policy.tokenizer.save(tmp_path / "half" / "model")
+    both, few = {**given, "scorer": tmp_path / "half"}, RL.model_copy(update={"algorithm": "grpo-process", "steps": 1})
+    out = run_stage(rl.run, few, both, tmp_path / "rl")
+    assert len(read_jsonl(out / "metrics.jsonl")) == 1
+    with pytest.raises(SettingError, match="reads no scorer"):
+        run_stage(rl.run, few.model_copy(update={"algorithm": "grpo"}), both, tmp_path / "outcome")
 
 
 def test_what_cannot_be_is_refused(inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

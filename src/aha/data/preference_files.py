@@ -44,8 +44,9 @@ class PreferenceFile:
 def load_preference_file(path: Path, *, gap: float = GAP) -> PreferenceFile:
     """All pairs, or all labelled texts, of a file; a prompt of the test side is never on the training side.
 
-    Left out and counted: pairs of equal texts, or with an empty one, as published sets have; judged pairs whose gap is not over ``gap``; training rows whose prompt
-    is tested. ``DataError`` names file and row of what cannot be used, and of a row of another kind than the first.
+    Left out and counted: pairs of equal texts, or with an empty one, as published sets have; judged pairs whose gap is
+    not over ``gap``; training rows whose prompt is tested. ``DataError`` names file and row of what cannot be used, and
+    of a row of another kind than the first.
     """
     rows = load_rows(path)
     if not rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ def evaluation_table(found: Mapping[str, Any]) -> Table:
     measures = [*votes, *(key for key in _BESIDE if key in keys)]
     rows = []
     for name, entry in benches.items():
-        rows.append([bench_label(name), str(entry["problems"]), str(entry["samples"]), *(measure_text(key, entry.get(key)) for key in measures)])
+        cells = (measure_text(key, entry.get(key)) for key in measures)
+        rows.append([bench_label(name), str(entry["problems"]), str(entry["samples"]), *cells])
         for key in [key for key in entry if key.startswith("by_") and len(entry[key]) > 1]:
             for group, part in entry[key].items():
-                rows.append([f"  {key[3:]} {group}", str(part["problems"]), "", *(measure_text(key, part.get(key)) for key in measures)])
+                cells = (measure_text(key, part.get(key)) for key in measures)
+                rows.append([f"  {key[3:]} {group}", str(part["problems"]), "", *cells])
     return ["bench", "problems", "k", *map(heading, measures)], rows
 
 

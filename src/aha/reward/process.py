@@ -53,8 +53,8 @@ def label_steps(
     outcome.
 
     ``texts`` are (prompt, completion), ``ends`` the indices of the tokens that end their steps, ``outcomes`` whether
-    they are right; ``judge`` is asked for (index of the text, whole completion). What texts of one prompt share is rolled out once. ``max_new_tokens`` bounds
-    a whole completion.
+    they are right; ``judge`` is asked for (index of the text, whole completion). What texts of one prompt share is
+    rolled out once. ``max_new_tokens`` bounds a whole completion.
     """
     starts: dict[tuple[Ids, Ids], int] = {}  # what is rolled out -> a text that it belongs to
     for t, ((prompt, ids), own) in enumerate(zip(texts, ends, strict=True)):

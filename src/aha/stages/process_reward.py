@@ -51,9 +51,9 @@ class Settings(Frozen):
     """Each of ``problems`` is answered ``samples`` times. Of its different texts at most ``each`` right and as many
     wrong ones are labelled by ``rollouts`` from the end of each step; one that is always right or always wrong is left
     out (``each`` 0: all texts of all problems). A higher ``temperature`` of the texts finds more mistakes of a good
-    policy; ``rollout_temperature`` is that of the rollouts. With ``labels`` "outcome" only a text's last token is labelled, by
-    whether it is right, which makes an outcome reward model. ``held_out`` problems, not trained on, say what the model
-    is worth.
+    policy; ``rollout_temperature`` is that of the rollouts. With ``labels`` "outcome" only a text's last token is
+    labelled, by whether it is right, which makes an outcome reward model. ``held_out`` problems, not trained on, say
+    what the model is worth.
 
     ``file`` has labelled steps by other hands, in the place of problems; a tenth of its problems, ``held_out`` at most,
     is held out. ``balance`` keeps the load of experts even."""

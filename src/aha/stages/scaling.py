@@ -155,7 +155,8 @@ def _ranking(
             bad = [score[place] for score, verdict in zip(scores, verdicts, strict=True) if not verdict]
             won = sum((g > b) + (g == b) / 2 for g in good for b in bad)
             shares[name].append(won / (len(good) * len(bad)))
-    return {name: mean_interval(values, minimum=0.0, maximum=1.0).as_dict() for name, values in shares.items() if values}
+    measured = {name: values for name, values in shares.items() if values}
+    return {name: mean_interval(values, minimum=0.0, maximum=1.0).as_dict() for name, values in measured.items()}
 
 
 def _judge(problems: Sequence[Problem], paths: Sequence[Sequence[Path]], policy: Policy) -> list[list[bool]]:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as Folder
 
-from aha.errors import CheckpointError
-from aha.model.heads import STEP_HEAD_FILE, load_process_reward_model
 from aha.records import Problem
 from aha.reward.extraction import find_answer
 from aha.reward.process import score_steps
@@ -24,9 +22,8 @@ from aha.search.path import Key, Path, Scorer, Strategy
 from aha.search.revise import revise
 from aha.search.scores import AGGREGATES, Aggregate, last
 from aha.search.vote import vote
-from aha.stages.models import Policy, cache_bytes
+from aha.stages.models import Policy, cache_bytes, load_step_model
 from aha.tasks.checkers import checker_of
-from aha.tokens.tokenizer import load_tokenizer
 
 STEP_STOPS = ("\n", " .", "</think>")
 """Where a step ends: at a line's end (Snell et al. appendix D), at a full stop that stands apart, as the toy writes it,
@@ -58,15 +55,8 @@ def build_search_engine(policy: Policy) -> NativeEngine:
 
 
 def load_scorer(folder: Folder, policy: Policy) -> Scorer:
-    """The scorer of a stage that trained a process reward model. ``CheckpointError`` where the folder holds none, or
-    one with another vocabulary than the policy's."""
-    path = folder if (folder / STEP_HEAD_FILE).is_file() else folder / "model"
-    if not (path / STEP_HEAD_FILE).is_file():
-        raise CheckpointError(f"{folder} holds no process reward model: neither it nor {path} has a {STEP_HEAD_FILE}")
-    if load_tokenizer(path).backend.get_vocab() != policy.tokenizer.backend.get_vocab():
-        raise CheckpointError(f"the vocabulary of {path} is not that of the policy it scores: they do not belong together")
-    model, _ = load_process_reward_model(path)
-    model.to(policy.decoder.head_weight.device)
+    """The model of ``load_step_model`` as a scorer of paths."""
+    model = load_step_model(folder, policy)
     return lambda paths: score_steps(model, policy.tokenizer, [(path.prompt_ids, path.token_ids) for path in paths])
 
 

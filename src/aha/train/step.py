@@ -489,8 +489,8 @@ def value_step(
     max_grad_norm: float,
     balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
-    """One update of a critic; ``returns`` and ``old_values`` have each batch's [N]. Mean over all tokens. ``balance`` is
-    as in :func:`policy_step`.
+    """One update of a critic; ``returns`` and ``old_values`` have each batch's [N]. Mean over all tokens. ``balance``
+    is as in :func:`policy_step`.
 
     Metrics: value_loss, value_grad_norm, with experts value_max_vio. Raises InvariantError as :func:`policy_step` does.
     """
