@@ -61,4 +61,10 @@ def scaling_sentences(found: Mapping[str, Any]) -> list[str]:
             "the scorer puts a right text over a wrong one of the same problem in " + " and ".join(by)
             + "; a coin does in 50 %, and a beam needs the first steps"
         )
+    costs = found["costs"]
+    said.append(
+        f"a token of a vote over 64 takes {costs['vote']:.2f}x one of plain sampling, one of a beam of 16 "
+        f"{costs['beam']:.2f}x"
+        + (f", {costs['beam_scored']:.2f}x with its scorer" if "beam_scored" in costs else "")
+    )
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from aha.stages.search import Builder, answer_key, build_search_engine, build_st
 from aha.util.seeds import stream
 
 CHUNK = 25
+VOTERS, BEAMS, REPEATS = 64, 16, 3
 
 
 def measure_scaling(
@@ -111,6 +113,50 @@ def measure_scaling(
         "read_tokens": engine.read_tokens,
         "sampled_tokens": engine.sampled_tokens,
     }
+
+
+def measure_costs(
+    policy: Policy, scorer: Scorer | None, problems: Sequence[Problem], params: SamplingParams, *, seed: int
+) -> dict[str, float]:
+    """How much longer a token of a search takes than one of plain sampling, as many texts at once, in one run: a vote
+    over ``VOTERS``, whose answers are read and compared, and a beam of ``BEAMS``, by its steps alone (every score is
+    0.5) and with the scorer. Processor time where nothing else computes; medians of ``REPEATS`` runs in turn.
+    """
+    engine = build_search_engine(policy)
+    clock = time.process_time if policy.decoder.head_weight.device.type == "cpu" else time.perf_counter
+    prompts = [policy.renderer.prompt(problem.prompt) for problem in problems]
+    longest = max(map(len, prompts))
+    build = build_strategies(policy, params, longest=longest, scored=True)
+
+    def plain(samples: int, again: int) -> None:
+        seeds = [[stream(seed, "plain", again, p, g) for g in range(samples)] for p in range(len(problems))]
+        engine.generate(prompts, seeds, params)
+
+    def searched(name: str, budget: int, judge: Scorer | None, again: int) -> None:
+        keys = [answer_key(problem, policy) for problem in problems]
+        todo = [build[name](Path(prompt), budget, key) for prompt, key in zip(prompts, keys, strict=True)]
+        search(engine, todo, [stream(seed, "costs", again, p) for p in range(len(problems))], judge)
+
+    def coin(paths: Sequence[Path]) -> list[tuple[float, ...]]:
+        return [(0.5,)] * len(paths)
+
+    sides: dict[str, Callable[[int], None]] = {
+        "plain_vote": lambda again: plain(VOTERS, again),
+        "vote": lambda again: searched("vote", VOTERS, None, again),
+        "plain_beam": lambda again: plain(BEAMS, again),
+        "beam": lambda again: searched("beam", BEAMS, coin, again),
+    }
+    if scorer is not None:
+        sides["beam_scored"] = lambda again: searched("beam", BEAMS, scorer, again)
+    each: dict[str, list[float]] = {name: [] for name in sides}
+    for again in range(REPEATS):
+        for name, run in sides.items():
+            started, before = clock(), engine.sampled_tokens
+            run(again)
+            each[name].append((clock() - started) / (engine.sampled_tokens - before))
+    cost = {name: statistics.median(values) for name, values in each.items()}
+    ratios = {"vote": cost["vote"] / cost["plain_vote"], "beam": cost["beam"] / cost["plain_beam"]}
+    return ratios | ({"beam_scored": cost["beam_scored"] / cost["plain_beam"]} if scorer is not None else {})
 
 
 def _compare(
