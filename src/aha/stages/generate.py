@@ -16,8 +16,8 @@ from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.speculative import Speculation
 from aha.search.driver import Spent, search
+from aha.search.majority import majority
 from aha.search.path import Path as TokenPath
-from aha.search.vote import majority
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
 from aha.stages.search import build_search_engine, build_strategies, load_scorer, read_path
 from aha.tasks import countdown, number
