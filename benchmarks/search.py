@@ -9,13 +9,14 @@ from aha.evaluate.benches import load_bench
 from aha.report.scaling import save_scaling_figure
 from aha.rollout.engine import SamplingParams
 from aha.stages.generate import open_model, room_for_new_tokens
-from aha.stages.scaling import measure_scaling
+from aha.stages.scaling import measure_costs, measure_scaling
 from aha.stages.search import load_scorer
 from aha.terminal import phases
 from benchmarks.setting import versions
 
 BUDGETS = (1, 4, 16)
 BINS = 5
+TIMED = 25  # problems of the comparison of costs
 
 
 def measure(
@@ -30,7 +31,8 @@ def measure(
     seed: int = 0,
     picture: Path | None = None,
 ) -> dict[str, Any]:
-    """The figures of ``stages.scaling.measure_scaling`` on a bench; ``picture`` is where they are drawn."""
+    """The figures of ``stages.scaling.measure_scaling`` on a bench, and ``costs``, of its ``measure_costs``;
+    ``picture`` is where they are drawn."""
     policy, origin = open_model(model, template=None)
     problems = load_bench(bench, limit=limit)
     longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in problems)
@@ -45,6 +47,8 @@ def measure(
         found = measure_scaling(
             policy, judge, problems, params, budgets=BUDGETS, bins=BINS, seed=seed, progress=progress
         )
+    costs = measure_costs(policy, judge, problems[:TIMED], params, seed=seed)
     if picture is not None:
         save_scaling_figure(found, picture)
-    return {"benchmark": "search", "bench": bench, "template": origin, **found, "versions": versions("torch")}
+    about = {"benchmark": "search", "bench": bench, "template": origin}
+    return {**about, **found, "costs": costs, "versions": versions("torch")}

@@ -60,6 +60,8 @@ def test_generate_for_people(aha_main: Program, model: Path) -> None:
     assert code == 2 and "did you mean 'beam'" in errors
     code, _, errors = aha_main("generate", model, "1", "--search", "beam")
     assert code == 2 and "--scorer" in errors
+    code, _, errors = aha_main("generate", model, "1", "--search", "vote", "--n", 1)
+    assert code == 2 and "has nothing to choose from" in errors
     code, _, errors = aha_main("generate", model, "1", "--search", "beam", "--scorer", model, "--speculate", 1)
     assert code == 2 and "--speculate drafts for plain samples" in errors
 
@@ -69,8 +71,9 @@ def test_generate_searches_and_bench_draws_what_searches_cost(aha_main: Program,
     save_policy(policy, tmp_path / "stage" / "model")
     scorer = ProcessRewardModel(policy.decoder)
     save_process_reward_model(scorer, policy.config, tmp_path / "scorer" / "model")
+    policy.tokenizer.save(tmp_path / "scorer" / "model")
     options = ("--max-new-tokens", 6, "--temperature", 1)
-    for name in ("best-of-n", "beam", "lookahead", "mcts"):
+    for name in ("best-of-n", "beam", "lookahead", "mcts", "adaptive"):
         code, output, _ = aha_main(
             "generate", tmp_path / "stage", "compute 1 #1 + 2", "--search", name, "--scorer", tmp_path / "scorer",
             "--n", 4, *options, "--json",
@@ -87,9 +90,13 @@ def test_generate_searches_and_bench_draws_what_searches_cost(aha_main: Program,
     found = json.loads(output)
     assert code == 0 and picture.stat().st_size > 1000 and [row["k"] for row in found["oracle"]] == [1, 4, 16]
     assert {row["strategy"] for row in found["rows"]} == {
-        "vote", "weighted vote", "best-of-n last", "best-of-n min", "best-of-n product", "beam", "lookahead", "mcts",
-        "revise", "budget",
+        "vote", "weighted vote", "best-of-n", "best-of-n min", "best-of-n product", "beam", "lookahead", "mcts",
+        "revise", "budget", "adaptive",
     }  # fmt: skip
+    assert [(row["first"], row["second"]) for row in found["comparisons"]] == [
+        ("one sample", "vote@16"), ("best-of-4", "beam of 4"),
+    ]  # fmt: skip
+    assert found["comparisons"][0]["problems"] == 10 and found["comparisons"][1]["problems"] == 6
     code, _, errors = aha_main("bench", "search")
     assert code == 2 and "search needs a model" in errors
     code, _, errors = aha_main("bench", "search", tmp_path / "stage", "--limit", 9)

@@ -70,3 +70,18 @@ def test_the_toy_with_v3s_architecture_goes_from_a_base_to_r1_zero() -> None:
     assert [config.has_experts(layer) for layer in range(5)] == [False, True, True, True, True]
     dense = model_config(pretrain.Shape(), vocabulary=300, eos_token_id=2)
     assert count_by_part(config).active < 1.3 * count_by_part(dense).active
+
+
+def test_what_the_authors_left_starts_where_the_rest_does() -> None:
+    found = edges("unsuccessful_tiny", "seeds=2")
+    arms = ("grpo", "process_rule", "prm", "rejection_sft", "mcts_sft")
+    assert {found[f"{arm}_1"]["init"] for arm in arms} == {"base"}
+    assert found["prm_0"]["scorer"] == found["mcts_sft_0_samples"]["scorer"] == "scorer"
+    assert "scorer" not in found["process_rule_0"] and len(found["controls"]) == 1 + 5 * 2
+
+
+def test_search_and_preferences_start_from_a_model_of_yours(tmp_path: Path) -> None:
+    assert edges("search_tiny", f"policy={tmp_path}")["scorer"] == {"policy": "policy", "problems": "problems"}
+    found = edges("preferences_real", f"pairs={tmp_path / 'p.jsonl'}")
+    assert {found[name]["init"] for name in ("helpful", "safe", "dpo")} == {"untrained"}
+    assert found["dpo"]["preferences"] == "pairs_dpo" and found["helpful"]["preferences"] == "pairs"

@@ -18,7 +18,7 @@ from aha.cli_data import app as data_app
 from aha.cli_models import evaluate, generate
 from aha.cli_serve import serve
 from aha.errors import AhaError, DataError, StageFailed, UsageError, nearest
-from aha.terminal import Json, measure_text
+from aha.terminal import Json
 
 app = typer.Typer(
     name="aha",
@@ -196,7 +196,7 @@ def _show_summary(summary: dict[str, Any]) -> None:
     from aha.report.comparisons import HEADS
     from aha.report.comparisons import rows as comparison_rows
     from aha.report.names import heading
-    from aha.report.tables import stage_columns
+    from aha.report.tables import measure_text, stage_columns
 
     for comparison in summary.get("comparisons", {}).values():
         table = terminal.table(*HEADS)

@@ -13,7 +13,7 @@ import typer
 
 from aha import terminal
 from aha.errors import UsageError, nearest
-from aha.terminal import Json, measure_text
+from aha.terminal import Json
 
 
 def bench(
@@ -116,6 +116,9 @@ def bench(
 
 
 def _show_scaling(found: dict[str, Any]) -> None:
+    from aha.report.scaling import scaling_sentences
+    from aha.report.tables import measure_text
+
     heads = ("search", "budget", "accuracy %", "tokens", "scorer reads", "seconds", "by bin %, easy to hard")
     table = terminal.table(*heads)
     for row in found["rows"]:
@@ -129,6 +132,10 @@ def _show_scaling(found: dict[str, Any]) -> None:
     for row in found["compute_optimal"]:
         chosen = ", ".join(f"bin {number} {name}" for number, name in row["best"].items())
         print(f"budget {row['budget']}: {100 * row['accuracy']['value']:.1f} % by the best of each bin: {chosen}")
+
+
+    for sentence in scaling_sentences(found):
+        print(sentence)
 
 
 def _show_speeds(rows: list[dict[str, Any]]) -> None:

@@ -29,7 +29,10 @@ Template = Annotated[
 def generate(
     model: ModelPath,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The question; the model's template goes around it.")],
-    num: Annotated[int, typer.Option("--n", min=1, help="Completions to sample.")] = 1,
+    num: Annotated[
+        int | None,
+        typer.Option("--n", min=1, help="Completions to sample.", show_default="1, or 16 with --search"),
+    ] = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = 0.6,
     top_p: TopP = 0.95,
@@ -37,7 +40,9 @@ def generate(
     template: Template = None,
     search: Annotated[
         str | None,
-        typer.Option(help="vote, best-of-n, beam, lookahead or mcts: one answer from N completions, or as many beams."),
+        typer.Option(
+            help="vote, best-of-n, beam, lookahead, mcts or adaptive: one answer from N completions, or as many beams."
+        ),
     ] = None,
     scorer: Annotated[
         Path | None, typer.Option(help="A process reward model, which every search but vote needs.")
@@ -48,11 +53,14 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Ask a model: its thinking and its answer, apart."""
-    known = ["vote", "best-of-n", "beam", "lookahead", "mcts"]
+    known = ["vote", "best-of-n", "beam", "lookahead", "mcts", "adaptive"]
     if search is not None and search not in known:
         raise UsageError(f"--search {search}: {nearest(search, known)}")
     if (search in known[1:]) != (scorer is not None):
-        raise UsageError("--search best-of-n, beam, lookahead and mcts need --scorer MODEL, and nothing else takes it")
+        raise UsageError(f"--search {', '.join(known[1:])} need --scorer MODEL, and nothing else takes it")
+    if search is not None and num == 1:
+        raise UsageError(f"--search {search} --n 1 has nothing to choose from: give --n 2 or more, or leave it out")
+    num = num or (16 if search else 1)
     if scorer is not None and speculate:
         raise UsageError(f"--speculate drafts for plain samples and votes: leave it out with --search {search}")
     from aha.stages.generate import generate as sample

@@ -18,18 +18,6 @@ def shorten(text: str, length: int) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def measure_text(metric: str, entry: Any, *, interval: bool = True) -> str:
-    """``80.5 (78.1–82.9)``: as the report, in percent where it is a share, with the 95 % interval."""
-    from aha.report.reading import parse_measure
-    from aha.report.tables import cell
-
-    measure = parse_measure(entry)
-    if measure is None:
-        return ""
-    value, bounds = cell(metric, measure)
-    return f"{value} ({bounds})" if interval and bounds else value
-
-
 def table(*headers: str) -> Any:
     from rich import box
     from rich.table import Table

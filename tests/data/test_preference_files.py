@@ -72,6 +72,14 @@ def test_labelled_texts(tmp_path: Path) -> None:
     assert load_labelled(tmp_path / "saved.jsonl") == found.train
 
 
+def test_empty_texts_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [PAIR, {**PAIR, "chosen": ""}, {**PAIR, "rejected": " \n"}, TEST]
+    found = load_preference_file(write(tmp_path / "a.jsonl", rows))
+    assert len(found.train) == len(found.test) == 1 and found.dropped == {"empty text": 2}
+    rows = [LABELLED, {**LABELLED, "response": ""}, {**LABELLED, "prompt": "ho", "split": "test"}]
+    assert load_preference_file(write(tmp_path / "b.jsonl", rows)).dropped == {"empty text": 1}
+
+
 def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
     rows = [{k: v for k, v in {**PAIR, "problem": f"p {i // 2}"}.items() if k != "split"} for i in range(400)]
     found = load_preference_file(write(tmp_path / "a.jsonl", rows))
@@ -88,7 +96,7 @@ def test_no_prompt_is_on_both_sides(tmp_path: Path) -> None:
     [
         ({**PAIR, "problem": None}, "row 2: no prompt"),
         ({**PAIR, "problem": ["why ?"]}, "row 2: no prompt"),
-        ({**PAIR, "chosen": ""}, "'chosen' is ''"),
+        ({**PAIR, "chosen": 7}, "'chosen' is 7"),
         ({**PAIR, "rejected": None}, "'rejected' is None"),
         ({**PAIR, "chosen": [{"role": "user"}]}, "not a text"),
         ({**PAIR, "margin": -1}, "margin -1"),

@@ -228,6 +228,21 @@ def test_last_stage_is_judged_by_its_intervals(
     assert ("The last stage lost" in judged["sentence"]) == (outcome == ABSENT)
 
 
+def test_scores_of_each_problem_tell_a_difference_where_the_intervals_overlap(write_run: WriteRun) -> None:
+    run = write_run()
+    for model, value in (("dev3", 0.54), ("r1", 0.57)):
+        change_measure(run, model, "preference", value, 0.02)
+    assert finding(build_summary(run), "last_stage_preference")["outcome"] == NOISE
+    scores = [0.01 * (i % 50) for i in range(100)]
+    for model, gains in (("dev3", [0.0] * 100), ("r1", [0.02 + 0.02 * (i % 2) for i in range(100)])):
+        path = run / f"{model}_eval" / "by_problem.json"
+        path.write_text(json.dumps({"preference": [a + b for a, b in zip(scores, gains, strict=True)]}))
+    found = finding(build_summary(run), "last_stage_preference")
+    assert found["outcome"] == APPEARED and "(+2.8 points to +3.2 points, problem by problem)" in found["sentence"]
+    path.write_text(json.dumps({"preference": scores[:-1]}))  # of other problems: not compared
+    assert finding(build_summary(run), "last_stage_preference")["outcome"] == NOISE
+
+
 def test_few_steps_are_not_judged(write_run: WriteRun) -> None:
     run = write_run()
     rows = "".join(json.dumps({"step": step, "length": 9.0 + step, "reflection": 0.5}) + "\n" for step in range(1, 5))

@@ -76,7 +76,8 @@ def test_labels_by_rollouts_agree_with_exact_arithmetic() -> None:
     def judge(asked: Sequence[tuple[int, tuple[int, ...]]]) -> list[bool]:
         return [read_response(words.decode(ids)).answer == "22" for _, ids in asked]
 
-    labels = label_steps(engine, texts, ends, judge, rollouts=64, params=SamplingParams(60), seed=0)
+    outcomes = judge([(t, ids) for t, (_, ids) in enumerate(texts)])
+    labels = label_steps(engine, texts, ends, outcomes, judge, rollouts=64, params=SamplingParams(60), seed=0)
     for (_, ids), own, chances in zip(texts, ends, labels, strict=True):
         for end, chance in zip(own[:-1], chances, strict=False):
             exact = chain.is_on_the_way(expression, words.decode(ids[: end + 1]))

@@ -15,11 +15,12 @@ from aha.search.beam import beam
 from aha.search.best_of_n import best_of_n
 from aha.search.budget import force_budget
 from aha.search.driver import Found, search
+from aha.search.majority import majority, weighted_majority
 from aha.search.mcts import mcts, puct
 from aha.search.path import Path, Scorer, Strategy
 from aha.search.revise import revise
 from aha.search.scores import AGGREGATES, last
-from aha.search.vote import majority, vote, weighted_majority
+from aha.search.vote import vote
 from aha.testing import ScriptedEngine
 
 PROMPT = (9,)

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from aha.model.heads import ProcessRewardModel
 from aha.objective.algorithms import ALGORITHMS
 from aha.records import Completion, FinishReason, Group
+from aha.reward.process import score_steps
 from aha.reward.response import read_response
 from aha.reward.rubric import Scored
-from aha.stages.learn import Learner, build_learner, learn
+from aha.stages.learn import Learner, build_learner, learn, reward_steps
 from aha.stages.models import Policy
 from aha.stages.rl_metrics import step_metrics
 from aha.stages.rollout import Rollout
@@ -123,6 +125,25 @@ def test_a_group_whose_greedy_answer_could_not_be_judged_is_not_trained_on() -> 
         gradients.append([p.grad.clone() for p in policy.decoder.parameters() if p.grad is not None])
     for with_it, without in zip(*gradients, strict=True):
         torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
+
+
+def test_steps_are_rewarded_by_the_rule_or_by_the_scorer_and_the_end_by_the_outcome() -> None:
+    policy = policy_of(0)
+    learner = build_learner(policy, ALGORITHMS["grpo-process"], lr=1e-2)
+    said = ["1 + 2 = 3 . so 3", "1 + 2 = 4 .", ""]
+    texts = [((1, 2), (*BYTES.encode(text), BYTES.eos_id)) for text in said]
+    end = len(said[0])
+    assert reward_steps(learner, texts, [1.0, 0.0, 0.0]) == [
+        [(10, 1.0), (end, 1.0)], [(10, 0.0), (len(said[1]), 0.0)], [(0, 0.0)],
+    ]  # fmt: skip
+    learner.scorer = ProcessRewardModel(policy_of(1).decoder)
+    with torch.no_grad():
+        learner.scorer.score.copy_(torch.linspace(-1, 1, learner.scorer.score.numel()).view(1, -1))
+    scores = score_steps(learner.scorer, BYTES, texts)
+    found = reward_steps(learner, texts, [1.0, 0.0, 0.5])
+    assert found == [[(10, scores[0][0]), (end, 1.0)], [(10, scores[1][0]), (len(said[1]), 0.0)], [(0, 0.5)]]
+    learned = learn(learner, on_policy(policy, [[1.0, 0.0, 0.0]]), rng=random.Random(0), **SETTINGS)
+    assert all(isinstance(own, list) for own in learned.credit.advantages)
 
 
 def first(whole: Rollout, G: int) -> Rollout:

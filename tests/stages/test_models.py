@@ -60,6 +60,14 @@ def test_a_foundation_is_copied_with_its_template(tmp_path: Path) -> None:
     assert read_json(tmp_path / "mine" / "model" / "config.json")["model_type"] == "qwen2"
 
 
+def test_a_stage_of_another_run_brings_its_own_template(tmp_path: Path) -> None:
+    save_policy(tiny_policy(), tmp_path / "theirs" / "model")
+    foundation.run(
+        foundation.Settings(folder=tmp_path / "theirs"), {}, Context(tmp_path / "mine", name="mine", seed=0, run_seed=0)
+    )
+    assert load_policy(tmp_path / "mine" / "model").renderer.template == tiny_policy().renderer.template
+
+
 def test_a_foundation_that_cannot_be_used_is_named_before_it_is_copied(tmp_path: Path) -> None:
     context = Context(tmp_path / "mine", name="mine", seed=0, run_seed=0)
     with pytest.raises(CheckpointError, match=r"config\.json"):

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
+from aha.model.heads import ProcessRewardModel, RewardModel, ValueModel
 from aha.model.moe import Router
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.direct import PREFERENCES
 from aha.train.balance import Balance, LoadBalancer
 from aha.train.batch import (
     CompletionPair,
+    LabelledSteps,
     PolicyBatch,
     PolicyRow,
     collate_completion_pairs,
+    collate_labelled,
     collate_packed,
     collate_policy,
+    collate_preference,
+    collate_steps,
 )
-from aha.train.step import compute_sequence_logprobs, direct_step, nll_step, policy_step
+from aha.train.step import (
+    compute_sequence_logprobs,
+    direct_step,
+    label_step,
+    nll_step,
+    policy_step,
+    preference_step,
+    process_step,
+    value_step,
+)
 
 CONFIG = ModelConfig(
     model_type="deepseek_v3", vocab_size=13, hidden_size=8, intermediate_size=12, num_hidden_layers=3,
@@ -135,6 +151,72 @@ def test_a_step_on_pairs_balances_all_of_them_however_it_is_split() -> None:
         changes.append({n: before[n] - v for n, v in decoder.state_dict().items() if "bias" not in n})
     assert all(torch.allclose(changes[0][name], changes[1][name]) for name in changes[0])
     assert not all(torch.allclose(changes[0][name], changes[2][name]) for name in changes[0] if "gate.weight" in name)
+
+
+TEXTS = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11, 12], [4, 5, 9]]
+
+
+def _heads(budget: int) -> dict[str, tuple[nn.Module, Callable[[Balance], dict[str, float]]]]:
+    """A step of each model with a head on the four texts, in micro-batches of ``budget`` tokens."""
+    pairs = collate_preference([(TEXTS[0], TEXTS[1]), (TEXTS[2], TEXTS[3])], token_budget=budget)
+    labelled = collate_labelled(TEXTS, [1.0, 0.0, 1.0, 0.0], token_budget=budget)
+    # what stands behind a text's last labelled step is not read, as padding is not
+    ids = [[*text, 2, 2][: len(text) + 2 * (i == 1)] for i, text in enumerate(TEXTS)]
+    steps = [LabelledSteps(own, (1, len(text) - 1), (1.0, 0.0)) for own, text in zip(ids, TEXTS, strict=True)]
+    stepped = collate_steps(steps, token_budget=budget)
+    rows = [PolicyRow(text[:1], text[1:], 0.0, [0.0] * (len(text) - 1)) for text in TEXTS]
+    valued = collate_policy(rows, weights=[1.0] * 4, token_budget=budget)
+    wanted = [torch.ones(len(batch.predict_N), dtype=torch.float64) for batch in valued]
+    reward, labels, process, value = RewardModel(build()), RewardModel(build()), ProcessRewardModel(build()), build()
+    critic = ValueModel(value)
+    with torch.no_grad():
+        for model in (reward, labels, process):
+            model.score.fill_(0.3)
+        critic.value.fill_(0.3)
+
+    def options(model: nn.Module, balance: Balance) -> dict[str, Any]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        return {"optimizer": optimizer, "lr": 1.0, "max_grad_norm": 1e9, "balance": balance}
+
+    def critic_step(balance: Balance) -> dict[str, float]:
+        how = options(critic, balance)
+        return value_step(critic, how.pop("optimizer"), valued, wanted, wanted, clip=None, **how)
+
+    return {
+        "pairs": (reward, lambda b: preference_step(reward, batches=pairs, **options(reward, b))),
+        "labels": (labels, lambda b: label_step(labels, batches=labelled, **options(labels, b))),
+        "steps": (process, lambda b: process_step(process, batches=stepped, **options(process, b))),
+        "critic": (critic, critic_step),
+    }
+
+
+@pytest.mark.parametrize("name", ["pairs", "labels", "steps", "critic"])
+def test_models_with_a_head_keep_their_experts_even_however_a_step_is_split(name: str) -> None:
+    read = [text[:-1] for text in TEXTS] if name == "critic" else TEXTS
+    counts = loads(build(), read)
+    found = []
+    for budget, balance in ((100, STRONG), (1, STRONG), (100, Balance(loss=0.0))):
+        model, step = _heads(budget)[name]
+        before = copy.deepcopy(model.state_dict())
+        metrics = step(balance)
+        expected = ((counts.amax(1) - counts.mean(1)) / counts.mean(1)).mean()
+        assert metrics["value_max_vio" if name == "critic" else "max_vio"] == pytest.approx(float(expected))
+        for router, own in zip(routers(model), counts, strict=True):  # type: ignore[arg-type]
+            assert torch.allclose(router.e_score_correction_bias, balance.speed * torch.sign(own.mean() - own))
+        found.append({n: before[n] - v for n, v in model.state_dict().items() if "bias" not in n})
+    assert all(torch.allclose(found[0][n], found[1][n]) for n in found[0])
+    gates = [n for n in found[0] if "gate.weight" in n]
+    assert gates and not all(torch.allclose(found[0][n], found[2][n]) for n in gates)
+
+
+def test_frozen_routers_stay_as_they_are() -> None:
+    decoder = build()
+    first, second = routers(decoder)
+    decoder.requires_grad_(False)
+    decoder.model.layers[2].requires_grad_(True)
+    nll_step(decoder, torch.optim.SGD(decoder.model.layers[2].parameters(), lr=1.0),
+             collate_packed(DOCUMENTS, width=12), lr=0.1, max_grad_norm=1e9, balance=STRONG)
+    assert not first.e_score_correction_bias.any() and second.e_score_correction_bias.any()
 
 
 def test_recomputed_layers_are_not_counted_twice() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from aha.data.files import Rejected, Row
 
-PROBLEM = ("problem", "question", "prompt", "instruction", "query")
+PROBLEM = ("problem", "question", "Problem", "Question", "prompt", "instruction", "query", "quiz", "input")
+"""Every name of the question, of ours, of training sets and of published benchmarks; the first that is there counts."""
 COMPLETION = ("completion", "response", "generation", "output")
 CHATS = ("messages", "conversations", "conversation", "prompt")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}

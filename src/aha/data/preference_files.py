@@ -1,6 +1,6 @@
 """Preferences in files of yours, of any format of data/files.py, and as stages hand them on.
 
-A row has a prompt (``problem``, ``question`` or ``prompt``) and one of three things:
+A row has a prompt (``problem``, ``question``, ``prompt``, or another name of data/fields.py) and one of three things:
 
 - ``chosen`` and ``rejected``, with an optional ``margin``;
 - ``response_a``, ``response_b`` and ``judgements``: a list of ``{"first": "a", "verdict": "A>>B"}``, or the same as
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aha.data.fields import PROBLEM
 from aha.data.files import load_rows
 from aha.data.judgements import GAP, mean_gap
 from aha.data.preferences import Labelled, Pair
@@ -28,7 +29,6 @@ from aha.errors import DataError
 from aha.records import Problem
 from aha.util.files import read_jsonl, write_text_atomic
 
-_PROMPT = ("problem", "question", "prompt")
 _LABELS: dict[Any, float] = {"safe": 1.0, "unsafe": 0.0, 1: 1.0, 0: 0.0}  # True is 1, and so is 1.0
 
 
@@ -44,8 +44,9 @@ class PreferenceFile:
 def load_preference_file(path: Path, *, gap: float = GAP) -> PreferenceFile:
     """All pairs, or all labelled texts, of a file; a prompt of the test side is never on the training side.
 
-    Left out and counted: pairs of equal texts; judged pairs whose gap is not over ``gap``; training rows whose prompt
-    is tested. ``DataError`` names file and row of what cannot be used, and of a row of another kind than the first.
+    Left out and counted: pairs of equal texts, or with an empty one, as published sets have; judged pairs whose gap is
+    not over ``gap``; training rows whose prompt is tested. ``DataError`` names file and row of what cannot be used, and
+    of a row of another kind than the first.
     """
     rows = load_rows(path)
     if not rows:
@@ -114,9 +115,9 @@ def _save(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _problem(row: Mapping[str, Any], name: str, where: str) -> Problem:
-    prompt = next((row[key] for key in _PROMPT if row.get(key) is not None), None)
+    prompt = next((row[key] for key in PROBLEM if row.get(key) is not None), None)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}: no prompt as text in 'problem', 'question' or 'prompt' (fields: {', '.join(row)})")
+        raise DataError(f"{where}: no prompt as text in {', '.join(PROBLEM)} (fields: {', '.join(row)})")
     return Problem(str(row.get("id") or name), prompt, "", "general")
 
 
@@ -127,15 +128,15 @@ def _item(row: Mapping[str, Any], problem: Problem, where: str, *, gap: float) -
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
             raise DataError(f"{where}: the margin {margin!r} is no number from 0 up")
         chosen, rejected = (_text(row, key, where) for key in ("chosen", "rejected"))
-        return "equal texts" if chosen == rejected else Pair(problem, chosen, rejected, float(margin))
+        return _unusable(chosen, rejected) or Pair(problem, chosen, rejected, float(margin))
     if row.get("judgements") is not None:
         one, other = (_text(row, key, where) for key in ("response_a", "response_b"))
         try:
             mean = mean_gap(_judgements(row["judgements"]))
         except (DataError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where}: judgements cannot be read: {error}") from None
-        if one == other:
-            return "equal texts"
+        if why := _unusable(one, other):
+            return why
         if abs(mean) <= gap:
             return "gap too small"
         return Pair(problem, one, other, mean) if mean > 0 else Pair(problem, other, one, -mean)
@@ -143,10 +144,17 @@ def _item(row: Mapping[str, Any], problem: Problem, where: str, *, gap: float) -
         label = row["label"]
         if not isinstance(label, str | int | float) or label not in _LABELS:
             raise DataError(f"{where}: the label {label!r} is none of true, false, 1, 0, 'safe', 'unsafe'")
-        return Labelled(problem, _text(row, "response", where), _LABELS[label])
+        text = _text(row, "response", where)
+        return Labelled(problem, text, _LABELS[label]) if text.strip() else "empty text"
     raise DataError(
         f"{where}: neither 'chosen' and 'rejected', nor 'judgements', nor 'label' (fields: {', '.join(row)})"
     )
+
+
+def _unusable(one: str, other: str) -> str | None:
+    if not one.strip() or not other.strip():
+        return "empty text"
+    return "equal texts" if one == other else None
 
 
 def _judgements(found: Any) -> list[tuple[Any, str]]:
@@ -156,6 +164,6 @@ def _judgements(found: Any) -> list[tuple[Any, str]]:
 
 def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     text = row.get(key)
-    if not isinstance(text, str) or not text.strip():
-        raise DataError(f"{where}: {key!r} is {text!r:.60}, not a text that says something")
+    if not isinstance(text, str):
+        raise DataError(f"{where}: {key!r} is {text!r:.60}, not a text")
     return text

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aha.data.fields import PROBLEM
 from aha.errors import DataError, UsageError
 from aha.evaluate.rows import Row, read_rows
 from aha.records import Problem
@@ -34,7 +35,6 @@ CHOICE = (
 )
 PROGRAM = "Please complete this Python program. Give the whole of it in one fenced block."
 FUNCTION = "Please write the function in Python, in one fenced block."
-_QUESTION = ("problem", "question", "Problem", "Question", "quiz", "input")
 _ANSWER = ("answer", "Answer", "answer_number", "final_answer", "solution_text_format", "solution_text")
 _ID = ("id", "ID", "unique_id", "task_id", "Record ID", "problem_id")
 _KEPT = ("level", "subject", "year")  # what scores are broken down by, or help to find a row
@@ -73,7 +73,7 @@ def _choice(row: Row, name: str) -> Problem:
     """GPQA's four answers in an order that depends on the question alone."""
     right = _field(row, ("Correct Answer",)).strip()
     wrong = [_field(row, (f"Incorrect Answer {i}",)).strip() for i in (1, 2, 3)]
-    question = _field(row, _QUESTION).strip()
+    question = _field(row, PROBLEM).strip()
     options = [right, *wrong]
     python_rng(0, "gpqa", question).shuffle(options)
     letters = "ABCD"
@@ -145,7 +145,7 @@ def _asked(row: Row, name: str, task: str, *, answer: str, directive: str = BOXE
     language = str(row.get("lang") or row.get("language") or _language_in(_id(row), name)).lower()
     meta = {key: row[key] for key in _KEPT if row.get(key) not in (None, "")}
     language = {"english": "en", "chinese": "zh"}.get(language, language)
-    return Problem(_id(row), f"{_field(row, _QUESTION).strip()}\n{directive}", answer, task, language, meta)
+    return Problem(_id(row), f"{_field(row, PROBLEM).strip()}\n{directive}", answer, task, language, meta)
 
 
 def _language_in(row_id: str, name: str) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 
-from aha.search.vote import majority
+from aha.search.majority import majority
 
 Z95 = 1.959964
 

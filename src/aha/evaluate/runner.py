@@ -52,8 +52,8 @@ def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
 
 
 def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
-    """pass@1, cons@k and pass@k for the largest of ``votes``, format, length, the vote curve, each task's own, and
-    language where any thinking has words."""
+    """pass@1, cons@k and pass@k for the largest of ``votes``, format, length, the vote curve, each task's own, language
+    where any thinking has words, and ``by_problem``: pass@1 and length of each problem."""
     verdicts = judge_rows(judged)
     num_errors = count_errors([verdict for row in verdicts for verdict in row])
     correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
@@ -79,7 +79,8 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
             f"cons@{k}": cons_at_k([keys[i] for i in rows], [correct[i] for i in rows], k).as_dict(),
             "length": mean_interval([lengths[i] for i in rows], minimum=0.0).as_dict(),
         }
-    return metrics | {"by_task": by_task}
+    by_problem = {"pass@1": [_mean(row) for row in correct], "length": lengths}
+    return metrics | {"by_task": by_task, "by_problem": by_problem}
 
 
 def judge_rows(judged: Sequence[Read]) -> list[list[Verdict]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from aha.report.names import heading, is_proportion, number
 from aha.report.plots import INK, PALETTE, STYLE
 from aha.report.reading import parse_measure
-from aha.report.tables import cell
+from aha.report.tables import measure_text
 from aha.util.files import write_text_atomic
 
 Table = tuple[list[str], list[list[str]]]
@@ -29,10 +29,12 @@ def evaluation_table(found: Mapping[str, Any]) -> Table:
     measures = [*votes, *(key for key in _BESIDE if key in keys)]
     rows = []
     for name, entry in benches.items():
-        rows.append([bench_label(name), str(entry["problems"]), str(entry["samples"]), *_cells(entry, measures)])
+        cells = (measure_text(key, entry.get(key)) for key in measures)
+        rows.append([bench_label(name), str(entry["problems"]), str(entry["samples"]), *cells])
         for key in [key for key in entry if key.startswith("by_") and len(entry[key]) > 1]:
             for group, part in entry[key].items():
-                rows.append([f"  {key[3:]} {group}", str(part["problems"]), "", *_cells(part, measures)])
+                cells = (measure_text(key, part.get(key)) for key in measures)
+                rows.append([f"  {key[3:]} {group}", str(part["problems"]), "", *cells])
     return ["bench", "problems", "k", *map(heading, measures)], rows
 
 
@@ -48,7 +50,7 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
                 [
                     bench_label(name),
                     heading(key),
-                    *(_cells(entry[side], [key])[0] for side in ("first", "second")),
+                    *(measure_text(key, entry[side].get(key)) for side in ("first", "second")),
                     f"{scale * gap['value']:+.1f} ({bounds})",
                     number(gap["p_value"]),
                     f"{gap['better']} / {gap['worse']} / {gap['equal']}",
@@ -156,15 +158,6 @@ def _draw_differences(axes: Axes, found: Mapping[str, Any]) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("second minus first, points; grey diamond: within chance")
     axes.set_title("Difference in pass@1", loc="left", fontsize=11.5, weight="bold")
-
-
-def _cells(entry: Mapping[str, Any], measures: Sequence[str]) -> list[str]:
-    cells = []
-    for key in measures:
-        measure = parse_measure(entry.get(key))
-        value, bounds = cell(key, measure) if measure else ("", "")
-        cells.append(f"{value} ({bounds})" if bounds else value)
-    return cells
 
 
 def _rank(key: str) -> tuple[bool, bool, int]:

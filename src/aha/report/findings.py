@@ -1,6 +1,8 @@
 """What a run shows, in sentences computed from its figures, each beside what the paper claims and where it says so.
 
-A finding appeared, did not appear, is within noise (the 95 % intervals overlap), or has not run yet. The paper is
+A finding appeared, did not appear, is within noise, or has not run yet. Noise is judged problem by problem where both
+evaluations have written their problems' scores (evaluate/paired.py), else by whether the 95 % intervals overlap, which
+takes some real differences for noise. The paper is
 "DeepSeek-R1: Incentivizing Reasoning Capability in LLMs via Reinforcement Learning": v1 (arXiv January 2025) and v2
 (the revision with the journal's supplement).
 """
@@ -11,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aha.evaluate.paired import Comparison, compare_paired
 from aha.report.names import is_proportion, model_label, number, percent, points, with_interval
 from aha.report.reading import Measure, Run, finite, parse_measure, vote_metric
+from aha.util.files import read_json
 
 APPEARED = "appeared"
 ABSENT = "did not appear"
@@ -164,7 +168,7 @@ def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
     pairs: set[tuple[str, str]] = set()
     for change in _CHANGES:
         if change.before in planned and change.after in planned:
-            found.append(_judge_change(change, summary))
+            found.append(_judge_change(change, summary, run))
             pairs.add((change.before, change.after))
             if change.key == "pure_rl":
                 found.extend(_curve_findings(run, "r1_zero", summary))
@@ -177,9 +181,9 @@ def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
             if after == "random_reward":
                 found.append(_random_reward(before, after, summary))
             elif after == "student_rl":
-                found.append(_judge_change(_student_control(before), summary))
+                found.append(_judge_change(_student_control(before), summary, run))
             elif (before, after) not in pairs:
-                found.append(_judge_change(_plain_rl(before, after), summary))
+                found.append(_judge_change(_plain_rl(before, after), summary, run))
         known = {"random_reward"} | {name for change in _CHANGES for name in (change.before, change.after)}
         if stage.name not in known:
             found.extend(_curve_findings(run, stage.name, summary))
@@ -244,7 +248,18 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
+def _compare_problems(run: Run, change: _Change) -> Comparison | None:
+    """The two evaluations problem by problem; ``None`` where one has no such scores, or of other problems."""
+    evaluations = run.evaluations()
+    folders = [evaluations[model].folder for model in (change.before, change.after) if model in evaluations]
+    paths = [folder / "by_problem.json" for folder in folders]
+    if len(paths) < 2 or not all(path.is_file() for path in paths):
+        return None
+    before, after = (read_json(path).get(change.metric, []) for path in paths)
+    return compare_paired(before, after) if before and len(before) == len(after) else None
+
+
+def _judge_change(change: _Change, summary: Mapping[str, Any], run: Run) -> Finding:
     stages = summary["stages"]
     before, after = _measure(stages, change.before, change.metric), _measure(stages, change.after, change.metric)
     if before is None or after is None:
@@ -254,7 +269,9 @@ def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
         sentence = f"No current {_metric_words(change.metric)} of {lacking} has been measured."
         return Finding(change.key, change.title, NOT_RUN, sentence, change.paper, change.source)
     difference = after.value - before.value
-    outcome = _outcome(difference * change.direction, before.overlaps(after))
+    paired = _compare_problems(run, change)
+    noise = before.overlaps(after) if paired is None else not paired.real
+    outcome = _outcome(difference * change.direction, noise)
     proportion = is_proportion(change.metric)
     gap = points(difference) if proportion else f"{difference:+.3g}"
     sentence = (
@@ -263,6 +280,9 @@ def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
         f"{model_label(change.after)}: "
         f"{gap}"
     )
+    if paired is not None and proportion:
+        low, high = (points(bound) for bound in (paired.difference.low, paired.difference.high))
+        sentence += f" ({low} to {high}, problem by problem)"
     if outcome == NOISE:
         sentence += ", within noise"
     elif not (before.has_interval() and after.has_interval()):
@@ -277,8 +297,8 @@ def _judge_change(change: _Change, summary: Mapping[str, Any]) -> Finding:
     return Finding(change.key, change.title, outcome, sentence, change.paper, change.source)
 
 
-def _outcome(signed_difference: float, overlap: bool) -> str:
-    if overlap:
+def _outcome(signed_difference: float, noise: bool) -> str:
+    if noise:
         return NOISE
     return APPEARED if signed_difference > 0 else ABSENT
 

@@ -1,4 +1,5 @@
-"""The picture of test-time scaling: accuracy against generated tokens, a curve a strategy, the oracle above."""
+"""The picture of test-time scaling (accuracy against generated tokens, a curve a strategy, the oracle above), and what
+it says in sentences."""
 
 from __future__ import annotations
 
@@ -38,3 +39,32 @@ def save_scaling_figure(found: Mapping[str, Any], path: Path) -> None:
     axes.grid(color=FAINT, linewidth=0.5)
     figure.legend(loc="outside right upper", fontsize=8)
     figure.savefig(path)
+
+
+def scaling_sentences(found: Mapping[str, Any]) -> list[str]:
+    """What is better than what, by how much, and whether that is more than chance; and how well the scorer ranks."""
+    said = []
+    for row in found["comparisons"]:
+        gap = f"{100 * row['value']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        verdict = "more than chance" if row["real"] else "within chance"
+        better = "beats" if row["real"] and row["value"] > 0 else "does not beat"
+        said.append(
+            f"{row['second']} {better} {row['first']} on {row['problems']} problems: {100 * row['of_second']:.1f} % "
+            f"against {100 * row['of_first']:.1f} %, {gap}, p {row['p_value']:.2g}: {verdict}"
+        )
+    if ranking := found["ranking"]:
+        by = [
+            f"{100 * own['value']:.1f} % ({100 * own['low']:.1f} to {100 * own['high']:.1f}) by the {name} step"
+            for name, own in ranking.items()
+        ]
+        said.append(
+            "the scorer puts a right text over a wrong one of the same problem in " + " and ".join(by)
+            + "; a coin does in 50 %, and a beam needs the first steps"
+        )
+    costs = found["costs"]
+    said.append(
+        f"a token of a vote over 64 takes {costs['vote']:.2f}x one of plain sampling, one of a beam of 16 "
+        f"{costs['beam']:.2f}x"
+        + (f", {costs['beam_scored']:.2f}x with its scorer" if "beam_scored" in costs else "")
+    )
+    return said

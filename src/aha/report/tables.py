@@ -91,6 +91,15 @@ def cell(metric: str, measure: Measure) -> tuple[str, str]:
     return write(measure.value), f"{write(measure.low)}–{write(measure.high)}"
 
 
+def measure_text(metric: str, entry: Any, *, interval: bool = True) -> str:
+    """``80.5 (78.1–82.9)``: in percent where it is a share, with the 95 % interval; empty for what is no figure."""
+    measure = parse_measure(entry)
+    if measure is None:
+        return ""
+    value, bounds = cell(metric, measure)
+    return f"{value} ({bounds})" if interval and bounds else value
+
+
 def markdown_stage_table(summary: Mapping[str, Any]) -> str:
     """The stage table in Markdown; pass@1 with its 95 % interval, proportions in percent."""
     columns = stage_columns(summary)
@@ -99,9 +108,7 @@ def markdown_stage_table(summary: Mapping[str, Any]) -> str:
     for model, entry in summary["stages"].items():
         cells = [model_label(model)]
         for key in columns:
-            measure = parse_measure(entry.get(key))
-            value, interval = cell(key, measure) if measure is not None else ("–", "")
-            cells.append(f"{value} ({interval})" if key == "pass@1" and interval else value)
+            cells.append(measure_text(key, entry.get(key), interval=key == "pass@1") or "–")
         lines.append(_markdown_row([*cells, duration(finite(entry.get("seconds")))]))
     return "\n".join(lines) + "\n"
 

@@ -42,18 +42,19 @@ def label_steps(
     engine: Engine,
     texts: Sequence[tuple[Ids, Ids]],
     ends: Sequence[Sequence[int]],
+    outcomes: Sequence[bool],
     judge: Callable[[Sequence[tuple[int, Ids]]], Sequence[bool]],
     *,
     rollouts: int,
     params: SamplingParams,
     seed: int,
 ) -> list[tuple[float, ...]]:
-    """The share of ``rollouts`` from the end of each step that reach a right answer; the last step of a text that is
-    whole has its outcome.
+    """The share of ``rollouts`` from the end of each step that reach a right answer; the last step of a text has its
+    outcome.
 
-    ``texts`` are (prompt, completion), ``ends`` the indices of the tokens that end their steps; ``judge`` is asked for
-    (index of the text, whole completion). What texts of one prompt share is rolled out once. ``max_new_tokens`` bounds
-    a whole completion.
+    ``texts`` are (prompt, completion), ``ends`` the indices of the tokens that end their steps, ``outcomes`` whether
+    they are right; ``judge`` is asked for (index of the text, whole completion). What texts of one prompt share is
+    rolled out once. ``max_new_tokens`` bounds a whole completion.
     """
     starts: dict[tuple[Ids, Ids], int] = {}  # what is rolled out -> a text that it belongs to
     for t, ((prompt, ids), own) in enumerate(zip(texts, ends, strict=True)):
@@ -74,11 +75,10 @@ def label_steps(
         for ((_, done), t), group in zip(starts.items(), groups, strict=True)
         for c in group
     ]
-    verdicts = judge(asked + [(t, ids) for t, (_, ids) in enumerate(texts)])
+    verdicts = judge(asked) if asked else []
     shares = {
         prefix: sum(verdicts[r * rollouts : (r + 1) * rollouts]) / rollouts for r, prefix in enumerate(prefixes)
     }
-    outcomes = verdicts[len(asked) :]
     return [
         (*(shares[prompt, ids[: end + 1]] for end in own[:-1]), float(outcome))
         for (prompt, ids), own, outcome in zip(texts, ends, outcomes, strict=True)

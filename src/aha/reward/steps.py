@@ -13,38 +13,42 @@ from fractions import Fraction
 _END = re.compile(r"\n+|\.(?=\s|$)|</think>")
 _NUMBER = r"-?\d{1,15}"
 _EQUATION = re.compile(rf"(?<![\d+*/=-])\s*({_NUMBER}(?:\s*[-+*/]\s*\d{{1,15}})+)\s*=\s*({_NUMBER})(?![\d.])")
+_NUMBERING = re.compile(r"#\d+\s*")  # "12 #1 + 5" is 12 + 5: operations may be numbered, as the chain sums' are
 _TERM = re.compile(r"([-+*/]?)\s*(\d+)")
 
 
-def step_rewards(token_texts: Sequence[str], outcome: float) -> list[tuple[int, float]]:
-    """``(index of its last token, reward)`` of each step of a completion whose tokens read ``token_texts``.
+def step_rewards(pieces: Sequence[str], outcome: float) -> list[tuple[int, float]]:
+    """``(index of its last token, reward)`` of each step of a completion whose tokens add ``pieces``, spaces included.
 
     Steps without an equation do not count: what a policy writes between them is judged by what it leads to.
     """
-    text = "".join(token_texts)
-    token_of = [index for index, piece in enumerate(token_texts) for _ in piece]
+    text = "".join(pieces)
     steps: dict[int, float] = {}
-    start = 0
-    for match in _END.finditer(text):
-        verdict = equations_hold(text[start : match.start()])
-        start = match.end()
+    start, last = 0, len(pieces) - 1
+    for token, end in _ends(pieces):
+        verdict = equations_hold(text[start:end])
+        start = end
         if verdict is not None:
-            steps[token_of[match.end() - 1]] = float(verdict)
-    if token_texts:
-        steps[len(token_texts) - 1] = outcome
+            steps[token] = float(verdict)
+    if pieces:
+        steps[last] = outcome
     return sorted(steps.items())
 
 
 def step_ends(pieces: Sequence[str]) -> tuple[int, ...]:
     """Index of the last token of each step of a text whose tokens add ``pieces``; the last token ends a step, too."""
+    return tuple(sorted({token for token, _ in _ends(pieces)} | {len(pieces) - 1})) if pieces else ()
+
+
+def _ends(pieces: Sequence[str]) -> list[tuple[int, int]]:
+    """The token and the place in the text where each step ends."""
     token_of = [index for index, piece in enumerate(pieces) for _ in piece]
-    ends = {token_of[match.end() - 1] for match in _END.finditer("".join(pieces))}
-    return tuple(sorted(ends | {len(pieces) - 1})) if pieces else ()
+    return [(token_of[match.end() - 1], match.end()) for match in _END.finditer("".join(pieces))]
 
 
 def equations_hold(text: str) -> bool | None:
     """Whether every ``a op b ... = c`` in ``text`` is right, products before sums; ``None`` where there is none."""
-    found = _EQUATION.findall(text)
+    found = _EQUATION.findall(_NUMBERING.sub("", text))
     return all(_value(left) == int(right) for left, right in found) if found else None
 
 

@@ -1,26 +1,13 @@
-"""Majority and weighted votes: among many texts, the answer that most of them, or the best of them, agree on."""
+"""Votes among many texts: the answer that most of them, or the best of them, agree on."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from aha.rollout.engine import SamplingParams
+from aha.search.majority import weighted_majority
 from aha.search.path import Choice, Key, Path, Strategy, judge, write
 from aha.search.scores import Aggregate
-
-
-def majority(keys: Sequence[Hashable | None]) -> Hashable | None:
-    """The most frequent key; ties go to the one seen first; ``None`` abstains."""
-    return weighted_majority(keys, [1.0] * len(keys))
-
-
-def weighted_majority(keys: Sequence[Hashable | None], weights: Sequence[float]) -> Hashable | None:
-    """The key with the largest sum of weights; ties go to the one seen first; ``None`` abstains."""
-    sums: dict[Hashable, float] = {}
-    for key, weight in zip(keys, weights, strict=True):
-        if key is not None:
-            sums[key] = sums.get(key, 0.0) + weight
-    return max(sums, key=sums.__getitem__) if sums else None
 
 
 def choose(paths: Sequence[Path], weights: Sequence[float], key: Key) -> Path:

@@ -17,10 +17,11 @@ from aha.objective.algorithms import Algorithm
 from aha.objective.gae import gae, pad, policy_lambda, token_rewards
 from aha.objective.selection import loss_scale, most_telling
 from aha.records import FinishReason
-from aha.reward.steps import step_rewards
 from aha.stages.rollout import Rollout
 
 Advantage = float | list[float]
+Steps = Sequence[tuple[int, float]]
+"""(index of its last token, reward) of each step of a completion."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ def assign_credit(
     rollout: Rollout,
     algorithm: Algorithm,
     *,
-    token_texts: Sequence[Sequence[str]] = (),
+    steps: Sequence[Steps] = (),
     penalties: Sequence[Tensor] | None = None,
     values: Sequence[Tensor] | None = None,
     greedy_rewards: Sequence[float] | None = None,
     mask_truncated: bool = False,
 ) -> Credit:
     """``penalties`` (beta times the KL estimate) and ``values`` have one tensor over the tokens for each kept
-    completion, ``token_texts`` its tokens as text, ``greedy_rewards`` one number for each kept group: NaN where the
+    completion, ``steps`` the steps of each, ``greedy_rewards`` one number for each kept group: NaN where the
     verifier of the greedy answer failed, so that nothing is known of the whole group.
 
     A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
@@ -67,7 +68,7 @@ def assign_credit(
     returns = None
     if algorithm.per_token:
         advantages, returns = _per_token(
-            algorithm, rewards_PG, usable, lengths_B, token_texts=token_texts, penalties=penalties, values=values
+            algorithm, rewards_PG, usable, lengths_B, steps=steps, penalties=penalties, values=values
         )
     else:
         if penalties is not None:
@@ -90,12 +91,12 @@ def _per_token(
     usable: Sequence[bool],
     lengths_B: Tensor,
     *,
-    token_texts: Sequence[Sequence[str]],
+    steps: Sequence[Steps],
     penalties: Sequence[Tensor] | None,
     values: Sequence[Tensor] | None,
 ) -> tuple[list[Advantage], list[Tensor] | None]:
     if algorithm.process:
-        return _of_steps(algorithm, rewards_PG, usable, token_texts), None
+        return _of_steps(algorithm, rewards_PG.shape[1], usable, lengths_B.tolist(), steps), None
     outcomes_B = torch.where(torch.tensor(usable), rewards_PG.flatten(), 0.0)
     penalties_BT = None if penalties is None else pad([p.double() for p in penalties])
     rewards_BT = token_rewards(outcomes_B, lengths_B, penalties_BT)
@@ -121,21 +122,13 @@ def _per_token(
 
 
 def _of_steps(
-    algorithm: Algorithm,
-    rewards_PG: Tensor,
-    usable: Sequence[bool],
-    token_texts: Sequence[Sequence[str]],
+    algorithm: Algorithm, samples: int, usable: Sequence[bool], lengths: Sequence[int], steps: Sequence[Steps]
 ) -> list[Advantage]:
     """Each group on its own; a completion that is not usable has no steps, so that nothing is pooled from it."""
-    rewards, ends = [], []
-    for outcome, use, texts in zip(rewards_PG.flatten().tolist(), usable, token_texts, strict=True):
-        steps = step_rewards(texts, outcome) if use else []
-        ends.append([end for end, _ in steps])
-        rewards.append([reward for _, reward in steps])
+    known = [own if use else [] for own, use in zip(steps, usable, strict=True)]
+    rewards, ends = ([[pair[place] for pair in own] for own in known] for place in (1, 0))
     advantages: list[Advantage] = []
-    G = rewards_PG.shape[1]
-    for start in range(0, len(rewards), G):
-        part = slice(start, start + G)
-        lengths = [len(texts) for texts in token_texts[part]]
-        advantages += process_advantages(rewards[part], ends[part], lengths, scale=algorithm.scale)
+    for start in range(0, len(steps), samples):
+        part = slice(start, start + samples)
+        advantages += process_advantages(rewards[part], ends[part], lengths[part], scale=algorithm.scale)
     return advantages

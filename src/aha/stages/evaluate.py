@@ -21,6 +21,7 @@ from aha.stages.context import Context
 from aha.stages.models import Policy, build_loaded_engine, load_policy
 from aha.stages.rewarding import load_preferences
 from aha.stages.samples import write_samples
+from aha.util.files import write_json_atomic
 
 
 class Settings(Frozen):
@@ -39,6 +40,7 @@ class Settings(Frozen):
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``model`` is judged on ``problems``; ``helpful`` and ``safe`` give the preference score where they are inputs.
+    Writes ``by_problem.json`` beside the result: scores of each problem, by which two models can be compared.
 
     Every model of a recipe answers the same problems with the same seeds.
     """
@@ -58,9 +60,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     reasoning, other = judged[: len(problems)], judged[len(problems) :]
     votes = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= settings.samples]
     metrics: dict[str, Any] = {"model": inputs["model"].name, **reasoning_metrics(reasoning, votes=votes)}
+    by_problem = metrics.pop("by_problem")
     if other:
         metrics["general"] = general_score(other).as_dict()
-        metrics |= _preferences(other, inputs, policy)
+        if preferred := _preferences(other, inputs, policy):
+            metrics["preference"] = score_interval(preferred).as_dict()
+            by_problem["preference"] = preferred
+    write_json_atomic(context.out / "by_problem.json", by_problem)
     _keep_samples(context.out / "samples" / "evaluation.parquet", reasoning[: settings.kept_samples], policy)
     return StageResult(metrics | {"seconds": time.perf_counter() - started})
 
@@ -76,18 +82,18 @@ def sample_judged(
     return read_groups(sample_groups(engine, problems, prompts, samples, params, seed, 0), policy.renderer)
 
 
-def _preferences(judged: Sequence[Judged], inputs: Mapping[str, Path], policy: Policy) -> dict[str, Any]:
-    """Mean preference score: safety on harmful prompts, helpfulness on all others."""
+def _preferences(judged: Sequence[Judged], inputs: Mapping[str, Path], policy: Policy) -> list[float]:
+    """Mean preference score of each prompt: safety of harmful prompts, helpfulness of all others; none without both."""
     judges = load_preferences(inputs, policy.renderer)
     if not {"helpful", "safe"} <= judges.keys():
-        return {}
+        return []
     values = []
     for j in judged:
         judge = judges["safe" if is_harmful(j.problem) else "helpful"]
         verdicts = judge([j.problem] * len(j.responses), j.responses)
         count_errors(verdicts)
         values.append(sum(v.score for v in verdicts) / len(verdicts))
-    return {"preference": score_interval(values).as_dict()}
+    return values
 
 
 def _keep_samples(path: Path, judged: Sequence[Judged], policy: Policy) -> None:

@@ -8,6 +8,7 @@ none at all.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,25 +16,33 @@ from pathlib import Path
 from aha.config import Amount, Count, Frozen, Rate
 from aha.data.examples import WorkedExample, clean_example, readable, rewrite, save_examples, tagged
 from aha.data.problems import load_problems
-from aha.errors import DataError
+from aha.errors import DataError, SettingError
 from aha.evaluate.runner import Judged, read_groups
-from aha.records import Problem, StageResult, Status
+from aha.records import Completion, FinishReason, Group, Problem, StageResult, Status
 from aha.reward import rules
 from aha.reward.accuracy import judge_accuracy
 from aha.reward.response import read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
+from aha.rollout.native.engine import NativeEngine
+from aha.search.driver import search
+from aha.search.mcts import mcts
+from aha.search.path import Path as Text
+from aha.search.path import Scorer
 from aha.stages.context import Context
-from aha.stages.models import build_loaded_engine, load_policy
-from aha.util.seeds import python_rng
+from aha.stages.models import Policy, build_loaded_engine, load_policy
+from aha.stages.search import EXPAND, STEP_STOPS, answer_key, build_search_engine, load_scorer
+from aha.util.seeds import python_rng, stream
 
 
 class Settings(Frozen):
     """``problems`` x ``samples`` completions of the policy are filtered, at most ``per_problem`` kept of each problem;
+    with ``simulations`` the completions are those that a tree search of so many found, guided by the input ``scorer``;
     ``rewritten`` translates them into the prompt's language; ``clean`` and ``general`` examples are written by rule."""
 
     problems: Amount = 0
     samples: Count = 4
+    simulations: Amount = 0
     per_problem: Count = 2
     rewritten: bool = False
     clean: Amount = 0
@@ -44,8 +53,8 @@ class Settings(Frozen):
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
-    """``policy`` gives the samples, ``problems`` the questions; writes ``examples.jsonl`` and counts why samples were
-    dropped."""
+    """``policy`` gives the samples (``scorer`` guides its search, where it searches), ``problems`` the questions;
+    writes ``examples.jsonl`` and counts why samples were dropped."""
     rng = python_rng(context.seed, "examples")
     train = load_problems(inputs["problems"] / "train.jsonl")
     examples: list[WorkedExample] = []
@@ -89,7 +98,10 @@ def _from_policy(
     settings: Settings, inputs: Mapping[str, Path], context: Context, asked: Sequence[Problem], counts: Counter[str]
 ) -> list[WorkedExample]:
     policy = load_policy(inputs["policy"] / "model")
-    engine = build_loaded_engine(policy)
+    if settings.simulations and "scorer" not in inputs:
+        raise SettingError(f"simulations={settings.simulations} needs an input 'scorer': a process_reward stage")
+    engine = build_search_engine(policy) if settings.simulations else build_loaded_engine(policy)
+    scorer = load_scorer(inputs["scorer"], policy) if settings.simulations else None
     params = SamplingParams(
         settings.max_new_tokens, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )
@@ -97,11 +109,50 @@ def _from_policy(
     for start in range(0, len(asked), settings.chunk):
         problems = asked[start : start + settings.chunk]
         prompts = [policy.renderer.prompt(p.prompt) for p in problems]
-        groups = sample_groups(engine, problems, prompts, settings.samples, params, context.seed, start)
+        if scorer is None:
+            groups = sample_groups(engine, problems, prompts, settings.samples, params, context.seed, start)
+        else:
+            groups = _search(engine, policy, scorer, problems, prompts, params, settings, context.seed)
         for judged in read_groups(groups, policy.renderer):
             examples += _keep(judged, settings, counts, origin=inputs["policy"].name)
         context.progress(start + len(problems), len(asked), kept=len(examples))
     return examples
+
+
+def _search(
+    engine: NativeEngine,
+    policy: Policy,
+    scorer: Scorer,
+    problems: Sequence[Problem],
+    prompts: Sequence[tuple[int, ...]],
+    params: SamplingParams,
+    settings: Settings,
+    seed: int,
+) -> list[Group]:
+    """The texts that each problem's tree has finished; their log-probs are not known."""
+    trees = [
+        mcts(
+            Text(prompt),
+            params,
+            stops=STEP_STOPS,
+            simulations=settings.simulations,
+            width=EXPAND,
+            key=answer_key(problem, policy),
+        )
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
+    seeds = [stream(seed, "tree", problem.id, problem.language) for problem in problems]
+    return [
+        Group(
+            problem,
+            prompt,
+            tuple(
+                Completion(p.token_ids, (math.nan,) * len(p.token_ids), p.finish_reason or FinishReason.STOP, 0)
+                for p in found.choice.candidates
+            ),
+        )
+        for problem, prompt, found in zip(problems, prompts, search(engine, trees, seeds, scorer), strict=True)
+    ]
 
 
 def _keep(judged: Judged, settings: Settings, counts: Counter[str], *, origin: str) -> list[WorkedExample]:

@@ -16,10 +16,10 @@ from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.speculative import Speculation
 from aha.search.driver import Spent, search
+from aha.search.majority import majority
 from aha.search.path import Path as TokenPath
-from aha.search.vote import majority
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
-from aha.stages.search import build_search_engine, build_strategy, load_scorer, read_path
+from aha.stages.search import build_search_engine, build_strategies, load_scorer, read_path
 from aha.tasks import countdown, number
 from aha.tokens.render import R1_ZERO_TEMPLATE
 from aha.util.seeds import stream
@@ -151,9 +151,8 @@ def search_answer(
         end_token_ids=policy.tokenizer.end_token_ids,
     )
     judge = load_scorer(scorer, policy)
-    strategy = build_strategy(
-        name, TokenPath(prompt), params, num, lambda path: _vote_key(read_path(path, policy))
-    )
+    build = build_strategies(policy, params, longest=len(prompt), scored=True)[name]
+    strategy = build(TokenPath(prompt), num, lambda path: _vote_key(read_path(path, policy)))
     (found,) = search(build_search_engine(policy), [strategy], [seed], judge)
     path = found.choice.path
     said = policy.tokenizer.decode(path.token_ids)

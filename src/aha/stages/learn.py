@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from aha.model.decoder import Decoder
-from aha.model.heads import ValueModel
+from aha.model.heads import ProcessRewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.value import explained_variance
 from aha.objective.weights import token_weights
-from aha.stages.credit import Credit, assign_credit
+from aha.reward.process import Ids, score_steps
+from aha.reward.steps import step_ends, step_rewards
+from aha.stages.credit import Credit, Steps, assign_credit
 from aha.stages.models import Policy
 from aha.stages.rollout import Rollout
 from aha.train.balance import DEEPSEEK_V3, Balance
@@ -27,7 +29,7 @@ from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_st
 
 @dataclass
 class Learner:
-    """What the updates of an RL stage change and read."""
+    """What the updates of an RL stage change and read; ``scorer`` gives the rewards of steps, else a rule does."""
 
     policy: Policy
     optimizer: torch.optim.Optimizer
@@ -37,6 +39,7 @@ class Learner:
     critic: ValueModel | None = None
     critic_optimizer: torch.optim.Optimizer | None = None
     mtp_optimizer: torch.optim.Optimizer | None = None
+    scorer: ProcessRewardModel | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,19 @@ def build_learner(
         learner.critic = ValueModel(copy.deepcopy(policy.decoder))
         learner.critic_optimizer = build_optimizer(learner.critic, lr=lr * algorithm.critic.lr_ratio)
     return learner
+
+
+def reward_steps(learner: Learner, texts: Sequence[tuple[Ids, Ids]], outcomes: Sequence[float]) -> list[Steps]:
+    """The rewards of the steps of each (prompt, completion): the scorer's, or by the rule of reward/steps.py; the last
+    step has that of the outcome."""
+    pieces = [learner.policy.tokenizer.pieces(ids) for _, ids in texts]
+    if learner.scorer is None:
+        return [step_rewards(own, outcome) for own, outcome in zip(pieces, outcomes, strict=True)]
+    scores = score_steps(learner.scorer, learner.policy.tokenizer, texts)
+    return [
+        list(zip(step_ends(own), (*scored[:-1], outcome), strict=True))
+        for own, scored, outcome in zip(pieces, scores, outcomes, strict=True)
+    ]
 
 
 def learn(
@@ -114,11 +130,14 @@ def learn(
         critic = learner.critic
         known = of_rows(lambda batches: compute_values(critic, batches), everything)
         values = [known[i] for i in everything]
-    token_texts = learner.policy.renderer.token_texts
+    steps: list[Steps] = []
+    if algorithm.process:
+        texts = [(tuple(q), c.token_ids) for q, c in zip(prompts, completions, strict=True)]
+        steps = reward_steps(learner, texts, rollout.rewards_PG[rollout.kept].flatten().tolist())
     credit = assign_credit(
         rollout,
         algorithm,
-        token_texts=[token_texts(c.token_ids) for c in completions] if algorithm.process else (),
+        steps=steps,
         penalties=penalties,
         values=values,
         greedy_rewards=greedy_rewards,
@@ -150,6 +169,7 @@ def learn(
                 clip=None if warming_up else algorithm.critic.clip,
                 lr=lr * algorithm.critic.lr_ratio,
                 max_grad_norm=max_grad_norm,
+                balance=learner.balance,
             )
         if warming_up:
             continue

@@ -1,7 +1,7 @@
 """Preference optimisation: a policy learns from pairs directly, by a row of objective/direct.py.
 
 The reference is the policy that training begins with. Its log-probs are computed once, before the first update, and
-kept beside the state: no second model is held.
+kept beside the state while the stage runs: no second model is held.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aha.objective.direct import PREFERENCES, Preference, compute_score
 from aha.records import StageResult
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
-from aha.stages.models import Policy, load_policy, save_policy
+from aha.stages.models import Policy, load_policy, save_policy, train_last_layers
 from aha.train.balance import Balance
 from aha.train.batch import CompletionPair, PolicyBatch, PolicyRow, collate_completion_pairs, collate_policy
 from aha.train.memory import of_branches
@@ -40,7 +40,7 @@ from aha.util.seeds import python_rng
 class Settings(Frozen):
     """``algorithm`` is a row of objective/direct.py; ``beta`` and ``margin`` replace the row's where given. ``batch``
     pairs an update, in micro-batches of ``token_budget`` tokens; pairs longer than ``longest`` tokens are left out.
-    ``balance`` keeps the load of experts even."""
+    ``balance`` keeps the load of experts even. Only the last ``layers`` of the body learn (0: all)."""
 
     algorithm: str = "dpo"
     beta: Rate | None = None
@@ -53,6 +53,7 @@ class Settings(Frozen):
     max_grad_norm: Rate = 1.0
     token_budget: Count = 4_096
     longest: Count = 8_192
+    layers: Amount = 0
     balance: Balance = Balance()
 
     @model_validator(mode="after")
@@ -74,6 +75,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     layouts = ([of_branches(b.branches) for b in _collate(train, update, settings)] for update in updates)
     need = estimate_supervised(policy.config, layouts, like=decoder.head_weight)
     check_memory(need, policy, lower="token_budget")
+    train_last_layers(policy, settings.layers)
     optimizer = build_adamw(decoder, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     held_out = collate_completion_pairs(test, token_budget=settings.token_budget)
     before = _reference(context.out / "reference.json", policy, train, others, held_out, settings)
@@ -112,6 +114,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         context.progress(state.step, len(updates), loss=metrics["loss"], margin=metrics["margin"])
     save_policy(policy, context.out / "model")
     measured = _measure(held_out, compute_sequence_logprobs(decoder, held_out), before["test"], row)
+    (context.out / "reference.json").unlink()
     measured["margin_before"] = _measure(held_out, before["test"], before["test"], row)["margin"]
     return StageResult({**state.extra["last"], "pairs": len(train), "steps": state.step, "held_out": measured})
 

@@ -23,7 +23,8 @@ from aha.reward.learned import judge_ids, pad_right, text_to_judge
 from aha.reward.response import TAGS, read_response
 from aha.stages.context import Context
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
-from aha.stages.models import Policy, load_policy
+from aha.stages.models import Policy, load_policy, train_last_layers
+from aha.train.balance import Balance
 from aha.train.batch import collate_labelled, collate_preference
 from aha.train.memory import of_pairs, of_texts
 from aha.train.microbatch import split_by_tokens
@@ -42,7 +43,8 @@ class Settings(Frozen):
     helpfulness the rest. ``loss``: "pairwise" compares (R1's helpfulness), "pointwise" labels each text (its safety);
     of a pair the chosen text is good and the rejected one bad. ``margin`` times the margin of a judged pair is what the
     scores should differ by. ``pairs`` and ``held_out_pairs`` are made by rule where the stage has no input
-    ``preferences``; texts of those longer than ``longest`` tokens are left out."""
+    ``preferences``; texts of those longer than ``longest`` tokens are left out. Only the last ``layers`` of the
+    body learn (0: all). ``balance`` keeps the load of experts even."""
 
     reads: Literal["answer", "everything"]
     loss: Literal["pairwise", "pointwise"] = "pairwise"
@@ -54,6 +56,8 @@ class Settings(Frozen):
     warmup: Amount = 3
     max_grad_norm: Rate = 1.0
     longest: Count = 8_192
+    layers: Amount = 0
+    balance: Balance = Balance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     layouts = (layout([item.size for item in chunk], token_budget=TOKEN_BUDGET) for chunk in chunks)
     need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, logits=False)
     check_memory(need, policy, lower="batch")
+    train_last_layers(policy, settings.layers)
     model = RewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
     state = TrainState(0, model, optimizer, {})
@@ -113,13 +118,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
 def _step(
     model: RewardModel, optimizer: torch.optim.Optimizer, chunk: Sequence[Item], settings: Settings, *, lr: float
 ) -> dict[str, float]:
+    how: dict[str, Any] = {"lr": lr, "max_grad_norm": settings.max_grad_norm, "balance": settings.balance}
     if settings.loss == "pairwise":
         pairs, margins = [(i.first, i.second) for i in chunk], [settings.margin * i.margin for i in chunk]
         batches = collate_preference(pairs, token_budget=TOKEN_BUDGET, margins=margins)
-        return preference_step(model, optimizer, batches, lr=lr, max_grad_norm=settings.max_grad_norm)
+        return preference_step(model, optimizer, batches, **how)
     texts, labels = [i.first for i in chunk], [i.label for i in chunk]
     labelled = collate_labelled(texts, labels, token_budget=TOKEN_BUDGET)
-    return label_step(model, optimizer, labelled, lr=lr, max_grad_norm=settings.max_grad_norm)
+    return label_step(model, optimizer, labelled, **how)
 
 
 def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Policy, seed: int) -> list[Item]:

@@ -35,7 +35,7 @@ from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, follow, learn
 from aha.stages.memory import check_memory, estimate_rl, longest_prompt, memory_metrics
-from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, save_policy
+from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, load_step_model, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
@@ -119,7 +119,8 @@ class Settings(Frozen):
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the policy; every input named ``problems...`` a set of training problems, each asked equally often;
-    ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models."""
+    ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models; ``scorer`` the process reward
+    model that an algorithm of steps is rewarded by (without it a rule does)."""
     algorithm = resolve_algorithm(settings)
     policy = load_policy(inputs["init"] / "model")
     sets = [load_problems(inputs[edge] / "train.jsonl") for edge in sorted(inputs) if edge.startswith("problems")]
@@ -130,9 +131,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     preferences = load_preferences(inputs, policy.renderer)
     if settings.mtp_lr and not policy.config.num_nextn_predict_layers:
         raise SettingError(f"mtp_lr={settings.mtp_lr}: the policy has no modules of multi-token prediction; leave it 0")
+    if "scorer" in inputs and not algorithm.process:
+        raise SettingError(f"algorithm {algorithm.name!r} rewards outcomes and reads no scorer: take grpo-process")
+    scorer = load_step_model(inputs["scorer"], policy) if "scorer" in inputs else None
     need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
+    need += sum(parameter.nbytes for parameter in scorer.parameters()) if scorer is not None else 0
     check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
     learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance, mtp_lr=settings.mtp_lr)
+    learner.scorer = scorer
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)

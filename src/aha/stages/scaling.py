@@ -2,76 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aha.errors import DataError, InvariantError
 from aha.evaluate.estimators import mean_interval, pass_at_k, score_interval
+from aha.evaluate.paired import compare_paired
 from aha.records import Problem, Status
 from aha.reward.accuracy import judge_accuracy
 from aha.rollout.engine import SamplingParams
 from aha.search.adaptive import best_per_bin, cross_validated, difficulty_bins
-from aha.search.beam import beam
-from aha.search.best_of_n import best_of_n
-from aha.search.budget import force_budget
 from aha.search.driver import Found, search
-from aha.search.mcts import mcts
-from aha.search.path import Key, Path, Scorer, Strategy
-from aha.search.revise import revise
-from aha.search.scores import AGGREGATES, Aggregate, last
-from aha.search.vote import vote
+from aha.search.path import Path, Scorer
 from aha.stages.models import Policy
-from aha.stages.search import EXPAND, STEP_STOPS, answer_key, build_search_engine, read_path
+from aha.stages.search import Builder, answer_key, build_search_engine, build_strategies, read_path
 from aha.util.seeds import stream
 
 CHUNK = 25
-ROUNDS = 4  # of a chain of revisions
-Builder = Callable[[Path, int, Key], Strategy]
-
-
-def strategies(policy: Policy, params: SamplingParams, *, longest: int, scored: bool) -> dict[str, Builder]:
-    """Every strategy by name, for a root, a budget and a vote's key; those that judge only where there is a scorer.
-
-    ``longest`` is that of the prompts, in tokens. A revision stands behind up to three answers, all of which must fit
-    into the model's positions, so each may have a quarter of them. Budget forcing asks for 8 tokens of thinking and
-    allows one "wait" for each unit of its budget.
-    """
-    quarter = replace(
-        params,
-        max_new_tokens=max(1, min(params.max_new_tokens, policy.config.max_position_embeddings // ROUNDS - longest)),
-    )
-    encode, decode = policy.tokenizer.encode, policy.tokenizer.decode
-    close, wait = tuple(encode("</think>")), tuple(encode("wait"))
-    most = params.max_new_tokens * 3 // 4
-    found: dict[str, Builder] = {
-        "vote": lambda root, n, key: vote(root, params, samples=n, key=key),
-        "revise": lambda root, n, key: revise(
-            root, quarter, rounds=min(n, ROUNDS), chains=max(1, n // ROUNDS), key=key
-        ),
-        "budget": lambda root, n, key: force_budget(
-            root, params, least=min(most, 8 * n), most=most, waits=n, wait_ids=wait, close_ids=close, detokenize=decode
-        ),
-    }
-    if not scored:
-        return found
-
-    def best(aggregate: Aggregate) -> Builder:
-        return lambda root, n, key: best_of_n(root, params, samples=n, aggregate=aggregate)
-
-    def beams(ahead: int) -> Builder:
-        return lambda root, n, key: beam(
-            root, params, stops=STEP_STOPS, width=n, expand=min(n, EXPAND), key=key, lookahead=ahead
-        )
-
-    found["weighted vote"] = lambda root, n, key: vote(root, params, samples=n, key=key, aggregate=last)
-    found |= {f"best-of-n {name}": best(aggregate) for name, aggregate in AGGREGATES.items()}
-    found |= {"beam": beams(0), "lookahead": beams(1)}
-    found["mcts"] = lambda root, n, key: mcts(
-        root, params, stops=STEP_STOPS, simulations=2 * n, width=min(n, EXPAND), key=key
-    )
-    return found
+VOTERS, BEAMS, REPEATS = 64, 16, 3
 
 
 def measure_scaling(
@@ -85,8 +35,10 @@ def measure_scaling(
     seed: int,
     progress: Callable[[str, int, int | None], None],
 ) -> dict[str, Any]:
-    """A row a strategy and budget (``accuracy`` and ``tokens`` a problem, with 95 % intervals), ``oracle`` pass@k, and
-    by difficulty the best of each budget.
+    """A row a strategy and budget (``accuracy`` and ``tokens`` a problem, with 95 % intervals), ``oracle`` pass@k, by
+    difficulty the best of each budget, ``comparisons`` problem by problem (the largest vote with one sample; beams with
+    best-of-N at the least budget of several, on all bins but the easiest and the hardest), and ``ranking``: how often
+    the scorer puts a right text over a wrong one of the same problem, by its first and by its last step.
 
     Difficulty is pass@1 over samples of their own (the oracle's bins of Snell et al., 3.2); what the choice by bin
     earns is cross-validated. ``progress`` is told the work, how much of it is done, and of how much. Raises
@@ -114,11 +66,13 @@ def measure_scaling(
         return found, time.perf_counter() - started
 
     longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in problems)
-    builders = strategies(policy, params, longest=longest, scored=scorer is not None)
+    builders = build_strategies(policy, params, longest=longest, scored=scorer is not None)
     todo = [(name, budget) for budget in budgets for name in builders]
     progress("searches", 0, len(todo))
     probes, _ = run(builders["vote"], largest, "difficulty")
-    solved = [sum(row) / len(row) for row in _judge(problems, [f.choice.candidates for f in probes], policy)]
+    texts = [f.choice.candidates for f in probes]
+    all_right = _judge(problems, texts, policy)
+    solved = [sum(row) / len(row) for row in all_right]
     bins_P = difficulty_bins(solved, bins)
     rows: list[dict[str, Any]] = []
     correct: dict[tuple[str, int], list[float]] = {}
@@ -138,7 +92,6 @@ def measure_scaling(
             }
         )
         progress("searches", done, len(todo))
-    all_right = _judge(problems, [f.choice.candidates for f in probes], policy)
     optimal = []
     for budget in budgets:
         at = {name: right for (name, b), right in correct.items() if b == budget}
@@ -155,9 +108,101 @@ def measure_scaling(
         "oracle": [{"k": k, **pass_at_k(all_right, k).as_dict()} for k in budgets],
         "difficulty": [_mean([s for s, b in zip(solved, bins_P, strict=True) if b == k]) for k in range(bins)],
         "compute_optimal": optimal,
+        "comparisons": _compare(correct, solved, bins_P, budgets),
+        "ranking": None if scorer is None else _ranking(scorer, texts, all_right),
         "read_tokens": engine.read_tokens,
         "sampled_tokens": engine.sampled_tokens,
     }
+
+
+def measure_costs(
+    policy: Policy, scorer: Scorer | None, problems: Sequence[Problem], params: SamplingParams, *, seed: int
+) -> dict[str, float]:
+    """How much longer a token of a search takes than one of plain sampling, as many texts at once, in one run: a vote
+    over ``VOTERS``, whose answers are read and compared, and a beam of ``BEAMS``, by its steps alone (every score is
+    0.5) and with the scorer. Processor time where nothing else computes; medians of ``REPEATS`` runs in turn.
+    """
+    engine = build_search_engine(policy)
+    clock = time.process_time if policy.decoder.head_weight.device.type == "cpu" else time.perf_counter
+    prompts = [policy.renderer.prompt(problem.prompt) for problem in problems]
+    longest = max(map(len, prompts))
+    build = build_strategies(policy, params, longest=longest, scored=True)
+
+    def plain(samples: int, again: int) -> None:
+        seeds = [[stream(seed, "plain", again, p, g) for g in range(samples)] for p in range(len(problems))]
+        engine.generate(prompts, seeds, params)
+
+    def searched(name: str, budget: int, judge: Scorer | None, again: int) -> None:
+        keys = [answer_key(problem, policy) for problem in problems]
+        todo = [build[name](Path(prompt), budget, key) for prompt, key in zip(prompts, keys, strict=True)]
+        search(engine, todo, [stream(seed, "costs", again, p) for p in range(len(problems))], judge)
+
+    def coin(paths: Sequence[Path]) -> list[tuple[float, ...]]:
+        return [(0.5,)] * len(paths)
+
+    sides: dict[str, Callable[[int], None]] = {
+        "plain_vote": lambda again: plain(VOTERS, again),
+        "vote": lambda again: searched("vote", VOTERS, None, again),
+        "plain_beam": lambda again: plain(BEAMS, again),
+        "beam": lambda again: searched("beam", BEAMS, coin, again),
+    }
+    if scorer is not None:
+        sides["beam_scored"] = lambda again: searched("beam", BEAMS, scorer, again)
+    each: dict[str, list[float]] = {name: [] for name in sides}
+    for again in range(REPEATS):
+        for name, run in sides.items():
+            started, before = clock(), engine.sampled_tokens
+            run(again)
+            each[name].append((clock() - started) / (engine.sampled_tokens - before))
+    cost = {name: statistics.median(values) for name, values in each.items()}
+    ratios = {"vote": cost["vote"] / cost["plain_vote"], "beam": cost["beam"] / cost["plain_beam"]}
+    return ratios | ({"beam_scored": cost["beam_scored"] / cost["plain_beam"]} if scorer is not None else {})
+
+
+def _compare(
+    correct: Mapping[tuple[str, int], Sequence[float]],
+    solved: Sequence[float],
+    bins_P: Sequence[int],
+    budgets: Sequence[int],
+) -> list[dict[str, Any]]:
+    everything, several = list(range(len(bins_P))), [budget for budget in budgets if budget > 1]
+    if not several:
+        return []
+    vote = correct["vote", max(several)]
+    rows = [("one sample", f"vote@{max(several)}", everything, list(solved), list(vote))]
+    low = min(several)
+    if ("beam", low) in correct:
+        middle = [p for p, own in enumerate(bins_P) if 0 < own < max(bins_P)] or everything
+        rows.append((f"best-of-{low}", f"beam of {low}", middle, correct["best-of-n", low], correct["beam", low]))
+    return [
+        {
+            "first": first,
+            "second": second,
+            "problems": len(own),
+            "of_first": _mean([a[p] for p in own]),
+            "of_second": _mean([b[p] for p in own]),
+            **compare_paired([a[p] for p in own], [b[p] for p in own]).as_dict(),
+        }
+        for first, second, own, a, b in rows
+    ]
+
+
+def _ranking(
+    scorer: Scorer, texts: Sequence[Sequence[Path]], right: Sequence[Sequence[bool]]
+) -> dict[str, dict[str, float]]:
+    """Mean over the problems that have both; texts of equal score count half."""
+    shares: dict[str, list[float]] = {"first": [], "last": []}
+    for own, verdicts in zip(texts, right, strict=True):
+        if all(verdicts) or not any(verdicts):
+            continue
+        scores = scorer(own)
+        for name, place in (("first", 0), ("last", -1)):
+            good = [score[place] for score, verdict in zip(scores, verdicts, strict=True) if verdict]
+            bad = [score[place] for score, verdict in zip(scores, verdicts, strict=True) if not verdict]
+            won = sum((g > b) + (g == b) / 2 for g in good for b in bad)
+            shares[name].append(won / (len(good) * len(bad)))
+    measured = {name: values for name, values in shares.items() if values}
+    return {name: mean_interval(values, minimum=0.0, maximum=1.0).as_dict() for name, values in measured.items()}
 
 
 def _judge(problems: Sequence[Problem], paths: Sequence[Sequence[Path]], policy: Policy) -> list[list[bool]]:

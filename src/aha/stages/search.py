@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path as Folder
 
-from aha.errors import CheckpointError, SettingError, nearest
-from aha.model.heads import STEP_HEAD_FILE, load_process_reward_model
 from aha.records import Problem
 from aha.reward.extraction import find_answer
 from aha.reward.process import score_steps
@@ -13,19 +13,28 @@ from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
+from aha.search.adaptive import adaptive
 from aha.search.beam import beam
 from aha.search.best_of_n import best_of_n
+from aha.search.budget import force_budget
 from aha.search.mcts import mcts
 from aha.search.path import Key, Path, Scorer, Strategy
-from aha.search.scores import last
+from aha.search.revise import revise
+from aha.search.scores import AGGREGATES, Aggregate, last
 from aha.search.vote import vote
-from aha.stages.models import Policy, cache_bytes
+from aha.stages.models import Policy, cache_bytes, load_step_model
 from aha.tasks.checkers import checker_of
 
 STEP_STOPS = ("\n", " .", "</think>")
 """Where a step ends: at a line's end (Snell et al. appendix D), at a full stop that stands apart, as the toy writes it,
 and where the thinking ends."""
 EXPAND = 4
+ROUNDS = 4  # of a chain of revisions
+DIFFICULTIES = (0.5, 0.9)
+"""Up to which mean score of its probes ``adaptive`` takes a problem for hard (it searches with beams) and for middling
+(it takes a weighted vote); for an easy one the probes vote: beams pay where problems are hard (Snell et al. 5.3)."""
+
+Builder = Callable[[Path, int, Key], Strategy]
 
 
 def build_search_engine(policy: Policy) -> NativeEngine:
@@ -46,18 +55,8 @@ def build_search_engine(policy: Policy) -> NativeEngine:
 
 
 def load_scorer(folder: Folder, policy: Policy) -> Scorer:
-    """The scorer of a stage that trained a process reward model. ``CheckpointError`` where the folder holds none, or
-    one with another vocabulary than the policy's."""
-    path = folder if (folder / STEP_HEAD_FILE).is_file() else folder / "model"
-    if not (path / STEP_HEAD_FILE).is_file():
-        raise CheckpointError(f"{folder} holds no process reward model: neither it nor {path} has a {STEP_HEAD_FILE}")
-    model, config = load_process_reward_model(path)
-    if config.vocab_size != policy.config.vocab_size:
-        raise CheckpointError(
-            f"{path} was trained on {config.vocab_size} tokens, the policy has {policy.config.vocab_size}: they do not "
-            "belong together"
-        )
-    model.to(policy.decoder.head_weight.device)
+    """The model of ``load_step_model`` as a scorer of paths."""
+    model = load_step_model(folder, policy)
     return lambda paths: score_steps(model, policy.tokenizer, [(path.prompt_ids, path.token_ids) for path in paths])
 
 
@@ -77,20 +76,59 @@ def answer_key(problem: Problem, policy: Policy) -> Key:
     return key
 
 
-def build_strategy(name: str, root: Path, params: SamplingParams, budget: int, key: Key) -> Strategy:
-    """vote, best-of-n, beam, lookahead (by one step) or mcts.
+def build_strategies(policy: Policy, params: SamplingParams, *, longest: int, scored: bool) -> dict[str, Builder]:
+    """Every strategy by name, for a root, a budget and a vote's key; those that judge only where there is a scorer.
 
-    ``budget`` is the number of texts, the width of a beam (which keeps one step in four, or one of all where the width
-    is no multiple of four), or half the number of simulations, of four steps each. ``SettingError`` for another name.
+    ``budget`` is the number of texts, or of beams (one step in four is kept, or one of all where the budget is no
+    multiple of four), or half the number of simulations, of four steps each; ``adaptive`` judges a quarter of it first.
+    ``longest`` is that of the prompts, in tokens: a revision stands behind up to three answers, all of which must fit
+    into the model's positions, so each may have a quarter of them. Budget forcing asks for 8 tokens of thinking and
+    allows one "wait" for each unit of its budget.
     """
-    expand = EXPAND if budget % EXPAND == 0 else budget
-    if name == "vote":
-        return vote(root, params, samples=budget, key=key)
-    if name == "best-of-n":
-        return best_of_n(root, params, samples=budget, aggregate=last)
-    if name == "mcts":
-        return mcts(root, params, stops=STEP_STOPS, simulations=2 * budget, width=min(EXPAND, budget), key=key)
-    if name not in ("beam", "lookahead"):
-        raise SettingError(f"no search {name!r}: {nearest(name, ('vote', 'best-of-n', 'beam', 'lookahead', 'mcts'))}")
-    ahead = int(name == "lookahead")
-    return beam(root, params, stops=STEP_STOPS, width=budget, expand=expand, key=key, lookahead=ahead)
+    quarter = replace(
+        params,
+        max_new_tokens=max(1, min(params.max_new_tokens, policy.config.max_position_embeddings // ROUNDS - longest)),
+    )
+    most = params.max_new_tokens * 3 // 4
+
+    def revising(root: Path, n: int, key: Key) -> Strategy:
+        return revise(root, quarter, rounds=min(n, ROUNDS), chains=max(1, n // ROUNDS), key=key)
+
+    def forcing(root: Path, n: int, key: Key) -> Strategy:
+        encode, decode = policy.tokenizer.encode, policy.tokenizer.decode
+        close, wait = tuple(encode("</think>")), tuple(encode("wait"))
+        least = min(most, 8 * n)
+        return force_budget(
+            root, params, least=least, most=most, waits=n, wait_ids=wait, close_ids=close, detokenize=decode
+        )
+
+    def voting(aggregate: Aggregate | None) -> Builder:
+        return lambda root, n, key: vote(root, params, samples=n, key=key, aggregate=aggregate)
+
+    found: dict[str, Builder] = {"vote": voting(None), "revise": revising, "budget": forcing}
+    if not scored:
+        return found
+
+    def best(aggregate: Aggregate) -> Builder:
+        return lambda root, n, key: best_of_n(root, params, samples=n, aggregate=aggregate)
+
+    def beams(ahead: int) -> Builder:
+        return lambda root, n, key: beam(
+            root, params, stops=STEP_STOPS, width=n, expand=_expand(n), key=key, lookahead=ahead
+        )
+
+    def tree(root: Path, n: int, key: Key) -> Strategy:
+        return mcts(root, params, stops=STEP_STOPS, simulations=2 * n, width=min(EXPAND, n), key=key)
+
+    def chosen(root: Path, n: int, key: Key) -> Strategy:
+        plans = (lambda: beams(0)(root, n, key), lambda: voting(last)(root, n, key), None)
+        probes = max(1, n // EXPAND)
+        return adaptive(root, params, probes=probes, thresholds=DIFFICULTIES, plans=plans, key=key)
+
+    found |= {"weighted vote": voting(last), "best-of-n": best(last)}
+    found |= {f"best-of-n {name}": best(AGGREGATES[name]) for name in ("min", "product")}
+    return found | {"beam": beams(0), "lookahead": beams(1), "mcts": tree, "adaptive": chosen}
+
+
+def _expand(width: int) -> int:
+    return width if width % EXPAND else EXPAND

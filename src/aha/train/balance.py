@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from aha.config import Frozen, NotNegative
 from aha.model.moe import Routed, Router
 from aha.objective.balance import max_violation, sequence_balance_loss, update_bias
-from aha.train.batch import PackedBatch, PolicyBatch
+from aha.train.batch import LabelledBatch, PackedBatch, PolicyBatch, PreferenceBatch, StepBatch
+
+Rows = PackedBatch | PreferenceBatch | LabelledBatch | StepBatch
+"""Batches of whole rows: documents packed into them, or a text each."""
 
 
 class Balance(Frozen):
@@ -32,12 +35,12 @@ DEEPSEEK_V3 = Balance()
 
 
 class LoadBalancer:
-    """One update's view of the routers in ``layers``, which each micro-batch of it runs: collects what it chose, then
-    moves the biases once."""
+    """One update's view of the routers in ``layers`` that learn, which each micro-batch of it runs: collects what it
+    chose, then moves the biases once."""
 
     def __init__(self, layers: nn.Module, settings: Balance) -> None:
         self._settings = settings
-        self._routers = [module for module in layers.modules() if isinstance(module, Router)]
+        self._routers = [m for m in layers.modules() if isinstance(m, Router) and m.weight.requires_grad]
         self._counts: list[Tensor] = []  # [L, E] of each micro-batch
         self._uneven: list[Tensor] = []  # its part of the loss before alpha, mean over layers
 
@@ -45,9 +48,9 @@ class LoadBalancer:
         """Documents in all batches; 0 where nobody asks, without routers."""
         return sum(int(_parts_of_documents(batch)[1]) for batch in batches) if self._routers else 0
 
-    def loss(self, batch: PackedBatch | PolicyBatch, *, num_sequences: int) -> Tensor | float:
+    def loss(self, batch: Rows | PolicyBatch, *, num_sequences: int) -> Tensor | float:
         """What to add to the loss of the micro-batch just computed: alpha times the mean over all sequences, summed
-        over layers. A completion's sequence is its prompt and itself."""
+        over layers. A completion's sequence is its prompt and itself; a text with labelled steps ends at the last."""
         if not self._routers:
             return 0.0
         losses, counts = [], []
@@ -82,7 +85,7 @@ class LoadBalancer:
         return {"max_vio": float(max_violation(counts_LE).mean()), "balance": float(uneven)}
 
 
-def _sums(routed: Routed, batch: PackedBatch | PolicyBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _sums(routed: Routed, batch: Rows | PolicyBatch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Choices and shares of affinity summed over each sequence, ``[S, E]`` each, its tokens ``[S]``, and the load
     ``[E]`` that was computed, padding left out."""
     scores_ME, experts_MK = routed
@@ -111,11 +114,23 @@ def _sums(routed: Routed, batch: PackedBatch | PolicyBatch) -> tuple[Tensor, Ten
     return counts_PE, shares_PE, tokens_P, load_E
 
 
-def _parts_of_documents(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def _parts_of_documents(batch: Rows) -> tuple[Tensor, Tensor]:
     """The document of each token, counted from 0 over the batch (padding: their number), and their number."""
-    segments_BT = batch.segments_BT
+    segments_BT = batch.segments_BT if isinstance(batch, PackedBatch) else _one_a_row(batch)
     first_BT = segments_BT != 0
     first_BT[:, 1:] &= segments_BT[:, 1:] != segments_BT[:, :-1]
     num = first_BT.sum()
     number_M = first_BT.flatten().cumsum(0) - 1
     return torch.where(segments_BT.flatten() != 0, number_M, num), num
+
+
+def _one_a_row(batch: PreferenceBatch | LabelledBatch | StepBatch) -> Tensor:
+    """Segments [B, T] of rows that hold one text each, up to the last token that counts."""
+    if isinstance(batch, StepBatch):
+        ids_BT = batch.ids_BT
+        last_B = torch.zeros_like(ids_BT[:, 0]).scatter_reduce(0, batch.rows_N, batch.places_N, "amax")
+    else:
+        ids_BT, last_B = (
+            (batch.ids_RT, batch.last_R) if isinstance(batch, PreferenceBatch) else (batch.ids_BT, batch.last_B)
+        )
+    return (torch.arange(ids_BT.shape[1], device=ids_BT.device) <= last_B[:, None]).long()

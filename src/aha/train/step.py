@@ -276,8 +276,11 @@ def preference_step(
     *,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
     """One update of a reward model on pairs (Bradley-Terry), mean over all pairs.
+
+    ``balance`` and its metrics are as in :func:`policy_step`.
 
     Metrics: loss, accuracy (share of pairs whose chosen text scores higher), margin (mean difference), grad_norm, lr,
     pairs. Raises InvariantError as :func:`policy_step` does.
@@ -285,18 +288,27 @@ def preference_step(
     if not batches:
         raise DataError("an update without preference pairs")
     num_pairs = sum(len(batch.pairs) for batch in batches)
+    balancer = LoadBalancer(model.decoder.body_layers(), balance)
 
     def backward(batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(model, batch)
         chosen_B, rejected_B = model(batch.ids_RT, batch.last_R).chunk(2)
         loss = bradley_terry_loss(chosen_B, rejected_B, batch.margin_B).sum() / num_pairs
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=2 * num_pairs)).backward()  # type: ignore[no-untyped-call]
         margin_B = (chosen_B - rejected_B).detach()
         return loss.detach(), torch.stack(((margin_B > 0).sum().to(margin_B.dtype), margin_B.sum()))
 
     loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right, margin = (sum(column) / num_pairs for column in zip(*figures, strict=True))
-    return {"loss": loss, "accuracy": right, "margin": margin, "grad_norm": norm, "lr": lr, "pairs": float(num_pairs)}
+    return {
+        "loss": loss,
+        "accuracy": right,
+        "margin": margin,
+        "grad_norm": norm,
+        "lr": lr,
+        "pairs": float(num_pairs),
+        **balancer.finish(taken=True),
+    }
 
 
 def label_step(
@@ -306,8 +318,11 @@ def label_step(
     *,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
     """One update of a reward model on labelled texts (point-wise), mean over all texts.
+
+    ``balance`` and its metrics are as in :func:`policy_step`.
 
     Metrics: loss, accuracy (share of texts on the label's side of a score of 0), grad_norm, lr, texts. Raises
     InvariantError as :func:`policy_step` does.
@@ -315,17 +330,25 @@ def label_step(
     if not batches:
         raise DataError("an update without labelled texts")
     num_texts = sum(len(batch.texts) for batch in batches)
+    balancer = LoadBalancer(model.decoder.body_layers(), balance)
 
     def backward(batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(model, batch)
         score_B = model(batch.ids_BT, batch.last_B)
         loss = pointwise_loss(score_B, batch.label_B).sum() / num_texts
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=num_texts)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), ((score_B > 0) == (batch.label_B > 0.5)).sum().to(score_B.dtype)[None]
 
     loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right = sum(row[0] for row in figures) / num_texts
-    return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "texts": float(num_texts)}
+    return {
+        "loss": loss,
+        "accuracy": right,
+        "grad_norm": norm,
+        "lr": lr,
+        "texts": float(num_texts),
+        **balancer.finish(taken=True),
+    }
 
 
 def process_step(
@@ -335,8 +358,11 @@ def process_step(
     *,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
     """One update of a process reward model on labelled steps (binary cross-entropy), mean over all steps.
+
+    ``balance`` and its metrics are as in :func:`policy_step`.
 
     Metrics: loss, accuracy (share of steps whose score and label are on the same side of one half), grad_norm, lr,
     steps. Raises InvariantError as :func:`policy_step` does.
@@ -344,18 +370,27 @@ def process_step(
     if not batches:
         raise DataError("an update without labelled steps")
     num_steps = sum(len(batch.labels_N) for batch in batches)
+    num_texts = sum(len(batch.texts) for batch in batches)
+    balancer = LoadBalancer(model.decoder.body_layers(), balance)
 
     def backward(batch: StepBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(model, batch)
         logits_N = model(batch.ids_BT, batch.rows_N, batch.places_N)
         loss = pointwise_loss(logits_N, batch.labels_N).sum() / num_steps
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=num_texts)).backward()  # type: ignore[no-untyped-call]
         right_N = (logits_N.detach() >= 0) == (batch.labels_N >= 0.5)
         return loss.detach(), right_N.sum().to(logits_N.dtype)[None]
 
     loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right = sum(row[0] for row in figures) / num_steps
-    return {"loss": loss, "accuracy": right, "grad_norm": norm, "lr": lr, "steps": float(num_steps)}
+    return {
+        "loss": loss,
+        "accuracy": right,
+        "grad_norm": norm,
+        "lr": lr,
+        "steps": float(num_steps),
+        **balancer.finish(taken=True),
+    }
 
 
 def direct_step(
@@ -452,12 +487,16 @@ def value_step(
     clip: float | None,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
 ) -> dict[str, float]:
-    """One update of a critic; ``returns`` and ``old_values`` have each batch's [N]. Mean over all tokens.
+    """One update of a critic; ``returns`` and ``old_values`` have each batch's [N]. Mean over all tokens. ``balance``
+    is as in :func:`policy_step`.
 
-    Metrics: value_loss, value_grad_norm. Raises InvariantError as :func:`policy_step` does.
+    Metrics: value_loss, value_grad_norm, with experts value_max_vio. Raises InvariantError as :func:`policy_step` does.
     """
     tokens = sum(len(part) for part in returns)
+    num_sequences = sum(len(batch.rows) for batch in batches)
+    balancer = LoadBalancer(model.decoder.body_layers(), balance)
     of = {id(batch): pair for batch, pair in zip(batches, zip(returns, old_values, strict=True), strict=True)}
 
     def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
@@ -465,11 +504,12 @@ def value_step(
         values_N = _values(model, batch)
         target_N, near_N = returns_N.to(values_N), old_N.to(values_N)
         loss = value_loss(values_N, near_N, target_N, clip=clip).sum() / tokens
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=num_sequences)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), loss.detach()[None]
 
     loss, _, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
-    return {"value_loss": loss, "value_grad_norm": norm}
+    load = balancer.finish(taken=True)
+    return {"value_loss": loss, "value_grad_norm": norm, **({"value_max_vio": load["max_vio"]} if load else {})}
 
 
 def compute_values(model: ValueModel, batches: Sequence[PolicyBatch]) -> list[Tensor]:

@@ -1,0 +1,44 @@
+"""Steps end where the text does, with words as tokens and with bytes; an equation holds or does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from aha.reward.steps import equations_hold, step_ends, step_rewards
+from aha.tasks import chain
+from aha.testing import byte_tokenizer, word_tokenizer
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_toys_steps_are_found_in_its_word_tokens(language: str) -> None:
+    """Every sentence of a chain sum is a step; the one with the slip alone earns 0, the end what the outcome does."""
+    words = word_tokenizer()
+    thought = chain.clean_thought("12 #1 + 5 #2 - 3 #3 + 8", language)
+    ids = [*words.encode(f"<think> {thought.replace('= 14', '= 15')} </think> <answer> 22 </answer>"), words.eos_id]
+    found = step_rewards(words.pieces(ids), 0.5)
+    stops = [i for i, token in enumerate(ids) if words.token_text(token) == "."]
+    assert found == [(stops[0], 1.0), (stops[1], 0.0), (stops[2], 1.0), (len(ids) - 1, 0.5)]
+    assert step_ends(words.pieces(ids)) == (*stops, stops[-1] + 1, len(ids) - 1)
+
+
+def test_the_same_steps_in_bytes_and_no_step_in_a_decimal() -> None:
+    text = "first 1 #1 + 2 = 3 . then 3 + 3 = 7\nso 3.5 it is"
+    pieces = byte_tokenizer().pieces(byte_tokenizer().encode(text))
+    assert step_rewards(pieces, 1.0) == [(text.index("."), 1.0), (text.index("\n"), 0.0), (len(text) - 1, 1.0)]
+    assert step_rewards((), 1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("then 12 #1 + 5 = 17", True),
+        ("then 12 #1 + 5 = 18", False),
+        ("12 #1 + 5 #2 - 3 = 14", True),
+        ("try 16 - 6 + 1 = 11 no", True),
+        ("2 + 3 * 4 = 14", True),
+        ("1 / 0 = 0", False),
+        ("so 14", None),
+    ],
+)
+def test_equations(text: str, holds: bool | None) -> None:
+    assert equations_hold(text) is holds
