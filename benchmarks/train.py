@@ -1,92 +1,234 @@
-"""One GRPO step, rollout and update: Aha and TRL's GRPOTrainer with the same weights, prompts, lengths and thread.
+"""Training steps: Aha and TRL at its best setting, with the same weights, prompts, lengths, number type and threads.
 
-64 completions of 128 tokens, one update of all of them, clip 0.2, no KL term. The reward is a stub of no cost.
+Cases: a GRPO step (rollout and update of all completions, clip 0.2) of a small Qwen2 (``T``) and of the shape of
+SmolLM2-135M (``S``), without and with a KL term; supervised fine-tuning of ``T`` on packed documents of uneven length.
+Each side is a process of its own, so that its peak of memory is its own, and the sides take turns step by step.
+
+In bfloat16 Aha keeps float32 master weights, gradients and moments; TRL keeps all of them in bfloat16.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.util
+import itertools
+import multiprocessing
+import random
+import statistics
 import sys
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from aha.errors import UsageError
+from aha.model.config import ModelConfig
+from aha.model.count import count_parameters
+from aha.model.decoder import build_decoder
+from aha.model.folder import save_model
 from aha.objective.advantages import group_advantages
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
-from aha.train.batch import PolicyRow, collate_policy
+from aha.train.batch import PolicyRow, collate_packed, collate_policy, with_reference
 from aha.train.optimizer import build_adamw
-from aha.train.step import policy_step
-from benchmarks.setting import (
-    CONFIG,
-    DTYPES,
-    NUM_PROMPTS,
-    NUM_SAMPLES,
-    UNIFORM_TOKENS,
-    Peak,
-    Side,
-    Stopwatch,
-    Taken,
-    build_peer,
-    build_policy,
-    build_prompts,
-    compare,
-    describe,
-    row,
-    versions,
+from aha.train.step import compute_logprobs, nll_step, policy_step
+from aha.train.twin import build_twin
+from aha.util.allocator import keep_freed_pages
+from benchmarks.setting import CONFIG, DTYPES, Peak, Side, Stopwatch, Taken, processor_name, row, versions
+
+SMOLLM2 = ModelConfig(
+    model_type="llama",
+    vocab_size=49_152,
+    hidden_size=576,
+    intermediate_size=1_536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=2_048,
 )
 
-TOKEN_BUDGET = 1100  # one group
+
+@dataclass(frozen=True)
+class Case:
+    """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens, or ``packs`` rows of SFT."""
+
+    name: str
+    config: ModelConfig
+    prompts: int = 0
+    samples: int = 0
+    prompt: int = 64
+    new: int = 0
+    beta: float = 0.0
+    packs: int = 0
+
+
+_T = {"config": CONFIG, "prompts": 8, "samples": 8, "new": 128}
+_S = {"config": SMOLLM2, "prompts": 2, "samples": 4, "new": 64}
+CASES = (
+    Case("T GRPO", **_T),  # type: ignore[arg-type]
+    Case("T GRPO, KL", beta=0.001, **_T),  # type: ignore[arg-type]
+    Case("S GRPO", **_S),  # type: ignore[arg-type]
+    Case("S GRPO, KL", beta=0.001, **_S),  # type: ignore[arg-type]
+    Case("T SFT", CONFIG, packs=8),
+)
+TOKEN_BUDGET = 1_100  # about a group of T
+MICRO_BATCH = 8  # TRL's fastest, for both shapes
+PACK = 1_024
 LEARNING_RATE = 1e-5
-GRPO = replace(ALGORITHMS["grpo"], beta=0.0)
-TRL_BEST = "TRL, micro-batches of 8"
-TRL_DEFAULT = "TRL, its defaults"
+ADAM: dict[str, Any] = {"lr": LEARNING_RATE, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -> dict[str, Any]:
-    """Seconds of each step, of ours also its parts."""
+    """Seconds of each step (SFT: tokens a second), of ours also its parts; what the step's FLOPs would take alone."""
     if skew:
         raise UsageError("--skew is for the rollout benchmark: TRL cannot be given lengths")
     torch.set_num_threads(threads)
-    parts: dict[str, list[float]] = {"rollout": [], "update": []}
-    sides: dict[str, Callable[[], list[Taken]]] = {"aha": lambda: train_aha(DTYPES[dtype], repeat + 1, parts)}
-    notes = []
-    if peers and importlib.util.find_spec("trl") is None:
-        notes.append("TRL is not installed, so it is not measured: pip install 'aha[bench]'")
-    elif peers:
-        everything = NUM_PROMPTS * NUM_SAMPLES
-        sides |= {
-            TRL_BEST: lambda: train_trl(DTYPES[dtype], repeat + 1, micro_batch=8, checkpointing=False),
-            TRL_DEFAULT: lambda: train_trl(DTYPES[dtype], repeat + 1, micro_batch=everything, checkpointing=True),
-        }
-    found: dict[str, Side] = {}
-    for name, run in sides.items():
-        with Peak() as peak:
-            runs = run()[1:]  # the first step warms up
-        gc.collect()
-        found[name] = Side(runs, peak.mib)
-        print(f"{name}: {', '.join(f'{taken.wall:.2f}' for taken in runs)} s/step", file=sys.stderr, flush=True)
-    rows = [
-        row(name, [taken.wall for taken in side.runs], unit="s/step", peak=side.peak) for name, side in found.items()
-    ]
-    rows[1:1] = [row(f"aha, of it {name}", values[1:], unit="s") for name, values in parts.items()]
+    rate = gemm_rate(DTYPES[dtype])
+    notes = [f"matrix products alone: {rate / 1e9:.0f} GFLOP/s"]
+    peers = peers and importlib.util.find_spec("trl") is not None
+    if not peers:
+        notes.append("--no-peers, or TRL is not installed (pip install 'aha[bench]')")
+    rows: list[dict[str, Any]] = []
+    ratios = {}
+    for case in CASES:
+        sides = {"aha": train_aha, **({"TRL": train_trl} if peers else {})}
+        found, parts, tokens = run_in_turn(case, sides, dtype=dtype, threads=threads, repeat=repeat)
+        limit = flops(case, tokens) / rate
+        for name, side in found.items():
+            share = limit / statistics.median(taken.cpu for taken in side.runs)
+            notes.append(f"{case.name}, {name}: {share:.0%} of the limit of {limit:.2f} s in processor time")
+            walls = [taken.wall for taken in side.runs]
+            rows.append(row(f"{case.name}: {name}", walls, unit="s/step", peak=side.peak))
+            if name == "aha":
+                rows += [row(f"{case.name}: aha, of it {part}", values, unit="s cpu") for part, values in parts.items()]
+        if "TRL" in found:
+            ratios[f"{case.name}: aha / TRL"] = {
+                clock: statistics.median(
+                    getattr(theirs, clock) / getattr(ours, clock)
+                    for ours, theirs in zip(found["aha"].runs, found["TRL"].runs, strict=True)
+                )
+                for clock in ("wall", "cpu")
+            }
+            notes.append(f"{case.name}: peak memory {found['aha'].peak / found['TRL'].peak:.2f} of TRL's")
     return {
         "benchmark": "train",
-        "setting": describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat) | {"token_budget": TOKEN_BUDGET},
+        "setting": {
+            "dtype": dtype, "threads": threads, "repeat": repeat, "token_budget": TOKEN_BUDGET,
+            "micro_batch": MICRO_BATCH, "processor": processor_name(),
+        },  # fmt: skip
         "rows": rows,
-        "ratios": compare(found),
+        "ratios": ratios,
         "notes": notes,
         "versions": versions("torch", "transformers", "trl"),
-    }
+    }  # fmt: skip
+
+
+def gemm_rate(dtype: torch.dtype) -> float:
+    """FLOP a second of processor time of a large matrix product: the median of 9."""
+    a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 4096).to(dtype)
+    taken = []
+    for _ in range(10):
+        start = time.process_time()
+        torch.mm(a, b)
+        taken.append(time.process_time() - start)
+    return 2 * 1024 * 1024 * 4096 / statistics.median(taken[1:])
+
+
+def flops(case: Case, tokens: float) -> float:
+    """Floating-point operations of a step with every token once: forward, backward, and for GRPO the sampling."""
+    c = case.config
+    head = c.vocab_size * c.hidden_size
+    body = count_parameters(c) - head
+    score = 4 * c.num_attention_heads * c.head_dim * c.num_hidden_layers
+    if case.packs:  # attention over documents of 200 tokens
+        return 3 * tokens * (2 * (body + head) + score * 100)
+    rows = case.prompts * case.samples
+    seen = case.prompts * case.prompt**2 / 2 + rows * case.new * (case.prompt + case.new / 2)
+    forward = 2 * body * (case.prompts * case.prompt + rows * case.new) + 2 * head * rows * case.new + score * seen
+    return forward * (5 if case.beta else 4)
+
+
+Sides = dict[str, Callable[[Case, str, "Turn"], None]]
+
+
+def run_in_turn(
+    case: Case, sides: Sides, *, dtype: str, threads: int, repeat: int
+) -> tuple[dict[str, Side], dict[str, list[float]], float]:
+    """``repeat`` steps of each side, after one that does not count; processor seconds of the parts of ours; tokens."""
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    for name, train in sides.items():
+        pipes[name], other = context.Pipe()
+        processes.append(context.Process(target=_work, args=(train, case, dtype, threads, repeat + 1, other)))
+        processes[-1].start()
+        other.close()
+    found = {name: Side([], 0.0) for name in sides}
+    parts: dict[str, list[float]] = {}
+    tokens = 0.0
+    try:
+        for name in sides:
+            pipes[name].recv()  # ready
+        for number in range(repeat + 1):
+            for name, pipe in pipes.items():
+                pipe.send("go")
+                taken, peak, of, count = pipe.recv()
+                print(f"{case.name}, {name}: {taken.wall:.2f} s", file=sys.stderr, flush=True)
+                if number:
+                    found[name] = Side([*found[name].runs, taken], max(found[name].peak, peak))
+                    for part, value in of.items():
+                        parts.setdefault(part, []).append(value)
+                tokens = count or tokens
+    except EOFError:
+        raise UsageError(f"{case.name}: a side ended early; its last words are above") from None
+    finally:
+        for process in processes:
+            process.join(timeout=60)
+            process.kill()
+    return found, parts, tokens
+
+
+def _work(train: Callable[..., None], case: Case, dtype: str, threads: int, steps: int, pipe: Connection) -> None:
+    sys.stdout = sys.stderr  # peers print as they please
+    torch.set_num_threads(threads)
+    train(case, dtype, Turn(pipe, steps))
+
+
+class Turn:
+    """A side's end of the pipe: waits until it may take a step, and says what that took."""
+
+    def __init__(self, pipe: Connection, steps: int) -> None:
+        self.steps = steps
+        self._pipe, self._ready = pipe, False
+
+    @contextmanager
+    def step(self, parts: dict[str, float] | None = None, tokens: float = 0.0) -> Iterator[Stopwatch]:
+        self.begin()
+        yield self.watch
+        self.end(parts, tokens)
+
+    def begin(self) -> None:
+        if not self._ready:
+            self._pipe.send("ready")
+            self._ready = True
+        self._pipe.recv()
+        self._peak = Peak()
+        self._peak.__enter__()
+        self.watch = Stopwatch()
+
+    def end(self, parts: dict[str, float] | None = None, tokens: float = 0.0) -> None:
+        taken: Taken = self.watch.read()
+        self._peak.__exit__()
+        self._pipe.send((taken, self._peak.mib, parts or {}, tokens))
 
 
 def stub_reward(completion: Sequence[int]) -> float:
@@ -94,45 +236,66 @@ def stub_reward(completion: Sequence[int]) -> float:
     return float(sum(completion) % 7)
 
 
-def train_aha(dtype: torch.dtype, num_steps: int, parts: dict[str, list[float]]) -> list[Taken]:
-    """Seconds of each step: sync and check the sampler, sample, judge, advantages, one update."""
-    decoder = build_policy(dtype)
-    optimizer = build_adamw(decoder, lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
-    engine = NativeEngine(CONFIG, dtype=dtype)
-    prompts, params = build_prompts(), SamplingParams(UNIFORM_TOKENS)
-    taken = []
-    for step in range(num_steps):
-        watch = Stopwatch()
-        sync_weights(engine, decoder, version=step)
-        seeds = [[step << 32 | p << 16 | g for g in range(NUM_SAMPLES)] for p in range(NUM_PROMPTS)]
-        groups = engine.generate(prompts, seeds, params)
-        sampled = watch.read().wall
-        rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
-        valid_PG = torch.ones_like(rewards_PG, dtype=torch.bool)
-        advantages_PG = group_advantages(rewards_PG, valid_PG)
-        rows = [
-            PolicyRow(ids, c.token_ids, advantages_PG[p, g].item(), c.logprobs)
-            for p, (ids, group) in enumerate(zip(prompts, groups, strict=True))
-            for g, c in enumerate(group)
-        ]
-        weights = token_weights([len(r.completion_ids) for r in rows], GRPO.aggregation)
-        policy_step(
-            decoder,
-            optimizer,
-            collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET),
-            algorithm=GRPO,
-            num_sequences=len(rows),
-            lr=LEARNING_RATE,
-            max_grad_norm=1.0,
-        )
-        taken.append(watch.read())
-        parts["rollout"].append(sampled)
-        parts["update"].append(taken[-1].wall - sampled)
-    return taken
+def build_prompts(case: Case) -> list[list[int]]:
+    rng = random.Random(0)
+    return [[rng.randrange(1, case.config.vocab_size) for _ in range(case.prompt)] for _ in range(case.prompts)]
 
 
-def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpointing: bool) -> list[Taken]:
-    """Seconds of each step of GRPOTrainer, from its begin to its end.
+def build_documents(case: Case, tokens: int) -> list[list[int]]:
+    """Random ids; lengths lognormal around 200, at most a pack."""
+    rng, documents = random.Random(0), []
+    while sum(map(len, documents)) < tokens:
+        length = min(PACK, max(16, round(rng.lognormvariate(5.0, 0.8))))
+        documents.append([rng.randrange(1, case.config.vocab_size) for _ in range(length)])
+    return documents
+
+
+def train_aha(case: Case, dtype: str, turn: Turn) -> None:
+    """Sync and check the sampler, sample, judge, advantages, reference, one update; or one update on documents."""
+    keep_freed_pages()
+    master = build_decoder(case.config, seed=0)
+    optimizer = build_adamw(master, **ADAM)
+    decoder = build_twin(master, optimizer) if dtype == "bfloat16" else master
+    limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
+    parts: dict[str, float] = {}
+    if case.packs:
+        documents = [(ids, [1.0] * len(ids)) for ids in build_documents(case, case.packs * PACK)]
+        tokens = sum(len(ids) - 1 for ids, _ in documents)
+        for _ in range(turn.steps):
+            with turn.step(parts, tokens):
+                nll_step(decoder, optimizer, collate_packed(documents, width=PACK), **limits)
+        return
+    reference = build_decoder(case.config, seed=0, dtype=DTYPES[dtype]) if case.beta else None
+    algorithm = replace(ALGORITHMS["grpo"], beta=case.beta)
+    engine = NativeEngine(case.config, dtype=DTYPES[dtype])
+    prompts, params = build_prompts(case), SamplingParams(case.new)
+    for step in range(turn.steps):
+        with turn.step(parts) as watch:
+            sync_weights(engine, decoder, version=step)
+            seeds = [[step << 32 | p << 16 | g for g in range(case.samples)] for p in range(case.prompts)]
+            groups = engine.generate(prompts, seeds, params)
+            parts["rollout"] = watch.read().cpu
+            rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
+            advantages_PG = group_advantages(rewards_PG, torch.ones_like(rewards_PG, dtype=torch.bool))
+            rows = [
+                PolicyRow(ids, c.token_ids, advantages_PG[p, g].item(), c.logprobs)
+                for p, (ids, group) in enumerate(zip(prompts, groups, strict=True))
+                for g, c in enumerate(group)
+            ]
+            weights = token_weights([len(r.completion_ids) for r in rows], algorithm.aggregation)
+            batches = collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET)
+            if reference is not None:
+                batches = with_reference(batches, compute_logprobs(reference, batches))
+                parts["reference"] = watch.read().cpu - parts["rollout"]
+            so_far = watch.read().cpu
+            policy_step(
+                decoder, optimizer, batches, algorithm=algorithm, num_sequences=len(rows), importance_cap=2.0, **limits
+            )
+            parts["update"] = watch.read().cpu - so_far
+
+
+def train_trl(case: Case, dtype: str, turn: Turn) -> None:
+    """GRPOTrainer's or SFTTrainer's steps, each from its begin to its end.
 
     The end token lies outside the model's vocabulary, so that every completion has all its tokens, as on our side.
     """
@@ -142,48 +305,57 @@ def train_trl(dtype: torch.dtype, num_steps: int, *, micro_batch: int, checkpoin
     import trl
 
     warnings.simplefilter("ignore", FutureWarning)  # transformers warns of its own names
-    watches: list[Stopwatch] = []
-    steps: list[Taken] = []
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    tokens = 0.0
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc]
         def on_step_begin(self, *_: object, **__: object) -> None:
-            watches.append(Stopwatch())
+            turn.begin()
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            steps.append(watches[-1].read())
+            turn.end(tokens=tokens)
 
-    words = {f"w{i}": i for i in range(CONFIG.vocab_size)} | {"<eos>": CONFIG.vocab_size}
+    vocabulary = case.config.vocab_size
+    words = {f"w{i}": i for i in range(vocabulary)} | {"<eos>": vocabulary}
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="w0")
-    prompts = [" ".join(f"w{i}" for i in ids) for ids in build_prompts()]
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trl.GRPOTrainer(
-            model=build_peer(dtype),
-            reward_funcs=lambda completion_ids, **_: [stub_reward(ids) for ids in completion_ids],
-            args=trl.GRPOConfig(
-                output_dir=folder,
-                per_device_train_batch_size=micro_batch,
-                gradient_accumulation_steps=NUM_PROMPTS * NUM_SAMPLES // micro_batch,
-                num_generations=NUM_SAMPLES,
-                max_completion_length=UNIFORM_TOKENS,
-                max_steps=num_steps,
-                learning_rate=LEARNING_RATE,
-                lr_scheduler_type="constant",
-                max_grad_norm=1.0,
-                epsilon=0.2,
-                loss_type="grpo",
-                gradient_checkpointing=checkpointing,
-                bf16=False,
-                use_cpu=True,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                logging_strategy="no",
-            ),
-            train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
-            processing_class=tokenizer,
-            callbacks=[Clock()],
-        )
+        model = Path(folder) / "model"
+        save_model(build_decoder(case.config, seed=0), case.config, model)
+        common: dict[str, Any] = {
+            "output_dir": folder, "model_init_kwargs": {"dtype": dtype}, "max_steps": turn.steps,
+            "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
+            "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": "none",
+            "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no",
+        }  # fmt: skip
+        build: Callable[..., Any]
+        if case.packs:
+            documents = build_documents(case, case.packs * PACK * (turn.steps + 1))
+            build = partial(
+                trl.SFTTrainer,
+                args=trl.SFTConfig(
+                    per_device_train_batch_size=1, gradient_accumulation_steps=case.packs, packing=True,
+                    max_length=PACK, **common,
+                ),
+                train_dataset=datasets.Dataset.from_dict({"input_ids": documents}),
+            )  # fmt: skip
+        else:
+            rows = case.prompts * case.samples
+            prompts = [" ".join(f"w{i}" for i in ids) for ids in build_prompts(case)]
+            build = partial(
+                trl.GRPOTrainer,
+                reward_funcs=lambda completion_ids, **_: [stub_reward(ids) for ids in completion_ids],
+                args=trl.GRPOConfig(
+                    per_device_train_batch_size=min(MICRO_BATCH, rows),
+                    gradient_accumulation_steps=max(1, rows // MICRO_BATCH), num_generations=case.samples,
+                    max_completion_length=case.new, beta=case.beta, epsilon=0.2, loss_type="grpo", **common,
+                ),
+                train_dataset=datasets.Dataset.from_dict({"prompt": prompts}),
+            )  # fmt: skip
+        trainer = build(model=str(model), processing_class=tokenizer, callbacks=[Clock()])
+        if case.packs:
+            packed = [len(r["input_ids"]) for r in itertools.islice(trainer.train_dataset, case.packs * turn.steps)]
+            tokens = case.packs * statistics.mean(packed)
         trainer.train()
-    return steps

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -174,10 +176,11 @@ def test_bench_prints_one_object_and_offers_the_nearest_name(
 
 def test_bench_without_a_peer_says_so(aha_main: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     load_benchmark("train")
-    monkeypatch.setattr("benchmarks.train.UNIFORM_TOKENS", 2)
+    case = importlib.import_module("benchmarks.train").CASES[1]
+    monkeypatch.setattr("benchmarks.train.CASES", (dataclasses.replace(case, new=2),))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, output, _ = aha_main("bench", "train", "--repeat", 1)
-    assert code == 0 and "TRL is not installed" in output and "aha, of it update" in output
+    assert code == 0 and "TRL is not installed" in output and "of it reference" in output
 
 
 def test_bench_pipeline_compares_schedules_and_draws_them(aha_main: Program, tmp_path: Path) -> None:

@@ -66,14 +66,14 @@ def test_bfloat16_inputs_give_float32_logprobs_and_bfloat16_gradients() -> None:
 def test_the_default_never_holds_more_logits_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = case()
     rows: list[int] = []
-    original = logprob._log_softmax
+    original = logprob._read
 
-    def spy(part: Tensor, *rest: object) -> Tensor:
-        rows.append(len(part))
-        return original(part, *rest)  # type: ignore[arg-type]
+    def spy(logits: Tensor, *rest: object) -> object:
+        rows.append(len(logits))
+        return original(logits, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 25)
-    monkeypatch.setattr(logprob, "_log_softmax", spy)
+    monkeypatch.setattr(logprob, "_read", spy)
     token_logprobs(hidden, head, targets)
     assert rows == [2, 2, 2, 1]
 
@@ -83,3 +83,44 @@ def test_no_positions() -> None:
     logp, entropy = token_logprobs(hidden[:0], head, torch.zeros(0, dtype=torch.long))
     assert logp.shape == entropy.shape == (0,)
     logp.sum().backward()
+
+
+@pytest.mark.parametrize("chunk", [3, 7, 100])
+def test_gradients_formed_beside_the_logprobs_are_those_formed_after_them(chunk: int) -> None:
+    hidden, head, targets = case()
+    weights = torch.linspace(-2, 3, 7, dtype=torch.float64)
+
+    def run(slope: logprob.Slope | None, upstream: float) -> tuple[Tensor, ...]:
+        logp, _ = token_logprobs(hidden, head, targets, temperature=0.7, chunk=chunk, slope=slope)
+        return torch.autograd.grad(upstream * (logp.exp() * weights).sum(), (hidden, head))
+
+    def foretell(logp: Tensor, part: slice) -> Tensor:
+        return logp.exp() * weights[part]
+
+    torch.testing.assert_close(run(foretell, 1.0), run(None, 1.0), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(run(foretell, 2.0), run(None, 2.0))  # foretold wrongly: computed again
+    torch.testing.assert_close(run(lambda logp, part: logp * float("nan"), 1.0), run(None, 1.0))
+
+
+def test_with_a_slope_no_logits_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = case()
+    logp, _ = token_logprobs(hidden, head, targets, chunk=2, slope=lambda logp, part: torch.ones_like(logp))
+    monkeypatch.setattr(logprob, "_pull", None)
+    logp.sum().backward()
+    assert head.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_rows_are_those_of_pytorch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, head, targets = case(dtype, V=301)
+
+    def run() -> tuple[Tensor, ...]:
+        logp, entropy = token_logprobs(hidden * 8, head, targets, temperature=0.8, chunk=3)
+        return logp.detach(), entropy, *torch.autograd.grad((logp * logp.detach()).sum(), (hidden, head))
+
+    if not logprob.kernels.usable(hidden):
+        pytest.skip("no C compiler")
+    compiled = run()
+    monkeypatch.setattr(logprob.kernels, "usable", lambda *_: False)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(compiled, run(), **tolerance)

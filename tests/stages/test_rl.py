@@ -54,6 +54,7 @@ CONTINUED = {
     "a target difficulty": settings_of("rloo", minibatches=1, choice=Choice(strategy="target"), replay=0.25),
     "a reference that is refreshed": settings_of("grpo-r1", beta=1.0),
     "a rollback": settings_of("grpo", minibatches=1, rollback_every=1),
+    "a rollback in bf16": settings_of("grpo-r1", beta=0.1, minibatches=2, rollback_every=1, precision="bf16"),
 }
 
 

@@ -41,8 +41,9 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotation, attend)
-        return cast(Tensor, x_BTD + self.mlp(self.post_attention_layernorm(x_BTD)))
+        read_BTD = self.self_attn(self.input_layernorm(x_BTD), rotation, attend)
+        x_BTD, normed_BTD = self.post_attention_layernorm.add(x_BTD, read_BTD)
+        return cast(Tensor, x_BTD + self.mlp(normed_BTD))
 
 
 class _Trunk(nn.Module):

@@ -8,37 +8,50 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from aha.model import kernels
 
-class _RMSNorm(torch.autograd.Function):
-    """Twice as fast, forward and backward together, as autograd through ``F.rms_norm`` on a CPU.
+
+class _AddRMSNorm(torch.autograd.Function):
+    """``x``, or ``x + add`` where ``add`` is given, and its norm: what stands between two blocks of a residual stream.
 
     The scale is computed in at least float32 and the product with the weight in the type of ``x``, as the published
-    models do.
+    models do. Keeps the sum, which the residual stream has anyway, and a number a row.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        unit = (wide * scale).to(x.dtype)
-        ctx.save_for_backward(unit, scale, weight)
-        normed: Tensor = unit * weight
-        return normed
+    def forward(ctx: Any, x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        x = x.contiguous()
+        add = None if add is None else add.contiguous()
+        if kernels.usable(x, weight):
+            total, normed, scale = kernels.norm_forward(x, add, weight, eps)
+        else:
+            total = x if add is None else x + add
+            wide = total if total.dtype in (torch.float32, torch.float64) else total.float()
+            norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+            scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+            normed = (wide * scale).to(x.dtype) * weight
+        ctx.save_for_backward(total, scale, weight)
+        ctx.set_materialize_grads(False)
+        return total, normed
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        unit, scale, weight = ctx.saved_tensors
-        needs_x, needs_weight, _ = ctx.needs_input_grad
-        grad_x = grad_weight = None
-        if needs_weight:
-            grad_weight = (grad * unit).flatten(0, -2).sum(0)
-        if needs_x:
+    def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        total, scale, weight = ctx.saved_tensors
+        _, has_add, needs_weight, _ = ctx.needs_input_grad
+        if grad is None:
+            return grad_total, grad_total if has_add else None, None, None
+        if kernels.usable(total, weight):
+            more = None if grad_total is None else grad_total.contiguous()
+            grad_x, grad_weight = kernels.norm_backward(grad.contiguous(), more, total, weight, scale)
+        else:
+            unit = (total.to(scale.dtype) * scale).to(total.dtype)
             grad_unit = (grad * weight).to(scale.dtype)
             along = (grad_unit * unit).mean(-1, keepdim=True)
             grad_x = torch.addcmul(grad_unit, unit.to(scale.dtype), along, value=-1).mul_(scale).to(grad.dtype)
-        return grad_x, grad_weight, None
+            grad_x = grad_x if grad_total is None else grad_x.add_(grad_total)
+            grad_weight = (grad * unit).flatten(0, -2).sum(0)
+        return grad_x, grad_x if has_add else None, grad_weight if needs_weight else None, None
 
 
 class RMSNorm(nn.Module):
@@ -50,5 +63,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-        return normed
+        return self.add(x, None)[1]
+
+    def add(self, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``x + update`` and its norm."""
+        total: Tensor
+        normed: Tensor
+        total, normed = _AddRMSNorm.apply(x, update, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        return total, normed

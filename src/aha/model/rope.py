@@ -9,10 +9,13 @@ Axes: ``B`` sequences, ``T`` tokens, ``N`` heads, ``H`` head width.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from aha.model import kernels
 from aha.model.config import RopeScaling
 
 # What rotates one token: (cos, sin), each [T, 1, H] or [B, T, 1, H]. The first half of sin is negated.
@@ -105,7 +108,22 @@ def pairs_to_halves(x: Tensor) -> Tensor:
 def rotate(x_BTNH: Tensor, rotation: Rotation) -> Tensor:
     """``x`` turned by its position: ``[x1 cos - x2 sin, x2 cos + x1 sin]`` for the halves ``x1, x2`` of each head."""
     cos, sin = rotation
+    if kernels.usable(x_BTNH, cos) and cos.is_contiguous() and sin.is_contiguous():
+        rotated: Tensor = _Rotate.apply(x_BTNH, cos, sin)  # type: ignore[no-untyped-call]
+        return rotated
     return torch.addcmul(x_BTNH * cos, x_BTNH.roll(x_BTNH.shape[-1] // 2, -1), sin)
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BTNH: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.cos, ctx.sin = cos, sin
+        return kernels.rotate_heads(x_BTNH.contiguous(), ctx.cos, ctx.sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTNH: Tensor) -> tuple[Tensor, None, None]:
+        return kernels.rotate_heads(grad_BTNH.contiguous(), ctx.cos, ctx.sin, back=True), None, None
 
 
 class RotationTable:

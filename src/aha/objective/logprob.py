@@ -5,60 +5,140 @@ Shapes: N positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aha.model import kernels
+
 # Logits held at a time: 32 MiB in float32. A tiny vocabulary has its whole micro-batch in one chunk.
 CHUNK_ELEMENTS = 2**23
 
+Slope = Callable[[Tensor, slice], Tensor]
+"""What the loss's derivative by each log-prob will be: of some log-probs ``[n]``, those at a slice of the positions."""
+
 
 def token_logprobs(
-    hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, *, temperature: float = 1.0, chunk: int | None = None
+    hidden_ND: Tensor,
+    head_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    slope: Slope | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-prob of each target under ``softmax(hidden @ head.T / temperature)``, and its entropy; both [N].
 
     Both in nats and in float32 or wider. The log-probs carry gradient to ``hidden_ND`` and ``head_VD`` (once: there is
     no second derivative); the entropy carries none. ``chunk`` is the number of positions whose logits exist at one
     time; the result does not depend on it but for rounding.
+
+    With ``slope`` the gradients are formed beside the log-probs, chunk by chunk, so that no logits are computed twice.
+    The backward pass uses them if the derivative that then comes is the one that was foretold, else it forms its own.
     """
     if chunk is None:
         chunk = max(1, CHUNK_ELEMENTS // head_VD.shape[0])
+    if slope is not None and not (torch.is_grad_enabled() and (hidden_ND.requires_grad or head_VD.requires_grad)):
+        slope = None
     logp_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_ND, head_VD, targets_N, temperature, chunk
+        hidden_ND, head_VD, targets_N, temperature, chunk, slope
     )
     return logp_N, entropy_N
 
 
-def _log_softmax(hidden_ND: Tensor, head_VD: Tensor, temperature: float) -> Tensor:
-    logits_NV = hidden_ND @ head_VD.T
+def _read(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-prob of each target, entropy, and log of the sum of exponentials, in float32 or wider."""
+    if kernels.usable(logits_NV):
+        return kernels.read_rows(logits_NV, targets_N, temperature)
+    logits_NV = _scaled(logits_NV, temperature)
+    lse_N = logits_NV.logsumexp(-1)
+    table_NV = logits_NV - lse_N[:, None]
+    return table_NV.gather(1, targets_N[:, None])[:, 0], -torch.linalg.vecdot(table_NV.exp(), table_NV), lse_N
+
+
+def _pull(
+    logits_NV: Tensor, targets_N: Tensor, temperature: float, lse_N: Tensor, grad_N: Tensor, *, over: bool
+) -> Tensor:
+    """The logits' gradient where each log-prob has that of ``grad_N``; ``over``: the logits' memory may be used.
+
+    d logp[target] / d logits = (onehot(target) - prob) / temperature.
+    """
+    if kernels.usable(logits_NV):
+        out = logits_NV if over else torch.empty_like(logits_NV)
+        return kernels.pull_rows(logits_NV, targets_N, temperature, lse_N, grad_N.float().contiguous(), out=out)
+    grad_N1 = grad_N[:, None] / temperature
+    prob_NV = (_scaled(logits_NV, temperature) - lse_N[:, None]).exp_()
+    return prob_NV.mul_(-grad_N1).scatter_add_(1, targets_N[:, None], grad_N1.to(prob_NV.dtype)).to(logits_NV.dtype)
+
+
+def _scaled(logits_NV: Tensor, temperature: float) -> Tensor:
     if logits_NV.dtype in (torch.float16, torch.bfloat16):
         logits_NV = logits_NV.float()
-    if temperature != 1.0:
-        logits_NV = logits_NV / temperature
-    return logits_NV.log_softmax(-1)
+    return logits_NV / temperature if temperature != 1.0 else logits_NV
+
+
+class _Gradients:
+    """Those of the hidden states and of the head, gathered chunk by chunk."""
+
+    def __init__(self, hidden_ND: Tensor, head_VD: Tensor) -> None:
+        self.hidden_ND, self.head_VD = hidden_ND, head_VD
+        self.grad_hidden: list[Tensor] = []
+        # Sums over chunks in the logits' precision, so that bf16 weights do not lose small chunks.
+        self.grad_head: Tensor | None = None
+
+    def add(self, grad_nV: Tensor, part: slice) -> None:
+        self.grad_hidden.append(grad_nV @ self.head_VD)
+        if self.grad_head is not None and self.grad_head.dtype == grad_nV.dtype:
+            self.grad_head.addmm_(grad_nV.T, self.hidden_ND[part])
+            return
+        own = grad_nV.T @ self.hidden_ND[part]
+        if self.grad_head is not None:
+            self.grad_head.add_(own)
+        else:
+            several = len(self.hidden_ND) > len(grad_nV)
+            self.grad_head = own.float() if several and own.dtype in (torch.float16, torch.bfloat16) else own
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        assert self.grad_head is not None
+        hidden = self.grad_hidden[0] if len(self.grad_hidden) == 1 else torch.cat(self.grad_hidden)
+        return hidden, self.grad_head.to(self.head_VD.dtype)
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Keeps the probabilities of a single chunk for the backward pass; with several chunks, computes them again."""
+    """Keeps the logits of a single chunk for the backward pass; with several chunks, computes them again; with a slope
+    keeps the gradients instead."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, head_VD: Tensor, targets_N: Tensor, temperature: float, chunk: int
+        ctx: Any,
+        hidden_ND: Tensor,
+        head_VD: Tensor,
+        targets_N: Tensor,
+        temperature: float,
+        chunk: int,
+        slope: Slope | None,
     ) -> tuple[Tensor, Tensor]:
-        logps, entropies = [], []
-        kept: Tensor | None = None
+        logps, entropies, foretold = [], [], []
+        kept: list[Tensor] = []
+        gradients = _Gradients(hidden_ND, head_VD)
         for start in range(0, hidden_ND.shape[0], chunk):
-            logp_nV = _log_softmax(hidden_ND[start : start + chunk], head_VD, temperature)
-            prob_nV = logp_nV.exp()
-            logps.append(logp_nV.gather(1, targets_N[start : start + chunk, None])[:, 0])
-            entropies.append(-torch.linalg.vecdot(prob_nV, logp_nV))
-            if hidden_ND.shape[0] <= chunk:
-                kept = prob_nV
-            del logp_nV, prob_nV  # before the next chunk's are made
-        ctx.save_for_backward(hidden_ND, head_VD, targets_N, *([] if kept is None else [kept]))
+            part = slice(start, min(start + chunk, hidden_ND.shape[0]))
+            logits_nV = hidden_ND[part] @ head_VD.T
+            logp_n, entropy_n, lse_n = _read(logits_nV, targets_N[part], temperature)
+            logps.append(logp_n)
+            entropies.append(entropy_n)
+            if slope is not None:
+                foretold.append(slope(logp_n, part).to(logp_n.dtype))
+                gradients.add(_pull(logits_nV, targets_N[part], temperature, lse_n, foretold[-1], over=True), part)
+            elif hidden_ND.shape[0] <= chunk:
+                kept = [logits_nV, lse_n]
+            del logits_nV  # before the next chunk's are made
+        if foretold:
+            kept = [torch.cat(foretold), *gradients.result()]
+        ctx.save_for_backward(hidden_ND, head_VD, targets_N, *kept)
         ctx.temperature, ctx.chunk = temperature, chunk
         if not logps:
             return hidden_ND.new_zeros(0), hidden_ND.new_zeros(0)
@@ -71,22 +151,21 @@ class _TokenLogprobs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_logp_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, head_VD, targets_N, *kept = ctx.saved_tensors
-        grad_hiddens = []
-        # Sums over chunks in the logits' precision, so that bf16 weights do not lose small chunks.
-        grad_head_VD: Tensor | None = None
+        none = None, None, None, None
+        if not len(targets_N):
+            return None, None, *none
+        if len(kept) == 3 and (kept[0] - grad_logp_N).abs().max() <= 1e-6 * grad_logp_N.abs().max():
+            return kept[1], kept[2], *none
+        gradients = _Gradients(hidden_ND, head_VD)
         for start in range(0, hidden_ND.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            prob_nV = kept[0] if kept else _log_softmax(hidden_ND[part], head_VD, ctx.temperature).exp()
-            grad_n1 = grad_logp_N[part, None] / ctx.temperature
-            # d logp[target] / d logits = (onehot(target) - prob) / temperature
-            grad_nV = (prob_nV * -grad_n1).scatter_add_(1, targets_N[part, None], grad_n1).to(hidden_ND.dtype)
-            grad_hiddens.append(grad_nV @ head_VD)
-            contribution = grad_nV.T @ hidden_ND[part]
-            if contribution.dtype in (torch.float16, torch.bfloat16):
-                contribution = contribution.float()
-            grad_head_VD = contribution if grad_head_VD is None else grad_head_VD.add_(contribution)
-            del prob_nV, grad_nV, contribution
-        if grad_head_VD is None:
-            return None, None, None, None, None
-        grad_hidden_ND = grad_hiddens[0] if len(grad_hiddens) == 1 else torch.cat(grad_hiddens)
-        return grad_hidden_ND, grad_head_VD.to(head_VD.dtype), None, None, None
+            if len(kept) == 2:
+                logits_nV, lse_n = kept
+            else:
+                logits_nV = hidden_ND[part] @ head_VD.T
+                lse_n = _read(logits_nV, targets_N[part], ctx.temperature)[2]
+            grad_n = grad_logp_N[part]
+            over = len(kept) != 2
+            gradients.add(_pull(logits_nV, targets_N[part], ctx.temperature, lse_n, grad_n, over=over), part)
+            del logits_nV
+        return *gradients.result(), *none

@@ -23,6 +23,7 @@ from aha.pipeline.graph import StageFunction
 from aha.pipeline.lineage import write_lineage
 from aha.records import StageResult
 from aha.stages.context import Context, Interrupted
+from aha.util.allocator import keep_freed_pages
 from aha.util.files import write_json_atomic
 
 STOP = "stop"
@@ -51,6 +52,7 @@ def work(job: Job, connection: Connection) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)
     _redirect_output(job.out / "output.log")
     torch.set_num_threads(job.threads)
+    keep_freed_pages()
     context = Context(job.out, name=job.name, seed=job.seed, run_seed=job.run_seed, send=connection.send, stop=stop)
     message = _run(job, context)
     with contextlib.suppress(OSError):  # the runner is gone: the next one finds what is in the folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -25,13 +25,19 @@ from aha.train.balance import DEEPSEEK_V3, Balance
 from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy, with_old, with_reference
 from aha.train.optimizer import build_adamw
 from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_step, value_step
+from aha.train.twin import build_twin, refresh_twin
 
 
 @dataclass
 class Learner:
-    """What the updates of an RL stage change and read; ``scorer`` gives the rewards of steps, else a rule does."""
+    """What the updates of an RL stage change and read.
+
+    ``policy`` computes; ``optimizer`` holds the weights of ``master``, which is the policy's decoder itself or the
+    float32 model that it is the BF16 twin of. ``scorer`` gives the rewards of steps, else a rule does.
+    """
 
     policy: Policy
+    master: Decoder
     optimizer: torch.optim.Optimizer
     algorithm: Algorithm
     balance: Balance = DEEPSEEK_V3
@@ -40,6 +46,11 @@ class Learner:
     critic_optimizer: torch.optim.Optimizer | None = None
     mtp_optimizer: torch.optim.Optimizer | None = None
     scorer: ProcessRewardModel | None = None
+
+    def refresh(self) -> None:
+        """The policy has the weights of ``master`` again, after these were replaced."""
+        if self.master is not self.policy.decoder:
+            refresh_twin(self.policy.decoder, self.master)
 
 
 @dataclass(frozen=True)
@@ -52,19 +63,31 @@ class Learned:
 
 
 def build_learner(
-    policy: Policy, algorithm: Algorithm, *, lr: float, balance: Balance = DEEPSEEK_V3, mtp_lr: float = 0.0
+    policy: Policy,
+    algorithm: Algorithm,
+    *,
+    lr: float,
+    balance: Balance = DEEPSEEK_V3,
+    mtp_lr: float = 0.0,
+    bf16: bool = False,
 ) -> Learner:
     """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one, and with
-    ``mtp_lr`` an optimiser for the modules of multi-token prediction, which the policy's own never holds."""
+    ``mtp_lr`` an optimiser for the modules of multi-token prediction, which the policy's own never holds.
+
+    With ``bf16`` the policy that computes is the twin of ``policy``, and so is the reference."""
     build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
-    ahead = policy.decoder.modules_ahead().requires_grad_(False)
-    learner = Learner(policy, build_optimizer(policy.decoder, lr=lr), algorithm, balance)
+    master = policy.decoder
+    ahead = master.modules_ahead().requires_grad_(False)
+    optimizer = build_optimizer(master, lr=lr)
+    if bf16:
+        policy = replace(policy, decoder=build_twin(master, optimizer))
+    learner = Learner(policy, master, optimizer, algorithm, balance)
     if mtp_lr:
         learner.mtp_optimizer = build_optimizer(ahead.requires_grad_(True), lr=mtp_lr)
     if algorithm.beta:
         learner.reference = copy.deepcopy(policy.decoder).requires_grad_(False)
     if algorithm.critic is not None:
-        learner.critic = ValueModel(copy.deepcopy(policy.decoder))
+        learner.critic = ValueModel(copy.deepcopy(master))
         learner.critic_optimizer = build_optimizer(learner.critic, lr=lr * algorithm.critic.lr_ratio)
     return learner
 

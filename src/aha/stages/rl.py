@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -65,6 +66,10 @@ class Settings(Frozen):
     drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the policy moves on
     fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's samples,
     without a gradient to the policy.
+
+    With ``precision`` bf16 the policy, its reference and the sampler compute in BF16 (attention and norms with float32
+    sums inside); weights, gradients and moments stay float32. What sampler and trainer then differ by, and
+    ``importance_cap`` corrects, is logged.
     """
 
     algorithm: str = "grpo-r1"
@@ -102,12 +107,15 @@ class Settings(Frozen):
     samples_every: Count = 10
     speculate: Amount = 0
     mtp_lr: NotNegative = 0.0
+    precision: Literal["float32", "bf16"] = "float32"
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         resolve_algorithm(self)
         if self.length_stages:
             cap_at(0, self.length_stages)
+        if self.precision == "bf16" and self.mtp_lr:
+            raise ValueError("precision bf16 with mtp_lr: modules of multi-token prediction learn in float32 alone")
         if self.top_p != 1.0 or self.top_k != 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: a policy gradient needs each token's probability under the "
@@ -137,8 +145,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
     need += sum(parameter.nbytes for parameter in scorer.parameters()) if scorer is not None else 0
     check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
-    learner = build_learner(policy, algorithm, lr=settings.lr, balance=settings.balance, mtp_lr=settings.mtp_lr)
+    bf16 = settings.precision == "bf16"
+    learner = build_learner(
+        policy, algorithm, lr=settings.lr, balance=settings.balance, mtp_lr=settings.mtp_lr, bf16=bf16
+    )
     learner.scorer = scorer
+    policy = learner.policy
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)
@@ -149,13 +161,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     }
     state = TrainState(
         0,
-        policy.decoder,
+        learner.master,
         learner.optimizer,
         {"updates": 0, "last": {}},
         {name: module for name, module in frozen.items() if module is not None},
         {name: (module, opt) for name, (module, opt) in also.items() if module is not None and opt is not None},
     )
     state.resume(context.out / "state")
+    learner.refresh()
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
         records = zip(sets, state.extra["pools"], strict=True)
@@ -256,12 +269,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
             keep_samples(context.out, state.step, policy, rollout, learned.credit)
         watch.act(findings)
+        if findings:  # it may have gone back
+            learner.refresh()
         if context.save_due():
             state.extra |= {"pools": [pool.to_json() for pool in pools], "replay": hard.to_json()}
             state.save(context.out / "state")
             watch.forget()
         context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
-    save_policy(policy, context.out / "model")
+    save_policy(replace(policy, decoder=learner.master), context.out / "model")
     watch.close()
     return StageResult({**state.extra["last"], "steps": state.step})
 
@@ -292,6 +307,8 @@ def _estimate_memory(
 ) -> int:
     """Bytes of a step all of whose completions are as long as they may be."""
     head = policy.decoder.head_weight
+    twin = settings.precision == "bf16"
+    itemsize = 2 if twin else head.itemsize
     prompt = longest_prompt(policy, problems)
     completion = max([settings.max_new_tokens, *(cap for _, cap in settings.length_stages)])
     rollout = estimate_rollout(
@@ -302,7 +319,7 @@ def _estimate_memory(
         max_new_tokens=completion,
         cache_bytes=cache_bytes(head.device),
         speculate=settings.speculate,
-        bytes_per_number=head.itemsize,
+        bytes_per_number=itemsize,
     )
     rows = settings.prompts * settings.samples
     layouts, read = (
@@ -317,7 +334,7 @@ def _estimate_memory(
     )
     copies = int(settings.staleness > 0)
     return estimate_rl(
-        policy.config, layouts, read, rollout, algorithm, like=head, copies=copies, mtp=settings.mtp_lr > 0
+        policy.config, layouts, read, rollout, algorithm, like=head, copies=copies, mtp=settings.mtp_lr > 0, twin=twin
     )
 
 

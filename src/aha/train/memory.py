@@ -169,7 +169,7 @@ def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bo
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
     chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
     rotation = 2 * T * config.head_dim * b
-    head = layout.predicted * D * b + 3 * chunk * V * max(b, 4)
+    head = layout.predicted * D * b + chunk * V * (b if on_cpu else 3 * max(b, 4))
     return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
 
 
@@ -194,36 +194,32 @@ def _estimate_micro_batch(
     of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
     before = gradients if later else 0
 
-    norm = T * (2 * D * b + wide)  # the unit vectors and their product with the weight, and the scale
+    norm = T * (2 * D * b + wide)  # what is normed and the result, and the scale
     attention, attention_forward, attention_backward = _attention(config, layout, b, on_cpu=on_cpu)
-    feed = norm + 4 * T * F * b  # gate, silu(gate), up, their product
+    feed = norm + 2 * T * F * b  # gate and up
     layer = norm + attention + feed
     rotation = 2 * T * config.head_dim * b
     # Each module keeps the next tokens' embeddings, the two normed halves side by side, and has a head of its own.
     of_module = 3 * norm + 3 * T * D * b + layout.predicted * D * b
     base = before + rotation + modules * of_module
-    norm_backward = T * D * (3 * wide + b)
+    norm_backward = T * D * (2 * b if on_cpu else 3 * wide + b)
 
-    head = norm + layout.predicted * D * b  # the places that have a loss are picked out
-    head_forward = head_backward = 0
-    if logits:
+    head = norm - T * D * b + layout.predicted * D * b  # the places that have a loss are picked out
+    head_forward = 0
+    if logits:  # the gradients are formed in the forward pass
         n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
-        summed = V * D * wide if n < layout.predicted else 0  # over chunks, beside a chunk's own
-        narrow = b if b < wide else 0
-        head_forward = 3 * n * V * wide
-        head_backward = max(
-            n * V * (2 * wide + narrow) + summed,
-            n * V * (wide + b) + V * D * (wide + narrow) + summed,
-        )
+        summed = V * D * b
+        if n < layout.predicted and b < wide:  # over chunks in 32 bits, a chunk's own is widened
+            summed += 2 * V * D * wide
+        head_forward = n * V * (b if on_cpu else 3 * wide) + 2 * layout.predicted * D * b + summed
     # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
     waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
-    feed_backward = T * (2 * F + 2 * D) * b
+    feed_backward = T * (3 * F + 2 * D) * b
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
-        base + L * layer + head + head_forward,
-        base + L * layer + head + head_backward,
+        base + L * layer + norm + layout.predicted * D * b + head_forward,
         base + L * layer + head + waiting + norm_backward,
         base + L * layer + waiting + feed_backward + D * F * b,
         base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * residual,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,10 @@ from aha.model.heads import ProcessRewardModel, RewardModel, ValueModel
 from aha.objective.algorithms import Algorithm
 from aha.objective.direct import Preference, compute_pair_losses, compute_score
 from aha.objective.kl import k3
-from aha.objective.logprob import token_logprobs
+from aha.objective.logprob import Slope, token_logprobs
 from aha.objective.mtp import targets_ahead
 from aha.objective.nll import nll_loss
-from aha.objective.policy import importance_weights, policy_loss
+from aha.objective.policy import PolicyLoss, importance_weights, policy_loss
 from aha.objective.preference import bradley_terry_loss, pointwise_loss
 from aha.objective.value import value_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
@@ -83,7 +84,7 @@ def policy_step(
         return loss.detach(), figures
 
     loss, figures, norm = _update(
-        decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm, skip_above=skip_above
+        optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm, skip_above=skip_above
     )
     for row in figures:
         gap = max(gap, row[-1])
@@ -126,22 +127,19 @@ def compute_policy_loss(
     beta = algorithm.beta if algorithm.kl_in == "loss" else 0.0
     if beta and batch.ref_logp_N is None:
         raise InvariantError(f"beta is {beta} but rows {_some(batch.rows)} have no reference log-probs")
-    logp_N, entropy_N = _completion_logprobs(decoder, batch, temperature)
+
+    def slope(logp_n: Tensor, part: slice) -> Tensor:
+        with torch.enable_grad():
+            leaf_n = logp_n.detach().requires_grad_()
+            loss = _policy_terms(leaf_n, _tokens(batch, part), algorithm, num_sequences, importance_cap).loss
+            return torch.autograd.grad(loss, leaf_n)[0]
+
+    alone = algorithm.ratio != "sequence" and not algorithm.mirror  # a token's loss depends on its own log-prob
+    logp_N, entropy_N = _completion_logprobs(decoder, batch, temperature, slope if alone else None)
     sampler_N, now_N = batch.sampler_logp_N, logp_N.detach()
-    old_N, weight_N = sampler_N, torch.ones_like(now_N)
-    if importance_cap is not None:
-        old_N = now_N if batch.old_logp_N is None else batch.old_logp_N
-        weight_N = importance_weights(old_N, sampler_N, cap=importance_cap)
-    policy = policy_loss(logp_N, old_N, batch.advantages_N, batch.row_N, algorithm=algorithm)
-    loss = policy_part = (policy.loss_N * weight_N * batch.weights_N).sum() / num_sequences
-    kl_N = torch.zeros_like(now_N)
-    if batch.ref_logp_N is not None:
-        kl_N = algorithm.kl(logp_N, batch.ref_logp_N)
-        if beta:
-            weighted_N = kl_N * (logp_N - old_N).exp() if algorithm.kl_weighted else kl_N
-            loss = loss + beta * (weighted_N * batch.weights_N).sum() / num_sequences
-    if algorithm.nll:
-        loss = loss + nll_loss(logp_N, batch.nll_N, total_weight=num_sequences)
+    loss, policy_part, policy, kl_N, weight_N = _policy_terms(
+        logp_N, batch, algorithm, num_sequences, importance_cap
+    )
     with torch.no_grad():
         ratio_N = (now_N - sampler_N).exp()
         gap_N = (now_N - sampler_N).abs()
@@ -153,6 +151,48 @@ def compute_policy_loss(
         sums = torch.stack([column.to(now_N.dtype) for column in columns]).detach().sum(1)
         figures = torch.cat((policy_part.detach()[None], sums, sums.new_tensor([now_N.numel()]), gap_N.max()[None]))
     return loss, figures
+
+
+class _Terms(NamedTuple):
+    loss: Tensor
+    policy_part: Tensor
+    policy: PolicyLoss
+    kl_N: Tensor
+    weight_N: Tensor
+
+
+def _policy_terms(
+    logp_N: Tensor,
+    batch: PolicyBatch,
+    algorithm: Algorithm,
+    num_sequences: int,
+    importance_cap: float | None,
+) -> _Terms:
+    """The loss of tokens with these log-probs, and what it is made of."""
+    beta = algorithm.beta if algorithm.kl_in == "loss" else 0.0
+    now_N = logp_N.detach()
+    old_N, weight_N = batch.sampler_logp_N, torch.ones_like(now_N)
+    if importance_cap is not None:
+        old_N = now_N if batch.old_logp_N is None else batch.old_logp_N
+        weight_N = importance_weights(old_N, batch.sampler_logp_N, cap=importance_cap)
+    policy = policy_loss(logp_N, old_N, batch.advantages_N, batch.row_N, algorithm=algorithm)
+    loss = policy_part = (policy.loss_N * weight_N * batch.weights_N).sum() / num_sequences
+    kl_N = torch.zeros_like(now_N)
+    if batch.ref_logp_N is not None:
+        kl_N = algorithm.kl(logp_N, batch.ref_logp_N)
+        if beta:
+            weighted_N = kl_N * (logp_N - old_N).exp() if algorithm.kl_weighted else kl_N
+            loss = loss + beta * (weighted_N * batch.weights_N).sum() / num_sequences
+    if algorithm.nll:
+        loss = loss + nll_loss(logp_N, batch.nll_N, total_weight=num_sequences)
+    return _Terms(loss, policy_part, policy, kl_N, weight_N)
+
+
+def _tokens(batch: PolicyBatch, part: slice) -> PolicyBatch:
+    """What the loss reads of some of the tokens."""
+    names = ("advantages_N", "row_N", "sampler_logp_N", "weights_N", "nll_N", "old_logp_N", "ref_logp_N")
+    cut: dict[str, Any] = {name: None if (x := getattr(batch, name)) is None else x[part] for name in names}
+    return dataclasses.replace(batch, **cut)
 
 
 def compute_logprobs(
@@ -233,7 +273,7 @@ def _document_step(
         (loss + balancer.loss(batch, num_sequences=num_documents)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), figures
 
-    _, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    _, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     tokens, loss, mtp_loss = (sum(column) for column in zip(*figures, strict=True))
     ahead = {"mtp_loss": mtp_loss} if mtp_weight else {}
     return {"loss": loss, **ahead, "grad_norm": norm, "lr": lr, "tokens": tokens, **balancer.finish(taken=True)}
@@ -261,12 +301,17 @@ def compute_nll_loss(
         if len(learned_N) < len(weights_N):
             hidden_ND = hidden_ND.index_select(0, learned_N)
             targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
-        logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N)
+        slope = None if ahead else partial(_share, -weights_N / total_weight)
+        logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N, slope=slope)
         losses.append(nll_loss(logp_N, weights_N, total_weight=total_weight))
     loss, later = losses[0], losses[1:]
     mtp_loss = torch.stack(later).mean() if later else torch.zeros_like(loss)
     tokens = (batch.weights_BT != 0).sum().to(loss.dtype)
     return loss + mtp_weight * mtp_loss if later else loss, torch.stack((tokens, loss.detach(), mtp_loss.detach()))
+
+
+def _share(share_N: Tensor, logp_n: Tensor, part: slice) -> Tensor:
+    return share_N[part]
 
 
 def preference_step(
@@ -298,7 +343,7 @@ def preference_step(
         margin_B = (chosen_B - rejected_B).detach()
         return loss.detach(), torch.stack(((margin_B > 0).sum().to(margin_B.dtype), margin_B.sum()))
 
-    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right, margin = (sum(column) / num_pairs for column in zip(*figures, strict=True))
     return {
         "loss": loss,
@@ -339,7 +384,7 @@ def label_step(
         (loss + balancer.loss(batch, num_sequences=num_texts)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), ((score_B > 0) == (batch.label_B > 0.5)).sum().to(score_B.dtype)[None]
 
-    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right = sum(row[0] for row in figures) / num_texts
     return {
         "loss": loss,
@@ -381,7 +426,7 @@ def process_step(
         right_N = (logits_N.detach() >= 0) == (batch.labels_N >= 0.5)
         return loss.detach(), right_N.sum().to(logits_N.dtype)[None]
 
-    loss, figures, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     right = sum(row[0] for row in figures) / num_steps
     return {
         "loss": loss,
@@ -446,7 +491,7 @@ def direct_step(
         sums = [right, reward_R[::2].sum(), reward_R[1::2].sum(), logp_R[::2].sum(), logp_R[1::2].sum()]
         return loss.detach(), torch.stack(sums)
 
-    loss, figures, norm = _update(decoder, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     names = ("accuracy", "rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected")
     means = {name: sum(column) / num_pairs for name, column in zip(names, zip(*figures, strict=True), strict=True)}
     return {
@@ -507,7 +552,7 @@ def value_step(
         (loss + balancer.loss(batch, num_sequences=num_sequences)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), loss.detach()[None]
 
-    loss, _, norm = _update(model, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    loss, _, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     load = balancer.finish(taken=True)
     return {"value_loss": loss, "value_grad_norm": norm, **({"value_max_vio": load["max_vio"]} if load else {})}
 
@@ -523,13 +568,14 @@ def _values(model: ValueModel, batch: PolicyBatch) -> Tensor:
     return model(batch.ids_1T, batch.branches, batch.predict_N)  # type: ignore[no-any-return]
 
 
-def _completion_logprobs(decoder: Decoder, batch: PolicyBatch, temperature: float) -> tuple[Tensor, Tensor]:
+def _completion_logprobs(
+    decoder: Decoder, batch: PolicyBatch, temperature: float, slope: Slope | None = None
+) -> tuple[Tensor, Tensor]:
     hidden_ND = decoder(batch.ids_1T, branches=batch.branches)[0].index_select(0, batch.predict_N)
-    return token_logprobs(hidden_ND, decoder.head_weight, batch.targets_N, temperature=temperature)
+    return token_logprobs(hidden_ND, decoder.head_weight, batch.targets_N, temperature=temperature, slope=slope)
 
 
 def _update(
-    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Sequence[Batch],
     backward: Callable[[Batch], tuple[Tensor, Tensor]],
@@ -546,8 +592,9 @@ def _update(
     optimizer.zero_grad(set_to_none=True)
     parts = [backward(batch) for batch in batches]
     if not parts:  # as if rows without a gradient had been computed: moments and weight decay go on
-        for parameter in module.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = torch.zeros_like(parameter)
     losses = torch.stack([loss for loss, _ in parts]).tolist() if parts else []
     figures = torch.stack([row for _, row in parts]).tolist() if parts else []
     norm = gradient_norm(optimizer)
