@@ -11,7 +11,6 @@ from torch import Tensor
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native import kernels
 from aha.rollout.native.compiled import BlockLayout, CompiledRunner
 from aha.rollout.native.kernels import Kernels, address, load_kernels
 from aha.rollout.native.packed import pack, unpack
@@ -178,19 +177,3 @@ def test_a_logit_that_is_no_number_shows_in_its_rows_log_prob_alone(
     assert int(tokens.min()) >= 0 and int(tokens.max()) < 37
     if temperature == 0.0:
         assert torch.equal(tokens[::2], logits[::2].argmax(-1)) and logprobs[::2].tolist() == [0.0, 0.0]
-
-
-def test_without_kernels_one_line_says_why(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("AHA_KERNELS", "off")
-    kernels.load_kernels.cache_clear()
-    assert load_kernels() is None and load_kernels() is None
-    assert capsys.readouterr().err.count("AHA_KERNELS=off") == 1
-    monkeypatch.delenv("AHA_KERNELS")
-    monkeypatch.setenv("CC", "/nowhere/cc")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/none")
-    kernels.load_kernels.cache_clear()
-    assert load_kernels() is None
-    assert "without compiled kernels" in capsys.readouterr().err
-    kernels.load_kernels.cache_clear()

@@ -51,6 +51,6 @@ def distill_step(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), torch.stack((weights_N.new_tensor(len(weights_N)), nll.detach(), kl.detach()))
 
-    _, figures, norm = _update(student, optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    _, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     tokens, nll, kl = (sum(column) for column in zip(*figures, strict=True))
     return {"loss": nll, "kl": kl, "grad_norm": norm, "lr": lr, "tokens": tokens}

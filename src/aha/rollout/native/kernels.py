@@ -1,4 +1,4 @@
-"""Builds and loads ``kernels.c`` with the machine's own C compiler: seconds on first use, then a file in the cache.
+"""The functions of ``kernels.c`` and the structures they read.
 
 Without a compiler, or with ``AHA_KERNELS=off``, there are none, and the sampler computes the same with PyTorch alone.
 """
@@ -7,20 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 from torch import Tensor
 
+from aha.util.ccompile import load_library
+
 SOURCE = Path(__file__).with_name("kernels.c")
-_FLAGS = ("-O2", "-ftree-vectorize", "-ffp-contract=fast", "-fno-math-errno", "-fno-strict-aliasing")
-_CHOICES = (("-march=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",), ())  # the first that compiles
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 
 
@@ -91,55 +84,6 @@ def address(tensor: Tensor | None) -> int | None:
 
 @functools.cache
 def load_kernels() -> Kernels | None:
-    """The kernels, built if need be; ``None``, said once on standard error, where they cannot be or shall not be."""
-    try:
-        return _load()
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"sampling without compiled kernels, about half as fast: {error}", file=sys.stderr)
-        return None
-
-
-def _load() -> Kernels:
-    if os.environ.get("AHA_KERNELS") == "off":
-        raise OSError("AHA_KERNELS=off")
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if sys.platform == "win32" or compiler is None:
-        raise OSError("there is no C compiler (cc, gcc or clang)")
-    target = _cache_folder() / f"kernels-{_fingerprint(compiler)}.so"
-    if not target.exists():
-        _build(compiler, target)
-    return Kernels(ctypes.CDLL(str(target)))
-
-
-def _cache_folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aha"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _fingerprint(compiler: str) -> str:
-    """Of the source, how it is compiled, and the processor it is compiled for."""
-    cpu = platform.machine() + platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        wanted = ("model name", "flags", "Features", "CPU part")
-        cpu += "".join(sorted({line for line in info.read_text().splitlines() if line.startswith(wanted)}))
-    parts = (SOURCE.read_text(), repr((_FLAGS, _CHOICES)), str(Path(compiler).resolve()), cpu)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _build(compiler: str, target: Path) -> None:
-    # Built beside its place and moved there, so that two processes that begin at once do not read half a file.
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "kernels.so"
-        for choice in _CHOICES:
-            done = subprocess.run(
-                [compiler, *_FLAGS, "-shared", "-fPIC", *choice, str(SOURCE), "-o", str(made), "-lm"],
-                capture_output=True,
-                text=True,
-                timeout=300,
-            )
-            if done.returncode == 0:
-                made.replace(target)
-                return
-    raise OSError(f"{compiler} does not compile {SOURCE.name}: {done.stderr.strip()[-300:]}")
+    """The kernels, built if need be; ``None`` where they cannot be or shall not be (``util/ccompile.py``)."""
+    library = load_library(SOURCE)
+    return Kernels(library) if library is not None else None
