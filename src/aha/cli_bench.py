@@ -81,7 +81,8 @@ def bench(
     measure = load_benchmark(name)
     takes = inspect.signature(measure).parameters
     given = {
-        "shape": shape, "ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture, "model": model,
+        "shape": shape, "ranks": ranks,
+        "micro_batches": micro_batches, "costs": costs, "picture": picture, "model": model,
         "scorer": scorer, "bench": problems, "limit": limit, "max_new_tokens": max_new_tokens,
         "temperature": temperature, "top_p": top_p, "seed": seed,
     }  # fmt: skip
