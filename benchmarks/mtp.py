@@ -8,6 +8,7 @@ The toy recipe's base, with one module, is pre-trained first, into runs/bench_mt
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 from collections import Counter
@@ -45,6 +46,7 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
     """``peers`` and ``skew`` say nothing here: no peer drafts with modules behind a body of this kind."""
     torch.set_num_threads(threads)
     policy = train_base()
+    os.environ["AHA_KERNELS"] = "off"  # drafts are verified with PyTorch, so what they are set beside is too
     toy = policy.decoder.to(DTYPES[dtype])
     models = {"toy": toy, "large": enlarge(toy, layers=LAYERS, times=TIMES)}
     prompts = build_prompts(policy)
