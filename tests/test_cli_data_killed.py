@@ -56,7 +56,7 @@ def test_dedup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_difficulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_policy(tiny_policy(), tmp_path / "model")
-    rows = ({"problem": f"compute {i} + {j}", "answer": i + j} for i in range(12) for j in range(4))
+    rows = ({"problem": f"compute {i} + {j}", "answer": i + j} for i in range(8) for j in range(3))
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = "difficulty", tmp_path / "a.jsonl", "--model", tmp_path / "model", "--samples", 3
     command += "--shard-rows", 4, "--max-new-tokens", 12  # type: ignore[assignment]
@@ -67,4 +67,4 @@ def test_difficulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run(monkeypatch, *command, "--out", tmp_path / name)
     assert files(tmp_path / "killed") == files(tmp_path / "straight")
     card = json.loads((tmp_path / "killed" / "card.json").read_text())
-    assert card["counts"]["kept"] == 48 and "model.safetensors" in card["plan"]["settings"]["model"]["sha256"]
+    assert card["counts"]["kept"] == 24 and "model.safetensors" in card["plan"]["settings"]["model"]["sha256"]

@@ -119,6 +119,11 @@ def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, 
     assert found["benches"][str(path)]["pass@2"].keys() == {"value", "low", "high"}
     code, output, _ = aha_main("evaluate", model, "--bench", path, *options)
     assert code == 0 and "cons@2" in output and "mine.jsonl" in output
+    assert "contamination is not known" in output and found["contamination"] is None
+    trained = tmp_path / "trained.jsonl"
+    trained.write_text('{"problem": "what is 3 + 4?"}\n{"problem": "What  is 3 + 4?", "answer": 7}\n')
+    code, output, _ = aha_main("evaluate", model, "--bench", path, *options, "--trained-on", trained)
+    assert code == 0 and f"contamination of {path}: 1 of 2 questions" in output
     for bad, message in ((path / "x.json", "cannot write into"), (tmp_path, "is a folder: give the file to write")):
         code, output, errors = aha_main("evaluate", tmp_path / "nowhere", "--bench", path, "--out", bad)
         assert code == 2 and f"--out {bad}" in errors and message in errors

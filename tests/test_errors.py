@@ -10,7 +10,7 @@ from aha.errors import AhaError, SettingError, UsageError, nearest
 
 def test_wrong_usage_exits_with_2_and_everything_else_with_1() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, AhaError)]
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert {kind for kind in kinds if kind.exit_code == 2} == {UsageError, SettingError}
 
 
