@@ -126,7 +126,8 @@ def _of_steps(
 ) -> list[Advantage]:
     """Each group on its own; a completion that is not usable has no steps, so that nothing is pooled from it."""
     known = [own if use else [] for own, use in zip(steps, usable, strict=True)]
-    rewards, ends = ([[pair[place] for pair in own] for own in known] for place in (1, 0))
+    ends = [[end for end, _ in own] for own in known]
+    rewards = [[reward for _, reward in own] for own in known]
     advantages: list[Advantage] = []
     for start in range(0, len(steps), samples):
         part = slice(start, start + samples)

@@ -169,7 +169,7 @@ def label_problems(
 
     if settings.labels == "outcome":
         ends = [own[-1:] for own in ends]
-        labels = [(float(outcome),) for outcome in outcomes]
+        labels: list[tuple[float, ...]] = [(float(outcome),) for outcome in outcomes]
     else:
         params = replace(params, temperature=settings.rollout_temperature)
         labels = label_steps(

@@ -173,7 +173,8 @@ def _compare(
     low = min(several)
     if ("beam", low) in correct:
         middle = [p for p, own in enumerate(bins_P) if 0 < own < max(bins_P)] or everything
-        rows.append((f"best-of-{low}", f"beam of {low}", middle, correct["best-of-n", low], correct["beam", low]))
+        best, beams = list(correct["best-of-n", low]), list(correct["beam", low])
+        rows.append((f"best-of-{low}", f"beam of {low}", middle, best, beams))
     return [
         {
             "first": first,
