@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
+from aha.model.product import product
 
 
 class DenseFeedForward(nn.Module):
@@ -35,17 +36,17 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
         x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
-        gate_MF, up_MF = x_MD @ gate_FD.T, x_MD @ up_FD.T
+        gate_MF, up_MF = product(x_MD, gate_FD), product(x_MD, up_FD)
         ctx.save_for_backward(x_MD, gate_MF, up_MF, gate_FD, up_FD, down_DF)
         act_MF = kernels.swiglu_forward(gate_MF, up_MF) if kernels.usable(gate_MF) else F.silu(gate_MF).mul_(up_MF)
-        return (act_MF @ down_DF.T).view(*x_BTD.shape[:-1], -1)
+        return product(act_MF, down_DF).view(*x_BTD.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
         x_MD, gate_MF, up_MF, gate_FD, up_FD, down_DF = ctx.saved_tensors
         grad_MD = grad_BTD.reshape(-1, grad_BTD.shape[-1])
-        grad_MF = grad_MD @ down_DF
+        grad_MF = product(grad_MD, down_DF.T)
         if kernels.usable(gate_MF):
             grad_gate, grad_up = kernels.swiglu_backward(gate_MF, up_MF, grad_MF)
             act_MF = grad_MF
@@ -56,7 +57,7 @@ class _SwiGLU(torch.autograd.Function):
             act_MF = silu_MF.mul_(up_MF)
         needs_x, needs_gate, needs_up, needs_down = ctx.needs_input_grad
         return (
-            (grad_gate @ gate_FD).addmm_(grad_up, up_FD).view(grad_BTD.shape) if needs_x else None,
+            product(grad_gate, gate_FD.T).addmm_(grad_up, up_FD).view(grad_BTD.shape) if needs_x else None,
             grad_gate.T @ x_MD if needs_gate else None,
             grad_up.T @ x_MD if needs_up else None,
             grad_MD.T @ act_MF if needs_down else None,

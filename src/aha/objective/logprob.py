@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
+from aha.model.product import product
 
 # Logits held at a time: 32 MiB in float32. A tiny vocabulary has its whole micro-batch in one chunk.
 CHUNK_ELEMENTS = 2**23
@@ -90,7 +91,7 @@ class _Gradients:
         self.grad_head: Tensor | None = None
 
     def add(self, grad_nV: Tensor, part: slice) -> None:
-        self.grad_hidden.append(grad_nV @ self.head_VD)
+        self.grad_hidden.append(product(grad_nV, self.head_VD.T))
         if self.grad_head is not None and self.grad_head.dtype == grad_nV.dtype:
             self.grad_head.addmm_(grad_nV.T, self.hidden_ND[part])
             return
@@ -126,7 +127,7 @@ class _TokenLogprobs(torch.autograd.Function):
         gradients = _Gradients(hidden_ND, head_VD)
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, min(start + chunk, hidden_ND.shape[0]))
-            logits_nV = hidden_ND[part] @ head_VD.T
+            logits_nV = product(hidden_ND[part], head_VD)
             logp_n, entropy_n, lse_n = _read(logits_nV, targets_N[part], temperature)
             logps.append(logp_n)
             entropies.append(entropy_n)
@@ -162,7 +163,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if len(kept) == 2:
                 logits_nV, lse_n = kept
             else:
-                logits_nV = hidden_ND[part] @ head_VD.T
+                logits_nV = product(hidden_ND[part], head_VD)
                 lse_n = _read(logits_nV, targets_N[part], ctx.temperature)[2]
             grad_n = grad_logp_N[part]
             over = len(kept) != 2
