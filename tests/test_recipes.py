@@ -70,3 +70,13 @@ def test_the_toy_with_v3s_architecture_goes_from_a_base_to_r1_zero() -> None:
     assert [config.has_experts(layer) for layer in range(5)] == [False, True, True, True, True]
     dense = model_config(pretrain.Shape(), vocabulary=300, eos_token_id=2)
     assert count_by_part(config).active < 1.3 * count_by_part(dense).active
+
+
+def test_the_student_is_distilled_and_trained_directly_from_one_base() -> None:
+    found = edges("distill_tiny", "seeds=2", "arms=direct_rl,distilled,logits")
+    for number in range(2):
+        assert found[f"direct_rl_{number}"] == {"init": "student_base", "problems": "problems"}
+        assert found[f"distilled_{number}"] == {"init": "student_base", "data": "samples"}
+        assert found[f"logits_{number}"] == {"init": "student_base", "data": "samples", "teacher": "teacher"}
+    assert found["samples"] == {"policy": "teacher", "problems": "problems"}
+    assert {"start", "teacher", "distilled/1"} <= found["distillation"].keys()

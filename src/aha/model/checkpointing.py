@@ -19,4 +19,4 @@ def checkpoint_layers(decoder: Decoder) -> None:
     if decoder.config.n_routed_experts:
         raise SettingError("checkpointing=true with experts: their load would be counted twice; leave it out")
     for layer in decoder.body_layers():
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

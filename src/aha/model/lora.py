@@ -64,7 +64,8 @@ def merge_lora(decoder: nn.Module) -> None:
         parent, _, last = name.rpartition(".")
         with torch.no_grad():
             adapted.weight += adapted.scale * (adapted.lora_B @ adapted.lora_A)
-        linear = nn.Linear(*reversed(adapted.weight.shape), bias=adapted.bias is not None, device="meta")
+        num_outputs, num_inputs = adapted.weight.shape
+        linear = nn.Linear(num_inputs, num_outputs, bias=adapted.bias is not None, device="meta")
         linear.weight, linear.bias = adapted.weight, adapted.bias
         setattr(decoder.get_submodule(parent), last, linear)
 

@@ -21,7 +21,7 @@ def teacher_kl(
     chunk = max(1, CHUNK_ELEMENTS // head_VD.shape[0])
     if len(hidden_ND) <= chunk:
         return _kl(hidden_ND, head_VD, teacher_logits_NV, temperature)
-    parts = zip(hidden_ND.split(chunk), teacher_logits_NV.split(chunk), strict=True)
+    parts = zip(torch.split(hidden_ND, chunk), torch.split(teacher_logits_NV, chunk), strict=True)
     return torch.cat([checkpoint(_kl, h, head_VD, logits, temperature, use_reentrant=False) for h, logits in parts])
 
 
