@@ -85,3 +85,13 @@ def test_search_and_preferences_start_from_a_model_of_yours(tmp_path: Path) -> N
     found = edges("preferences_real", f"pairs={tmp_path / 'p.jsonl'}")
     assert {found[name]["init"] for name in ("helpful", "safe", "dpo")} == {"untrained"}
     assert found["dpo"]["preferences"] == "pairs_dpo" and found["helpful"]["preferences"] == "pairs"
+
+
+def test_the_student_is_distilled_and_trained_directly_from_one_base() -> None:
+    found = edges("distill_tiny", "seeds=2", "arms=direct_rl,distilled,logits")
+    for number in range(2):
+        assert found[f"direct_rl_{number}"] == {"init": "student_base", "problems": "problems"}
+        assert found[f"distilled_{number}"] == {"init": "student_base", "data": "samples"}
+        assert found[f"logits_{number}"] == {"init": "student_base", "data": "samples", "teacher": "teacher"}
+    assert found["samples"] == {"policy": "teacher", "problems": "problems"}
+    assert {"start", "teacher", "distilled/1"} <= found["distillation"].keys()
