@@ -14,7 +14,13 @@ from aha.model.product import product
 
 
 class DenseFeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, section 2): ``down(silu(gate x) * up x)``."""
+    """SwiGLU (Shazeer 2020, section 2): ``down(silu(gate x) * up x)``.
+
+    ``fused`` is one function with one backward pass; who takes the gradients of inputs and of weights one after the
+    other turns it off, or it would compute both twice.
+    """
+
+    fused = True
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
@@ -24,7 +30,7 @@ class DenseFeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         maps = self.gate_proj, self.up_proj, self.down_proj
-        if all(type(linear) is nn.Linear for linear in maps):
+        if self.fused and all(type(linear) is nn.Linear for linear in maps):
             y_BTD: Tensor = _SwiGLU.apply(x_BTD, *(m.weight for m in maps))  # type: ignore[no-untyped-call]
             return y_BTD
         return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))

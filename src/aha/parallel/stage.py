@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from aha.errors import SettingError
 from aha.model.attention.plan import plan_causal
 from aha.model.decoder import Decoder
+from aha.model.feedforward import DenseFeedForward
 
 
 class DecoderStage(nn.Module):
@@ -29,6 +30,9 @@ class DecoderStage(nn.Module):
             raise SettingError(f"{num} layers cannot be cut into {num_stages} stages: use fewer processes")
         self.embed_tokens = decoder.model.embed_tokens if index == 0 else None
         self.layers = decoder.model.layers[num * index // num_stages : num * (index + 1) // num_stages]
+        for module in self.layers.modules():
+            if isinstance(module, DenseFeedForward):
+                module.fused = False
         last = index == num_stages - 1
         self.norm = decoder.model.norm if last else None
         self.lm_head = decoder.lm_head if last else None
