@@ -340,12 +340,16 @@ def cache(results: Results, root: Path) -> str:
     return _table(headings, cells)
 
 
+def _measured(root: Path, name: str) -> dict[str, Any] | None:
+    """What a benchmark wrote down, where it did."""
+    path = root / "docs" / "measured" / f"{name}.json"
+    return read_json(path) if path.is_file() else None
+
+
 def expert_load(results: Results, root: Path) -> str:
     """What ``benchmarks/expert_load.py`` found."""
-    path = root / "docs" / "measured" / "expert_load.json"
-    if not path.is_file():
+    if (found := _measured(root, "expert_load")) is None:
         return ""
-    found = read_json(path)
     words = "MaxVio over the steps of every arm, and the load of each expert without and with balancing"
     window = found["window"]
     headings = ("arm", "α", "γ", "loss", "MaxVio of one update", f"of {window} updates", "below 0.1 to the end after")
@@ -367,10 +371,8 @@ def expert_load(results: Results, root: Path) -> str:
 
 def mtp(results: Results, root: Path) -> str:
     """What ``aha bench mtp`` found: how much of the drafts is kept."""
-    path = root / "docs" / "measured" / "mtp.json"
-    if not path.is_file():
+    if (found := _measured(root, "mtp")) is None:
         return ""
-    found = read_json(path)
     rows = []
     for text, both in found["acceptance"].items():
         drafts = found["drafts"][f"toy, 64 rows, {text}"]
@@ -389,10 +391,8 @@ def mtp(results: Results, root: Path) -> str:
 
 def mtp_time(results: Results, root: Path) -> str:
     """What ``aha bench mtp`` found: the time that drafts save."""
-    path = root / "docs" / "measured" / "mtp.json"
-    if not path.is_file():
+    if (found := _measured(root, "mtp")) is None:
         return ""
-    found = read_json(path)
     rows = []
     for where, drafts in found["drafts"].items():
         ratio = found["ratios"][f"{where}: tokens/s with drafts / without"]
@@ -409,10 +409,8 @@ def mtp_time(results: Results, root: Path) -> str:
 
 def fp8(results: Results, root: Path) -> str:
     """What ``benchmarks/fp8.py`` found."""
-    path = root / "docs" / "measured" / "fp8.json"
-    if not path.is_file():
+    if (found := _measured(root, "fp8")) is None:
         return ""
-    found = read_json(path)
     outlier = next(row for row in found["outliers"] if row["factor"] == 1e5)
     total = next(row for row in found["sums"] if row["K"] == 4096)
     rows = [

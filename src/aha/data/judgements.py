@@ -1,7 +1,7 @@
 """From judgements of two responses to pairs that are clear and as long on either side, by DeepSeek-R1's rules.
 
-Each pair is judged four times, its responses shown in random order; the scores are averaged and pairs with a gap over 1
-kept; chosen and rejected responses are about as long over the whole set (R1v2 3.1, B.2).
+A pair that was judged several times (there four, its responses shown in random order) gets the mean of its scores, and
+is kept where the gap is over 1; chosen and rejected responses are about as long over the whole set (R1v2 3.1, B.2).
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ from aha.errors import DataError, nearest
 Shown = Literal["a", "b"]
 LEVELS = {"A>>B": 2.0, "A>B": 1.0, "A=B": 0.0, "B>A": -1.0, "B>>A": -2.0}
 """The five verdicts of an arena-hard judge, as what the response that was shown first is better by."""
-JUDGEMENTS = 4
 GAP = 1.0
-
-
-def shown_first(rng: random.Random, times: int = JUDGEMENTS) -> list[Shown]:
-    """Which response each judgement sees first, tossed anew each time: a judge prefers places, too."""
-    return ["a" if rng.random() < 0.5 else "b" for _ in range(times)]
 
 
 def mean_gap(judgements: Sequence[tuple[Shown, str]]) -> float:
