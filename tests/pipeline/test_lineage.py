@@ -76,10 +76,13 @@ def test_leaks_are_counted_where_they_are_and_in_what_follows(run: Path, tmp_pat
     nodes = nodes_of(run)
     leaks = {Path(name).name: count for name, count in count_leaks(nodes, [bench]).items()}
     assert leaks == {"raw.jsonl": 10, "union": 9, "asked": 6}  # all share "rolls in a day ; how many ?"
-    found = contamination({"b": [Problem("2", ROWS[2]["problem"], "1", "number")]}, trained_on(run / "student_0") or [])
-    assert found == {"b": {"questions": 1, "leaked": 1, "such_as": ["2"]}}
+    asked = ROWS[2]["problem"]
+    texts = {"a": f"So {asked}", "b": f"Oh {asked}", "c": asked}
+    twins = [Problem(name, text, "1", "number") for name, text in texts.items()]
+    found = contamination({"b": twins}, trained_on(run / "student_0") or [])
+    assert found == {"b": {"questions": 3, "leaked": 3, "equal": 1, "such_as": ["c", "a", "b"]}}
     (line,) = contamination_lines({"files": 1, "benches": found}, run)
-    assert line.startswith("contamination of b: 1 of 1 questions")
+    assert line.startswith("contamination of b: 3 of 3 questions") and "1 are equal" in line
     other = [Problem("9", "Which word is it ?", "1", "number")]
     assert contamination({"b": other}, [run / "asked" / "train.jsonl"])["b"]["leaked"] == 0
     assert trained_on(tmp_path) is None and "not known" in contamination_lines(None, tmp_path)[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aha.data.decontaminate import Benchmark, word_runs
+from aha.data.decontaminate import word_runs
 from aha.data.lineage import questions_of
 from aha.data.text import spaced_words
 from aha.records import Problem
@@ -16,7 +17,8 @@ WORDS = 8
 
 def contamination(benches: Mapping[str, Sequence[Problem]], files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """For each bench its ``questions``, how many of them share a run of 8 words with a question of ``files`` (a shorter
-    one: are equal to it), as ``leaked``, and the ids of some (replications 1.5 A)."""
+    one: are equal to it), as ``leaked``, how many are ``equal`` to one, and the ids of some, those first (replications
+    1.5 A). A bench of templates shares runs without a leak."""
     known = {name: _Bench(problems) for name, problems in benches.items()}
     for question in questions_of(files):
         for bench in known.values():
@@ -27,17 +29,31 @@ def contamination(benches: Mapping[str, Sequence[Problem]], files: Sequence[Path
 class _Bench:
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = problems
-        self.known = Benchmark.of([(problem.id, problem.prompt) for problem in problems], "ngram", WORDS)
-        self.leaked: dict[str, None] = {}
+        self.runs: defaultdict[str, list[str]] = defaultdict(list)
+        self.whole: defaultdict[str, list[str]] = defaultdict(list)
+        for problem in problems:
+            words = spaced_words(problem.prompt)
+            self.whole[" ".join(words)].append(problem.id)
+            for run in word_runs(words, WORDS):
+                self.runs[run].append(problem.id)
+        self.sharing: dict[str, None] = {}
+        self.equal: dict[str, None] = {}
 
     def meet(self, question: str) -> None:
         words = spaced_words(question)
-        met = (self.known.runs.get(run) for run in word_runs(words, WORDS))
-        whole = self.known.whole.get(" ".join(words))
-        self.leaked |= dict.fromkeys(name for name in (*met, whole) if name is not None)
+        equal = self.whole.get(" ".join(words), ())
+        self.equal |= dict.fromkeys(equal)
+        self.sharing |= dict.fromkeys(equal)
+        for run in word_runs(words, WORDS):
+            self.sharing |= dict.fromkeys(self.runs.get(run, ()))
 
     def found(self) -> dict[str, Any]:
-        return {"questions": len(self.problems), "leaked": len(self.leaked), "such_as": list(self.leaked)[:5]}
+        return {
+            "questions": len(self.problems),
+            "leaked": len(self.sharing),
+            "equal": len(self.equal),
+            "such_as": [*self.equal, *(name for name in self.sharing if name not in self.equal)][:5],
+        }
 
 
 def contamination_lines(found: Mapping[str, Any] | None, model: Path) -> list[str]:
@@ -48,7 +64,7 @@ def contamination_lines(found: Mapping[str, Any] | None, model: Path) -> list[st
     for name, row in found["benches"].items():
         some = f", such as {', '.join(row['such_as'])}" if row["leaked"] else ""
         lines.append(
-            f"contamination of {name}: {row['leaked']} of {row['questions']} questions share {WORDS} words with, or "
-            f"equal, one of {found['files']} training files{some}"
+            f"contamination of {name}: {row['leaked']} of {row['questions']} questions share {WORDS} words with one of "
+            f"{found['files']} training files, {row['equal']} are equal to one there{some}"
         )
     return lines
