@@ -10,7 +10,7 @@ from aha.rollout.native.scheduler import Scheduler
 
 
 def test_small_schedule_by_hand() -> None:
-    scheduler = Scheduler([2, 2], [5, 7], num_slots=3)
+    scheduler = Scheduler([[9, 9], [9, 9]], [5, 7], num_slots=3)
     plan = scheduler.advance([], 0)
     assert [(slot, row.group, row.member) for slot, row in plan.admitted] == [(0, 0, 0), (1, 0, 1), (2, 1, 0)]
     assert (plan.prefill, plan.release, plan.moves) == ((0, 1), (0,), ())
@@ -32,7 +32,9 @@ def test_random_schedules_keep_the_promises(case: int) -> None:
     sizes = [rng.randint(0, 5) for _ in range(rng.randint(1, 8))]
     lengths = [rng.randint(1, 9) for _ in sizes]
     num_slots = rng.randint(1, 7)
-    scheduler = Scheduler(sizes, lengths, num_slots)
+    limits = [[rng.randint(1, 3) for _ in range(size)] for size in sizes]
+    scheduler = Scheduler(limits, lengths, num_slots)
+    admitted: list[int] = []
     cells: dict[int, tuple[int, int]] = {}  # what the device would hold in each slot
     born: dict[tuple[int, int], int] = {}
     known: set[int] = set()
@@ -49,6 +51,7 @@ def test_random_schedules_keep_the_promises(case: int) -> None:
             assert slot not in cells and row.group in known
             cells[slot] = (row.group, row.member)
             born[row.group, row.member] = step
+            admitted.append(limits[row.group][row.member])
         known -= set(plan.release)
         assert sorted(cells) == list(range(scheduler.num_live))
         assert all((scheduler.row(s).group, scheduler.row(s).member) == cells[s] for s in cells)
@@ -60,3 +63,4 @@ def test_random_schedules_keep_the_promises(case: int) -> None:
         finished = [slot for slot in cells if rng.random() < 0.3]
     assert not known
     assert sorted(done) == [(p, g) for p, size in enumerate(sizes) for g in range(size)]
+    assert admitted == sorted(admitted, reverse=True)  # who may become longest went first

@@ -176,7 +176,7 @@ class NativeEngine:
         )
         suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
         runner.begin(num_slots, num_columns, params, suspects)
-        scheduler = Scheduler([len(own) for own in seeds], [len(ids) for ids in prompts], num_slots)
+        scheduler = Scheduler(limits, [len(ids) for ids in prompts], num_slots)
         prefixes: dict[int, Any] = {}  # of the kind that the runner makes
         finished: dict[int, FinishReason] = {}
         step = 0

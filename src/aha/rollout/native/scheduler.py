@@ -3,6 +3,7 @@
 The live rows are always slots ``0 .. num_live - 1``, so that the device works on one dense block. When rows finish,
 waiting sequences take their slots at once; where none wait, the highest live rows move down into the holes. Samples of
 a group are admitted one by one, as slots allow: its prompt is prefilled before the first and forgotten after the last.
+Who may become longest goes first, so that few rows are left alone at the end; among equals the order given stays.
 """
 
 from __future__ import annotations
@@ -37,13 +38,15 @@ class Plan:
 
 
 class Scheduler:
-    """Queue and slots. ``group_sizes[p]`` samples of group ``p``, whose prompt has ``prompt_lengths[p]`` tokens."""
+    """Queue and slots. Sample ``g`` of group ``p`` may have ``limits[p][g]`` tokens behind ``prompt_lengths[p]``."""
 
-    def __init__(self, group_sizes: Sequence[int], prompt_lengths: Sequence[int], num_slots: int) -> None:
-        assert num_slots >= 1 and len(group_sizes) == len(prompt_lengths)
-        self._sizes = tuple(group_sizes)
+    def __init__(self, limits: Sequence[Sequence[int]], prompt_lengths: Sequence[int], num_slots: int) -> None:
+        assert num_slots >= 1 and len(limits) == len(prompt_lengths)
+        self._to_admit = [len(own) for own in limits]
         self._prompt_lengths = tuple(prompt_lengths)
-        self._waiting = deque((p, g) for p, size in enumerate(group_sizes) for g in range(size))
+        samples = [(p, g) for p, own in enumerate(limits) for g in range(len(own))]
+        self._waiting = deque(sorted(samples, key=lambda sample: -limits[sample[0]][sample[1]]))
+        self._read: set[int] = set()
         self._num_slots = num_slots
         self._rows: list[Row] = []
         self._headroom = 0
@@ -79,9 +82,11 @@ class Scheduler:
                 slot = len(self._rows)
                 self._rows.append(row)
             admitted.append((slot, row))
-            if member == 0:
+            if group not in self._read:
+                self._read.add(group)
                 prefill.append(group)
-            if member == self._sizes[group] - 1:
+            self._to_admit[group] -= 1
+            if not self._to_admit[group]:
                 release.append(group)
         while holes:
             last = len(self._rows) - 1
