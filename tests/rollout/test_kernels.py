@@ -140,12 +140,14 @@ def test_packing_is_undone_and_fills_up_with_zeros(dtype: torch.dtype) -> None:
     assert torch.equal(layout.unpack(block, 32, 19), cache)
 
 
-def draws_of(compiled: Kernels, logits_BV: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def draws_of(
+    compiled: Kernels, logits_BV: Tensor, temperature: float, top_k: int = 0, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     B, V = logits_BV.shape
     seeds, index = torch.arange(B) * 7919, torch.arange(B) % 13
     tokens, logprobs = torch.empty(B, dtype=torch.int64), torch.empty(B)
     outs = map(address, (seeds, index, tokens, logprobs))
-    compiled.sample(address(logits_BV), B, V, temperature, *outs, 1)
+    compiled.sample(address(logits_BV), B, V, temperature, top_k, top_p, *outs, 1)
     return tokens, logprobs
 
 
@@ -162,6 +164,24 @@ def test_draws_are_those_of_the_plain_sampler(compiled: Kernels, vocab: int, tem
     assert (tokens != expected.squeeze(-1)).sum() <= 3
     exact = (logits.double() / temperature).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
     assert torch.allclose(logprobs.double(), exact, atol=2e-6, rtol=1e-6) and logprobs.isfinite().all()
+
+
+@pytest.mark.parametrize("vocab", [1, 16, 513, 1100])
+@pytest.mark.parametrize("top_k,top_p", [(0, 0.95), (5, 1.0), (40, 0.5), (2000, 0.0), (0, 1e-9)])
+def test_what_is_cut_off_is_what_the_plain_sampler_cuts_off(
+    compiled: Kernels, vocab: int, top_k: int, top_p: float
+) -> None:
+    """Also where numbers tie: logits are of few different values."""
+    B = 2000
+    logits = (3 * torch.randn(B, vocab, generator=torch.Generator().manual_seed(vocab))).round(decimals=1)
+    tokens, logprobs = draws_of(compiled, logits, 0.7, top_k, top_p)
+    probs = probabilities(logits, temperature=0.7, top_k=top_k, top_p=top_p)
+    expected, total = draw(probs, uniforms(torch.arange(B) * 7919, torch.arange(B) % 13))
+    wrong = tokens != expected.squeeze(-1)
+    assert wrong.sum() <= 3
+    assert (probs.gather(-1, tokens[:, None]) > 0).all()
+    exact = (probs.double().gather(-1, tokens[:, None]) / total).log().squeeze(-1)
+    assert torch.allclose(logprobs.double()[~wrong], exact[~wrong], atol=2e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

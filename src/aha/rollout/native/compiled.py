@@ -262,12 +262,11 @@ class CompiledRunner(LiveRows):
 
     def _sample(self, logits_BV: Tensor, seeds_B: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
         params = self._params
-        if params.temperature and (params.top_k or params.top_p < 1.0):
-            return super()._sample(logits_BV, seeds_B, index_B)
         B, V = logits_BV.shape
         tokens_B, logprobs_B = torch.empty(B, dtype=torch.int64), torch.empty(B)
         numbers = [address(tensor) for tensor in (seeds_B, index_B, tokens_B, logprobs_B)]
-        self._kernels.sample(address(logits_BV), B, V, params.temperature, *numbers, self._threads(B))
+        how = (params.temperature, params.top_k, params.top_p)
+        self._kernels.sample(address(logits_BV), B, V, *how, *numbers, self._threads(B))
         return tokens_B, logprobs_B
 
     def _read(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:

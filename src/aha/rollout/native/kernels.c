@@ -407,42 +407,70 @@ static double uniform(uint64_t seed, uint64_t index) {  // as sampler.py: SplitM
     return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
-static void draw(const float *x, int64_t V, float temperature, double u, int64_t *token, float *logprob) {
+enum { CHUNK = 32 * VL };
+
+// Of p [V, padded with 0 to VL]: how many numbers are at least `least`, or the sum of those.
+INLINE double at_least(const float *p, int64_t V, float least, const int counts) {
+    double total = 0;
+    for (int64_t from = 0; from < V; from += CHUNK) {
+        vf sum = {0};
+        int64_t end = from + CHUNK < V ? from + CHUNK : V;
+        for (int64_t i = from; i < end; i += VL) {
+            vf x = *(const vf *)(p + i), each = x;
+            if (counts) each = (vf){0} + 1.0f;
+            sum += pick(x >= least, each, (vf){0});
+        }
+        total += sum_of(sum);
+    }
+    return total;
+}
+
+// The largest number of which `wanted` or more (of count or sum) are at least as large; floats over 0 order as their bits.
+INLINE float smallest_kept(const float *p, int64_t V, float least, double wanted, const int counts) {
+    word low = as_word(least), high = as_word(1.0f) + 1;
+    while (high - low > 1) {
+        word middle = low + (high - low) / 2;
+        if (at_least(p, V, as_float(middle), counts) >= wanted) low = middle; else high = middle;
+    }
+    return as_float(low);
+}
+
+// As sampler.py: temperature, then top-k, then top-p (0 and 1 keep all); `p` has room for V numbers, and VL more.
+static void draw(const float *x, int64_t V, float temperature, int64_t top_k, double top_p, double u, float *p,
+                 int64_t *token, float *logprob) {
     vf most = (vf){0} - INFINITY, wrong = {0};
     for (int64_t i = 0; i < V; i += VL) {
         vf v = load(x + i, V - i, -INFINITY);
         most = pick(v > most, v, most);
         wrong += pick(v != v, v, (vf){0});
     }
-    float largest = max_of(most), broken = sum_of(wrong) + (largest - largest);
+    float largest = max_of(most), broken = sum_of(wrong) + (largest - largest), least = 0;
     *token = 0;
     if (temperature == 0.0f || broken != 0.0f) {
         while (*token < V - 1 && x[*token] != largest) ++*token;
         *logprob = broken;
         return;
     }
-    enum { CHUNK = 32 * VL };
-    double total = 0, target, passed = 0;
+    for (int64_t i = 0; i < V; i += VL)
+        *(vf *)(p + i) = exponential((load(x + i, V - i, -INFINITY) - largest) / temperature);
+    if (top_k > 0 && top_k < V) least = smallest_kept(p, V, least, (double)top_k, 1);
+    if (top_p < 1.0) least = smallest_kept(p, V, least, top_p * at_least(p, V, least, 0), 0);
+    double total = 0, passed = 0;
     double sums[(V + CHUNK - 1) / CHUNK];
     for (int64_t c = 0; c * CHUNK < V; c++) {
-        vf sum = {0};
-        int64_t end = (c + 1) * CHUNK < V ? (c + 1) * CHUNK : V;
-        for (int64_t i = c * CHUNK; i < end; i += VL)
-            sum += exponential((load(x + i, V - i, -INFINITY) - largest) / temperature);
-        total += sums[c] = sum_of(sum);
+        int64_t left = V - c * CHUNK;
+        total += sums[c] = at_least(p + c * CHUNK, left < CHUNK ? left : CHUNK, least, 0);
     }
-    target = u * total;
+    double target = u * total;
     for (int64_t c = 0; c * CHUNK < V; passed += sums[c++]) {
         if (passed + sums[c] <= target && (c + 1) * CHUNK < V) continue;
         double up_to = passed;
         int64_t end = (c + 1) * CHUNK < V ? (c + 1) * CHUNK : V;
-        for (int64_t i = c * CHUNK; i < end; i += VL) {
-            vf p = exponential((load(x + i, V - i, -INFINITY) - largest) / temperature);
-            for (int j = 0; j < VL && i + j < end; j++) {
-                if (p[j] > 0.0f) *token = i + j;  // rounding may leave the target behind the last: then it is that
-                up_to += p[j];
-                if (up_to > target) goto found;
-            }
+        for (int64_t i = c * CHUNK; i < end; i++) {
+            if (p[i] < least || p[i] == 0.0f) continue;
+            *token = i;  // rounding may leave the target behind the last: then it is that
+            up_to += p[i];
+            if (up_to > target) goto found;
         }
         if (sums[c] > 0.0) break;
     }
@@ -475,9 +503,15 @@ int64_t record(const State *s, int64_t B, const int64_t *token, const float *log
 }
 
 // One token of each of B rows: by inverse CDF with the uniform number `index` of its seed; at temperature 0 the largest.
-void sample(const float *logits, int64_t B, int64_t V, float temperature, const int64_t *seed, const int64_t *index,
-            int64_t *token, float *logprob, int64_t threads) {
-#pragma omp parallel for num_threads((int)threads) if (threads > 1)
-    for (int64_t b = 0; b < B; b++)
-        draw(logits + b * V, V, temperature, uniform((uint64_t)seed[b], (uint64_t)index[b]), token + b, logprob + b);
+void sample(const float *logits, int64_t B, int64_t V, float temperature, int64_t top_k, double top_p,
+            const int64_t *seed, const int64_t *index, int64_t *token, float *logprob, int64_t threads) {
+#pragma omp parallel num_threads((int)threads) if (threads > 1)
+    {
+        float *p = malloc((size_t)(V + VL) * 4);
+#pragma omp for
+        for (int64_t b = 0; b < B; b++)
+            draw(logits + b * V, V, temperature, top_k, top_p, uniform((uint64_t)seed[b], (uint64_t)index[b]), p,
+                 token + b, logprob + b);
+        free(p);
+    }
 }

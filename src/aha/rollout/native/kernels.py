@@ -65,7 +65,11 @@ class Kernels:
         self.read_logits = library.read_logits
         self.read_logits.argtypes = [ctypes.POINTER(ModelPointers), _INT, _POINTER, _POINTER, _INT]
         self.sample = library.sample
-        self.sample.argtypes = [_POINTER, _INT, _INT, ctypes.c_float, *[_POINTER] * 4, _INT]
+        self.sample.argtypes = [
+            *(_POINTER, _INT, _INT),
+            *(ctypes.c_float, _INT, ctypes.c_double),
+            *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
+        ]
         for function in (self.forward, self.read_logits, self.sample):
             function.restype = None
         self.record = library.record
