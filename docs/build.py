@@ -447,6 +447,63 @@ def _percent(share: float, *, sign: str = "") -> str:
     return f"{100 * share:{sign}.3g} %"
 
 
+def rollout_speed(results: Results, root: Path) -> str:
+    """What ``aha bench rollout`` found, of every recorded setting."""
+    sides = ("aha", "aha without kernels", "transformers.generate", "vLLM", "llama.cpp")
+    rows, processors = [], set()
+    for path in sorted((root / "docs" / "measured").glob("rollout_*.json")):
+        found = read_json(path)
+        setting = found["setting"]
+        of = {row["name"]: row for row in found["rows"] if row["unit"] == "tokens/s"}
+        peers = {name: of[name]["median"] for name in sides[2:] if name in of}
+        best = max(peers, key=lambda name: peers[name])
+        ratios = [ours / theirs for ours, theirs in zip(of["aha"]["values"], of[best]["values"], strict=True)]
+        limit = of["limit of the machine"]["median"]
+        lengths = "even" if isinstance(setting["new_tokens"], int) else "uneven"
+        rows.append(
+            (
+                f"{setting['shape']}, {setting['dtype']}, {lengths}",
+                *(f"{of[name]['median']:,.0f}" if name in of else "–" for name in sides),
+                f"{of['aha']['median'] / peers[best]:.2f} ({min(ratios):.2f}–{max(ratios):.2f})",
+                f"{limit:,.0f}",
+                f"{of['aha']['median'] / limit:.0%}",
+                " / ".join(f"{of[name]['peak_rss_mib']:,.0f}" for name in sides if name in of),
+            )
+        )
+        processors.add(f"{setting['processor']}, {setting['threads']} thread, {setting['repeat']} runs in turn")
+    if not rows:
+        return ""
+    heads = ("model, numbers, lengths", *sides, "aha / best peer", "limit", "our share", "peak MiB, in this order")
+    return _table(heads, rows) + f"\n\nTokens a second, medians; {'; '.join(sorted(processors))}."
+
+
+def where(results: Results, root: Path) -> str:
+    """What ``benchmarks/where.py`` found."""
+    if (found := _measured(root, "where")) is None:
+        return ""
+    rows = []
+    for row in found["rows"]:
+        for way, words in (("PyTorch", "PyTorch alone"), ("kernels", "compiled kernels")):
+            of = row[way]
+            parts = ", ".join(f"{part} {share:.0%}" for part, share in of["parts"].items() if share >= 0.005)
+            rows.append((f"{row['dtype']}, {row['lengths']}", words, f"{of['tokens/s']:,.0f}", parts))
+    return _table(("numbers, lengths", "computed by", "tokens/s", "where the time goes"), rows)
+
+
+def cost(results: Results, root: Path) -> str:
+    """What ``benchmarks/cost.py`` found."""
+    if (found := _measured(root, "cost")) is None:
+        return ""
+    quantities = ("rollout s", "update s", "rollout MiB", "update MiB")
+    rows = []
+    for axis, row in found["axes"].items():
+        xs = [point["x"] for point in row["points"]]
+        powers = [f"{row['powers'][name]['power']:.2f} ({row['powers'][name]['last']:.2f})" for name in quantities]
+        rows.append((axis, f"{xs[0]:,} to {xs[-1]:,}", *powers))
+    words = "Processor seconds of rollout and update against each thing that grows, beside a line of power 1"
+    return f"![{words}](figures/cost.png)\n\n{_table(('twice as many', 'from, to', *quantities), rows)}"
+
+
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -491,6 +548,9 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "mtp": mtp,
     "mtp-time": mtp_time,
     "fp8": fp8,
+    "rollout-speed": rollout_speed,
+    "where": where,
+    "cost": cost,
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),
