@@ -44,7 +44,7 @@ class DecoderStage(nn.Module):
         x_BTD = x if self.embed_tokens is None else self.embed_tokens(x)
         T = x_BTD.shape[1]
         rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
-        attend = plan_causal(x_BTD, tokens=T, group=self.group)
+        attend = plan_causal(x_BTD, rows=x_BTD.shape[0], tokens=T, group=self.group)
         for layer in self.layers:
             x_BTD = layer(x_BTD, rotation, attend)
         if self.norm is None or self.lm_head is None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aha.model.attention.plan import Attend
 from aha.model.config import ModelConfig
 from aha.model.norm import RMSNorm
-from aha.model.rope import Rotation, rotate
+from aha.model.rope import Rotation
 
 
 class GroupedQueryAttention(nn.Module):
@@ -35,5 +35,5 @@ class GroupedQueryAttention(nn.Module):
         v_BTKH = self.v_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
         if self.q_norm is not None and self.k_norm is not None:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        read_BTNH = attend(rotate(q_BTNH, rotation), rotate(k_BTKH, rotation), v_BTKH)
+        read_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, rotation)
         return cast(Tensor, self.o_proj(read_BTNH.flatten(2)))
