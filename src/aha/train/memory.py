@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from aha.model.attention import compiled
 from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_ahead, count_parameters
@@ -248,6 +249,9 @@ def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> 
     kept = T * NH * b  # what was read, for the output projection
     if config.qk_norm:
         kept += T * ((NH + KH) * b + (N + K) * max(b, 4))
+    if on_cpu and b <= 4 and compiled.available():  # queries, keys, values, and a number a row; its scratch is its own
+        given = T * (NH + 2 * KH) * b
+        return kept + given + T * N * 4, 0, given + T * NH * b
     forward = T * (NH + 2 * KH) * b if layout.gathered else 0
     backward = T * (2 * NH + 2 * KH) * b
     most_scores = 0

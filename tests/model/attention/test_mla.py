@@ -38,7 +38,7 @@ def test_absorbed_equals_expanded(changes: dict[str, object]) -> None:
     rotation = compute_rotation(torch.arange(T)[None], head_dim=8, theta=1e4, scaling=config.rope_scaling,
                                 dtype=torch.float64)
     with torch.no_grad():
-        expected = layer(x, rotation, plan_causal(x, tokens=T, group=1))
+        expected = layer(x, rotation, plan_causal(x, rows=x.shape[0], tokens=T, group=1))
         query = layer.q_b_proj(layer.q_a_layernorm(layer.q_a_proj(x))) if config.q_lora_rank else layer.q_proj(x)
         q, q_rope = query.view(T, 3, H + R).split((H, R), -1)
         latent, k_rope = layer.kv_a_proj_with_mqa(x).split((C, R), -1)

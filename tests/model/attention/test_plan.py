@@ -37,7 +37,7 @@ def test_plain_and_fused_equal_the_definition(N: int, K: int) -> None:
 
 
 def test_long_rows_take_the_fused_kernel() -> None:
-    assert plan_attention(torch.zeros(1), rows=1, tokens=65, group=1, segments_BT=None) is fused_causal
+    assert plan_attention(torch.zeros(1).double(), rows=1, tokens=65, group=1, segments_BT=None) is fused_causal
 
 
 # Documents of like length line up; one long beside many short ones would cost more lined up than masked.

@@ -5,18 +5,20 @@ Axes: ``B`` sequences, ``T`` tokens, ``D`` width, ``N`` query heads, ``K`` key/v
 
 from __future__ import annotations
 
-from typing import cast
-
 from torch import Tensor, nn
 
 from aha.model.attention.plan import Attend
 from aha.model.config import ModelConfig
 from aha.model.norm import RMSNorm
-from aha.model.rope import Rotation, rotate
+from aha.model.product import linear
+from aha.model.rope import Rotation
 
 
 class GroupedQueryAttention(nn.Module):
-    """Multi-head attention where ``K`` is ``N``, multi-query attention where it is 1."""
+    """Multi-head attention where ``K`` is ``N``, multi-query attention where it is 1. ``fused`` is as in
+    ``DenseFeedForward``."""
+
+    fused = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -30,10 +32,13 @@ class GroupedQueryAttention(nn.Module):
         self.k_norm = RMSNorm(H, eps=config.rms_norm_eps) if config.qk_norm else None
 
     def forward(self, x_BTD: Tensor, rotation: Rotation, attend: Attend) -> Tensor:
-        q_BTNH = self.q_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
-        k_BTKH = self.k_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
-        v_BTKH = self.v_proj(x_BTD).unflatten(-1, (-1, self.head_dim))
+        maps = self._map(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        q_BTNH, k_BTKH, v_BTKH = (part.view(*part.shape[:-1], -1, self.head_dim) for part in maps)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTNH, k_BTKH = self.q_norm(q_BTNH), self.k_norm(k_BTKH)
-        read_BTNH = attend(rotate(q_BTNH, rotation), rotate(k_BTKH, rotation), v_BTKH)
-        return cast(Tensor, self.o_proj(read_BTNH.flatten(2)))
+        read_BTNH = attend(q_BTNH, k_BTKH, v_BTKH, rotation)
+        return self._map(read_BTNH.flatten(2), self.o_proj)[0]
+
+    def _map(self, x: Tensor, *maps: nn.Module) -> tuple[Tensor, ...]:
+        plain = [m for m in maps if type(m) is nn.Linear]
+        return linear(x, *plain) if self.fused and len(plain) == len(maps) else tuple(m(x) for m in maps)

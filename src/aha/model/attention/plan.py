@@ -8,11 +8,15 @@ tokens of the longest; ``P`` prompts, ``S`` keys that a continuation may see.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from aha.model.attention import compiled
+from aha.model.rope import Rotation, rotate
 
 # Up to this many tokens plain matrix products beat the fused kernel on a CPU. The fused one is slow in 16 bits.
 _PLAIN_TOKENS_FLOAT32 = 64
@@ -38,12 +42,22 @@ class Branches:
             positions += range(self.prompts[prompt], self.prompts[prompt] + length)
         return positions
 
+    def families(self) -> list[list[tuple[int, int]]]:
+        """Each prompt and what continues it, as (first token, tokens)."""
+        lengths = (*self.prompts, *self.continuations)
+        spans = list(zip(itertools.accumulate(lengths, initial=0), lengths, strict=False))
+        families = [[span] for span in spans[: len(self.prompts)]]
+        for span, prompt in zip(spans[len(self.prompts) :], self.prompt_of, strict=True):
+            if span[1]:
+                families[prompt].append(span)
+        return families
+
 
 class Attend(Protocol):
     """Who attends to whom, decided once a forward pass and used by every layer."""
 
-    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-        """The values each query reads, ``[B, T, N, width of a value]``."""
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        """The values each query reads, ``[B, T, N, width of a value]``; ``rotation`` turns queries and keys before."""
         ...
 
 
@@ -54,7 +68,7 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
     document is a run of equal segment numbers in a row, 0 is padding: what is read there is finite and of no meaning.
     """
     if segments_BT is None:
-        return plan_causal(like, tokens=tokens, group=group)
+        return plan_causal(like, rows=rows, tokens=tokens, group=group)
     first_BT = torch.ones_like(segments_BT, dtype=torch.bool)
     first_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
     document_BT = first_BT.flatten().cumsum(0).view(rows, tokens) - 1
@@ -62,6 +76,9 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
     lengths = torch.diff(starts, append=starts.new_tensor([rows * tokens]))
     real = segments_BT.flatten()[starts] != 0
     lengths_real = lengths[real]
+    if compiled.usable(like):
+        spans = zip(starts[real].tolist(), lengths_real.tolist(), strict=True)
+        return _Compiled(compiled.lay_out([[span] for span in spans], tokens=rows * tokens))
     longest = int(lengths_real.max()) if lengths_real.numel() else 1
     if lengths_real.numel() * longest**2 <= rows * tokens**2:
         return _plan_documents(like, starts[real], lengths_real, longest, rows * tokens, group)
@@ -69,8 +86,11 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
     return _Masked(mask_BTT[:, None])
 
 
-def plan_causal(like: Tensor, *, tokens: int, group: int) -> Attend:
+def plan_causal(like: Tensor, *, rows: int, tokens: int, group: int) -> Attend:
     """Every token attends to itself and to what is left of it in its row."""
+    if compiled.usable(like):
+        families = [[(row * tokens, tokens)] for row in range(rows if tokens else 0)]
+        return _Compiled(compiled.lay_out(families, tokens=rows * tokens))
     if not _plain_is_faster(like, tokens):
         return fused_causal
     return _plan_plain(like, torch.ones(1, tokens, tokens, dtype=torch.bool).tril_(), group)
@@ -92,6 +112,8 @@ def _plan_plain(like: Tensor, mask_BTS: Tensor, group: int) -> Attend:
 
 def plan_branches(like: Tensor, branches: Branches, *, group: int) -> Attend:
     """Prompts attend causally, continuations to their prompt and causally to themselves. See ``plan_attention``."""
+    if compiled.usable(like):
+        return _Compiled(compiled.lay_out(branches.families(), tokens=like.shape[0] * like.shape[1]))
     device = like.device
     prompts_P = torch.tensor(branches.prompts, device=device)
     lengths_M = torch.tensor(branches.continuations, device=device)
@@ -126,9 +148,13 @@ def plan_branches(like: Tensor, branches: Branches, *, group: int) -> Attend:
         scatter=scatter,
         longest_prompt=longest_prompt,
         longest=longest,
-        causal=plan_causal(like, tokens=longest_prompt, group=group),
+        causal=plan_causal(like, rows=len(branches.prompts), tokens=longest_prompt, group=group),
         masked=_plan_plain(like, mask_MLS, group) if plain else _Masked(mask_MLS[:, None]),
     )
+
+
+def _turn(q_BTNH: Tensor, k_BSKH: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
+    return (q_BTNH, k_BSKH) if rotation is None else (rotate(q_BTNH, rotation), rotate(k_BSKH, rotation))
 
 
 def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, Tensor]:
@@ -137,9 +163,17 @@ def _slots(starts_M: Tensor, lengths_M: Tensor, longest: int) -> tuple[Tensor, T
     return starts_M[:, None] + torch.minimum(offset_L, lengths_M[:, None] - 1), offset_L < lengths_M[:, None]
 
 
-def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tensor | None = None) -> Tensor:
+def fused_causal(
+    q_BTNH: Tensor,
+    k_BSKH: Tensor,
+    v_BSKH: Tensor,
+    rotation: Rotation | None = None,
+    *,
+    mask_B1TS: Tensor | None = None,
+) -> Tensor:
     """Causal attention by the device's fused kernel; values may be narrower than keys. Where keys begin before the
     queries, ``mask`` says where each may look."""
+    q_BTNH, k_BSKH = _turn(q_BTNH, k_BSKH, rotation)
     hidden: dict[str, Any] = {"attn_mask": mask_B1TS, "is_causal": mask_B1TS is None, "enable_gqa": True}
     q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
     missing = q.shape[-1] - v.shape[-1]
@@ -151,12 +185,23 @@ def fused_causal(q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, mask_B1TS: Tens
 
 
 @dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """The compiled function, for all of these at once."""
+
+    spans: compiled.Spans
+
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        return compiled.attend(q_BTNH, k_BSKH, v_BSKH, rotation, self.spans)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Plain:
     """Matrix products in which the query heads that share a key are rows of one matrix: keys are read once a group."""
 
     hidden: Tensor  # [B or 1, T * group, S]: 0 where a token may look, -inf elsewhere
 
-    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        q_BTNH, k_BSKH = _turn(q_BTNH, k_BSKH, rotation)
         B, T, N, H = q_BTNH.shape
         (S, K), W = k_BSKH.shape[1:3], v_BSKH.shape[3]
         queries = q_BTNH.reshape(B, T, K, N // K, H).transpose(1, 2).reshape(B * K, T * (N // K), H)
@@ -174,7 +219,8 @@ class _Masked:
 
     mask: Tensor  # [B or 1, 1, T, S], True where a token may look
 
-    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        q_BTNH, k_BSKH = _turn(q_BTNH, k_BSKH, rotation)
         q, k, v = q_BTNH.transpose(1, 2), k_BSKH.transpose(1, 2), v_BSKH.transpose(1, 2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=True).transpose(1, 2)
 
@@ -188,8 +234,10 @@ class _Documents:
     longest: int
     causal: Attend
 
-    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-        read = self.causal(*(_line_up(x, self.gather, self.longest) for x in (q_BTNH, k_BSKH, v_BSKH)))
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        q_BTNH, k_BSKH = _turn(q_BTNH, k_BSKH, rotation)
+        q, k, v = (_line_up(x, self.gather, self.longest) for x in (q_BTNH, k_BSKH, v_BSKH))
+        read = self.causal(q, k, v)
         return read.flatten(0, 1).index_select(0, self.scatter).view(*q_BTNH.shape[:3], -1)
 
 
@@ -206,9 +254,10 @@ class _Branched:
     causal: Attend
     masked: Attend
 
-    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor) -> Tensor:
-        prompts = self.prompts, self.longest_prompt
-        read_prompts = self.causal(*(_line_up(x, *prompts) for x in (q_BTNH, k_BSKH, v_BSKH)))
+    def __call__(self, q_BTNH: Tensor, k_BSKH: Tensor, v_BSKH: Tensor, rotation: Rotation | None = None) -> Tensor:
+        q_BTNH, k_BSKH = _turn(q_BTNH, k_BSKH, rotation)
+        q, k, v = (_line_up(x, self.prompts, self.longest_prompt) for x in (q_BTNH, k_BSKH, v_BSKH))
+        read_prompts = self.causal(q, k, v)
         keys = self.keys, self.longest_prompt + self.longest
         queries = _line_up(q_BTNH, self.queries, self.longest)
         read_own = self.masked(queries, _line_up(k_BSKH, *keys), _line_up(v_BSKH, *keys))
@@ -229,4 +278,5 @@ def _plan_documents(
     scatter[gather_ML[real_ML]] = slots_ML[real_ML]
     if not gather_ML.numel():  # nothing but padding: every token reads the first one
         gather_ML = scatter[:1]
-    return _Documents(gather_ML.flatten(), scatter, longest, plan_causal(like, tokens=longest, group=group))
+    causal = plan_causal(like, rows=len(starts_M), tokens=longest, group=group)
+    return _Documents(gather_ML.flatten(), scatter, longest, causal)

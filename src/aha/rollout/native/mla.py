@@ -86,7 +86,7 @@ class Latent:
         k_rope = entry[:, None, C:].expand(-1, N, -1)
         query = torch.cat((q, q_rope), -1).mul_(self._gain).view(rows, -1, N, H + R)
         key = torch.cat((keys_values[..., :H], k_rope), -1).view(rows, -1, N, H + R)
-        read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask)
+        read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask_B1TS=mask)
         return torch.addmm(x, read.reshape(len(x), N * W), self._out), cached
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
