@@ -14,6 +14,9 @@ from pathlib import Path
 
 import aha
 
+IMPORTED_LATE = ("torch._dynamo", "pandas")
+"""What torch imports with its first optimiser or decoder and pyarrow with its first table: 2 s, else in each stage."""
+
 
 def stage_modules() -> list[str]:
     """The modules of ``aha.stages``, by name and without importing them."""
@@ -27,7 +30,7 @@ def start_forkserver(preload: Iterable[str]) -> ForkServerContext:
     Hashes of strings are fixed in all stages, so that the order of a set cannot differ from run to run.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", *preload])
+    context.set_forkserver_preload(["__main__", *preload, *IMPORTED_LATE])
     with _environment_of_stages():
         forkserver.ensure_running()
     return context
