@@ -14,6 +14,9 @@ from pathlib import Path
 
 import aha
 
+IMPORTED_LATE = ("pandas",)
+"""What pyarrow imports with its first table, which most stages write: 0.6 s, else in each of them."""
+
 
 def stage_modules() -> list[str]:
     """The modules of ``aha.stages``, by name and without importing them."""
@@ -27,7 +30,7 @@ def start_forkserver(preload: Iterable[str]) -> ForkServerContext:
     Hashes of strings are fixed in all stages, so that the order of a set cannot differ from run to run.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", *preload])
+    context.set_forkserver_preload(["__main__", *preload, *IMPORTED_LATE])
     with _environment_of_stages():
         forkserver.ensure_running()
     return context
