@@ -24,23 +24,23 @@ def preferences_real(
 ) -> Pipeline:
     """``template`` is what the model was tuned on, with one ``{question}``."""
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
-    made = preference_data.Settings(file=pairs, balance=False, longest=1_000, prompt_tail=250)
+    made = preference_data.Settings(file=pairs, balance=False, longest=1_000, prompt_tail=150)
     ready = Stage("pairs", preference_data.run, made, cost=2)
-    short = made.model_copy(update={"balance": True, "train": 320, "longest": 600})
+    short = made.model_copy(update={"balance": True, "train": 192, "test": 128, "longest": 400})
     few = Stage("pairs_dpo", preference_data.run, short, cost=2)
     inputs = {"init": untrained, "preferences": ready}
-    reading = states.Settings(depths=(8, 12, 16, 20), precision="bf16")
+    reading = states.Settings(depths=(6, 9, 12), precision="bf16")
     read = Stage("read", states.run, reading, inputs, cost=700)
-    learned = preference.Settings(batch=16, lr=2e-5, layers=6, precision="bf16")
-    helpful = reward_head.Settings(reads="answer")
-    safe = reward_head.Settings(reads="everything", loss="pointwise")
+    learned = preference.Settings(batch=16, lr=5e-5, layers=6, precision="bf16")
+    helpful = reward_head.Settings(reads="answer", folds=6, inner_folds=3)
+    safe = helpful.model_copy(update={"reads": "everything", "loss": "pointwise"})
     stages = (
         untrained,
         ready,
         few,
         read,
-        Stage("helpful", reward_head.run, helpful, {**inputs, "states": read}, cost=100),
-        Stage("safe", reward_head.run, safe, {**inputs, "states": read}, cost=150),
+        Stage("helpful", reward_head.run, helpful, {**inputs, "states": read}, cost=50),
+        Stage("safe", reward_head.run, safe, {**inputs, "states": read}, cost=60),
         Stage("dpo", preference.run, learned, {"init": untrained, "preferences": few}, cost=600),
     )
     return Pipeline("preferences_real", 2, {"seed": seed}, stages)

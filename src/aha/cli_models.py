@@ -263,7 +263,7 @@ def evaluate(
         if is_kept(path):
             found.append(evaluate_kept(path))
             continue
-        policy, origin = _open_for_evaluation(path, template, dtype)
+        policy, origin = open_for_evaluation(path, template, dtype)
         print(f"template {origin}: {terminal.shorten(policy.renderer.template, 200)}", file=sys.stderr)
         with terminal.progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
             found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
@@ -321,7 +321,7 @@ def _open_benches(names: list[str], *, limit: int | None, samples: int | None, m
     return opened
 
 
-def _open_for_evaluation(path: Path, template: str | None, dtype: str) -> tuple[Any, str]:
+def open_for_evaluation(path: Path, template: str | None, dtype: str) -> tuple[Any, str]:
     """A published model is asked by its own chat template, where its folder has one and was not made here."""
     import torch
 

@@ -38,7 +38,7 @@ class Settings(Frozen):
 
     reads: Reads
     loss: Loss = "pairwise"
-    decays: tuple[Rate, ...] = (3.0, 1.0, 0.3, 0.1, 0.03)
+    decays: tuple[Rate, ...] = (1.0, 0.3, 0.1, 0.03)
     folds: int = 10
     inner_folds: int = 4
 
