@@ -34,7 +34,7 @@ from aha.pipeline.graph import Pipeline, describe
 from aha.pipeline.recipe import load_pipeline
 from aha.report.comparisons import curves_of, gains, markdown
 from aha.report.names import percent
-from aha.report.plots import save_comparison_figure, save_readme_figure
+from aha.report.plots import save_comparison_figure, save_readme_figure, save_reliability_figure
 from aha.report.reading import Run, load_run
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
@@ -47,6 +47,8 @@ from aha.util.files import read_json, write_json_atomic, write_text_atomic
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
 MANY = 3  # stages with equal settings that a table heading still names one by one
+
+PREDICTED = {"helpful": "the better of two answers", "safe": "an answer is the good one"}
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """The summaries of each recipe, by seed."""
@@ -85,6 +87,13 @@ def take(run: Path, root: Path) -> Path:
 def _draw(run: Run, summary: Mapping[str, Any], path: Path) -> None:
     for stage in run.of_kind("compare"):
         save_comparison_figure(gains(summary["comparisons"][stage.name]), curves_of(run, stage), path)
+        return
+    if curves := {
+        f"{name}: {PREDICTED[name]}": found["held_out"]["calibration"]["bins"]
+        for name, found in summary["preferences"].items()
+        if found["kind"] == "reward_head"
+    }:
+        save_reliability_figure(curves, path)
         return
     save_readme_figure(run.folder, path)
 
@@ -265,6 +274,55 @@ def arms_of(recipe: str) -> Callable[[Results, Path], str]:
         )
 
     return block
+
+
+def preferences(results: Results, root: Path) -> str:
+    """What the heads and DPO of preferences_real were worth on texts that they did not learn from."""
+    summary = _first(results, "preferences_real")
+    if summary is None:
+        return ""
+    found = summary["preferences"]
+    data, read, dpo = found["pairs"], found["read"], found["dpo"]
+    rows = []
+    for name, kind in (("helpful", "pairs"), ("safe", "texts")):
+        head = found[name]
+        both = (head["held_out"], f"every one of {_count(head['held_out'])} {kind}, held out once")
+        own = (head["test"], f"the test side, {_count(head['test'])} {kind}")
+        for report, where in (both, own):
+            length, curve = report["length"], report["calibration"]
+            rows.append(
+                (
+                    f"`{name}`, layer {head['depth']}",
+                    where,
+                    _interval(report["accuracy"]),
+                    f"{100 * curve['ece']:.1f} points",
+                    f"{length['correlation']:+.2f}",
+                )
+            )
+    heads = ("model", "judged on", "accuracy", "calibration error", "correlation of score and length")
+    length = found["helpful"]["held_out"]["length"]
+    before, after = (dpo["held_out"][key] for key in ("margin_before", "margin"))
+    sentences = (
+        f"{data['train']:,} pairs to train on and {data['test']} to test; {read['texts']:,} texts with "
+        f"{read['tokens']:,} tokens are read once.",
+        f"Choosing the longer text would be right in {_interval(length['longer_chosen'])} of the pairs; `helpful` is "
+        f"right in {_interval(length['accuracy_longer_chosen'])} of those whose better text is the longer one, and in "
+        f"{_interval(length['accuracy_shorter_chosen'])} of the others.",
+        f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: the mean margin of the test side's pairs goes from "
+        f"{before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to {after['high']:.4f}, pair by pair); "
+        f"{_interval(dpo['held_out']['accuracy'])} of them move towards the preferred answer.",
+    )
+    words = "How often the two models are right against how sure they are, with 95 % intervals"
+    picture = f"![{words}](figures/preferences_real.png)\n\n{words} (seed {summary['seed']})."
+    return "\n\n".join((_table(heads, rows), *sentences, picture))
+
+
+def _count(report: Mapping[str, Any]) -> str:
+    return f"{sum(b['count'] for b in report['calibration']['bins']):,}"
+
+
+def _interval(measure: Mapping[str, float]) -> str:
+    return f"{percent(measure['value'])} ({percent(measure['low'])} to {percent(measure['high'])})"
 
 
 def presets(results: Results, root: Path) -> str:
@@ -561,6 +619,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "controls_tiny-settings": settings_of("controls_tiny"),
     "distill_tiny-arms": arms_of("distill_tiny"),
     "distill_tiny-settings": settings_of("distill_tiny"),
+    "preferences_real": preferences,
     "sft-presets": presets,
     "v3_tiny-graph": graph_of("v3_tiny"),
     "v3_tiny-settings": settings_of("v3_tiny"),

@@ -146,12 +146,19 @@ def test_evaluations_are_kept_graded_again_and_compared(aha_main: Program, model
     code, output, _ = aha_main("evaluate", kept, model, "--compare", *options, "--out", tmp_path / "gap.png", "--json")
     assert code == 0 and json.loads(output)["benches"][f"math500={path}"]["difference"]["pass@1"]["p_value"] == 1.0
     assert (tmp_path / "gap.png").read_bytes().startswith(b"\x89PNG")
+    half_kept = tmp_path / "half"
+    code, output, _ = aha_main("evaluate", model, *options, "--dtype", "bfloat16", "--keep", half_kept, "--json")
+    (half,) = half_kept.glob("*.generations.jsonl")
+    assert code == 0 and json.loads(half.read_text().splitlines()[0])["settings"]["dtype"] == "bfloat16"
+    assert json.loads(output)["dtype"] == "bfloat16" and found["dtype"] == "float32"
     for words, message in (
         ((kept, model), "--compare takes two"),
         ((kept,), "--regrade grades it again"),
         ((model, "--regrade"), "holds no generations"),
         ((model,), "give --bench"),
         ((kept, model, "--compare", "--bench", "chain", "--keep", kept), "--keep goes with one model"),
+        ((model, *options, "--keep", kept, "--dtype", "bfloat16"), "was sampled with dtype 'float32', now 'bfloat16'"),
+        ((model, *options, "--dtype", "bf16"), "did you mean 'bfloat16'"),
     ):
         code, _, errors = aha_main("evaluate", *words)
         assert code == 2 and message in errors

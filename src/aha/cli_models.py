@@ -13,6 +13,8 @@ from aha import terminal
 from aha.errors import UsageError, nearest
 from aha.terminal import Json
 
+DTYPES = ("float32", "bfloat16")
+
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage of a run, its model folder, or any Hugging Face folder.")
 ]
@@ -21,6 +23,7 @@ MaxNewTokens = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")]
+Dtype = Annotated[str, typer.Option(help="Type of the weights and of what is computed: float32 or bfloat16.")]
 Template = Annotated[
     str | None, typer.Option(help="Prompt with one {question} in it.", show_default="the model's own, or R1-Zero's")
 ]
@@ -216,6 +219,7 @@ def evaluate(
             help="Prompt with one {question} in it.", show_default="the model's own, its chat template's, or R1-Zero's"
         ),
     ] = None,
+    dtype: Dtype = "float32",
     keep: Annotated[
         Path | None, typer.Option(help="Keep generations and results in this folder; continue what is there.")
     ] = None,
@@ -244,6 +248,7 @@ def evaluate(
             raise UsageError(f"{path} is a folder of --keep: --regrade grades it again, --compare compares it")
         if not is_kept(path) and not bench:
             raise UsageError(f"{path} is to be evaluated: give --bench")
+    check_dtype(dtype)
     if keep and (regrade or compare):
         raise UsageError("--keep goes with one model: keep each evaluation by itself, then compare the folders")
     if out:
@@ -258,7 +263,7 @@ def evaluate(
         if is_kept(path):
             found.append(evaluate_kept(path))
             continue
-        policy, origin = _open_for_evaluation(path, template)
+        policy, origin = open_for_evaluation(path, template, dtype)
         print(f"template {origin}: {terminal.shorten(policy.renderer.template, 200)}", file=sys.stderr)
         with terminal.progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
             found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
@@ -316,8 +321,10 @@ def _open_benches(names: list[str], *, limit: int | None, samples: int | None, m
     return opened
 
 
-def _open_for_evaluation(path: Path, template: str | None) -> tuple[Any, str]:
+def open_for_evaluation(path: Path, template: str | None, dtype: str) -> tuple[Any, str]:
     """A published model is asked by its own chat template, where its folder has one and was not made here."""
+    import torch
+
     from aha.model.config_file import model_folder
     from aha.stages.generate import open_model
     from aha.stages.models import TEMPLATE_FILE, load_policy
@@ -325,7 +332,16 @@ def _open_for_evaluation(path: Path, template: str | None) -> tuple[Any, str]:
 
     folder = model_folder(path)
     chat = None if template or (folder / TEMPLATE_FILE).is_file() else chat_prompt(folder)
-    return (load_policy(folder, template=chat), "of the chat") if chat else open_model(path, template=template)
+    type_ = getattr(torch, dtype)
+    if chat:
+        return load_policy(folder, template=chat, dtype=type_), "of the chat"
+    return open_model(path, template=template, dtype=type_)
+
+
+def check_dtype(dtype: str) -> None:
+    """``UsageError`` where ``--dtype`` is none of ``DTYPES``."""
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype {dtype}: {nearest(dtype, DTYPES)}")
 
 
 def _check_writable(out: Path) -> None:

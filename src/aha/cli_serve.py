@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aha.cli_models import ModelPath, Template
+from aha.cli_models import Dtype, ModelPath, Template, check_dtype
 from aha.errors import UsageError
 from aha.terminal import shorten
 
@@ -21,23 +21,27 @@ def serve(
         str | None, typer.Option(help="What clients call the model.", show_default="its folder's name")
     ] = None,
     template: Template = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Serve a model by OpenAI's API: completions, chat completions, log-probabilities; requests are batched.
 
     Example: aha serve runs/r1_tiny/r1 --port 8000
     """
+    check_dtype(dtype)
     try:
         import uvicorn
 
         from aha.serve.api import Served, build_app
     except ImportError as error:
         raise UsageError(f"aha serve needs {error.name}: install it with pip install 'aha[serve]'") from None
+    import torch
+
     from aha.model.config_file import model_folder
     from aha.serve.batching import build_batcher
     from aha.stages.generate import open_model
 
     folder = model_folder(model)
-    policy, origin = open_model(model, template=template)
+    policy, origin = open_model(model, template=template, dtype=getattr(torch, dtype))
     called = name or (model.parent.name if model.name == "model" else model.name)
     app = build_app(Served(called, policy, folder, build_batcher(policy)))
     socket = _listen(host, port)

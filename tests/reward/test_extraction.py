@@ -54,6 +54,25 @@ def test_not_found(text: str) -> None:
     assert find_answer(MATH, read_response(text)) is None
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2 + 5 = 7\n#### 7", Found("7", "line of ####")),
+        ("the answer is 6\n####  $1,250.50 \n\n", Found("$1,250.50", "line of ####")),
+        ("#### 6\n#### 7", Found("7", "line of ####")),
+        ("\\boxed{6}\n#### 7", Found("6", "box")),
+        ("#### Step 1\nthe answer is 7", Found("7", "phrase")),
+        ("#### 7 or 8", None),
+        ("<think> a\n#### 7", None),
+    ],
+)
+def test_a_word_problem_may_end_as_gsm8ks_solutions_do(text: str, found: Found | None) -> None:
+    assert find_answer(Problem("w", "?", "7", "word_problem"), read_response(text)) == found
+    if found and found.rule == "line of ####":
+        other = find_answer(MATH, read_response(text))
+        assert other is None or other.rule != found.rule  # there it may be a heading
+
+
 def test_tasks_with_a_fixed_form_need_the_tag() -> None:
     assert find_answer(NUMBER, read_response("<think> a </think> \\boxed{7}")) is None
     assert find_answer(NUMBER, read_response("<answer> \\boxed{7} </answer>")) == Found("\\boxed{7}", "answer tag")

@@ -11,18 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_rl import StopsAt, run_stage, sums, without_time, write_inputs
 
 from aha.data.preference_files import load_pairs
 from aha.data.problems import save_problems
 from aha.errors import DataError, SettingError
 from aha.evaluate.runner import Judged
-from aha.model.heads import load_reward_model
+from aha.model.decoder import first_layers
+from aha.model.heads import RewardModel, load_reward_model
 from aha.objective.direct import PREFERENCES
 from aha.records import Completion, FinishReason, Problem
+from aha.reward.learned import pad_right
 from aha.reward.response import read_response
-from aha.stages import memory, preference, preference_data, reward_model, verified_pairs
+from aha.stages import memory, preference, preference_data, reward_head, reward_model, verified_pairs
+from aha.stages import states as states_stage
 from aha.stages.context import Context, Interrupted
+from aha.stages.judged_texts import Item, load_items, report_of, sides
+from aha.stages.models import load_policy
+from aha.stages.states import load_states
 from aha.util.files import read_json, read_jsonl
 
 DIRECT = preference.Settings(epochs=2, batch=8, lr=3e-2, warmup=1, token_budget=120)
@@ -99,6 +106,73 @@ def test_a_reward_model_learns_from_pairs_of_a_file(loss: str, inputs: dict[str,
     load_reward_model(out / "model")
 
 
+@pytest.fixture(scope="module")
+def states(inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = states_stage.Settings(depths=(1, 2), token_budget=60)
+    return run_stage(states_stage.run, settings, inputs, tmp_path_factory.mktemp("states") / "states")
+
+
+def test_kept_states_are_those_of_the_cut_model(inputs: dict[str, Path], states: Path) -> None:
+    """The score of a saved head on ids is that of the head on the kept states, at every depth."""
+    policy = load_policy(inputs["init"] / "model")
+    found = load_states(states)
+    texts = list(found.places)
+    assert len(texts) == metrics(states)["texts"] > 100 and metrics(states)["micro_batches"] > 10
+    weight_D = torch.randn(policy.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    for depth in (1, 2):
+        model = RewardModel(first_layers(policy.decoder, depth))
+        with torch.no_grad():
+            model.score.copy_(weight_D[None])
+            scores = model(*pad_right(texts, policy.tokenizer.pad_id))
+        x = found.of(texts, depth=depth)
+        normed = x * (x.square().mean(-1, keepdim=True) + policy.config.rms_norm_eps).rsqrt()
+        torch.testing.assert_close(scores, normed @ weight_D, atol=1e-5, rtol=1e-5)
+    with pytest.raises(DataError, match="2 tokens was not computed"):
+        found.of([(1, 2)], depth=1)
+
+
+def test_states_continue_where_they_were_stopped(inputs: dict[str, Path], states: Path, tmp_path: Path) -> None:
+    settings = states_stage.Settings(depths=(1, 2), token_budget=60)
+    out = tmp_path / "states"
+    out.mkdir()
+    with pytest.raises(Interrupted):
+        run_stage(states_stage.run, settings, inputs, out, context=StopsAt(out, step=3, lost=2))
+    assert len(list(out.glob("*.safetensors"))) == 1
+    run_stage(states_stage.run, settings, inputs, out)
+    whole, continued = load_states(states), load_states(out)
+    assert whole.places == continued.places and torch.equal(whole.states_RKD, continued.states_RKD)
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "pointwise"])
+def test_a_head_learns_from_states_and_every_row_is_held_out_once(
+    loss: str, inputs: dict[str, Path], states: Path, tmp_path: Path
+) -> None:
+    settings = reward_head.Settings(reads="everything", loss=loss, folds=3, inner_folds=2, decays=(0.1, 0.01))
+    out = run_stage(reward_head.run, settings, {**inputs, "states": states}, tmp_path / loss)
+    found = metrics(out)
+    judged = 60 if loss == "pairwise" else 120
+    assert sum(b["count"] for b in found["held_out"]["calibration"]["bins"]) == judged
+    assert sum(b["count"] for b in found["test"]["calibration"]["bins"]) == judged // 6
+    assert found["held_out"]["accuracy"]["value"] == found["accuracy"] > 0.8
+    assert sum(found["depths"].values()) == 3 and found["depths"][str(found["depth"])] >= 1
+    model, config = load_reward_model(out / "model")
+    assert config.num_hidden_layers == found["depth"]
+    policy = load_policy(inputs["init"] / "model")
+    items = load_items(inputs["preferences"], "test", "everything", loss, policy.renderer)
+    with torch.no_grad():
+        scores = [model(*pad_right(texts, policy.tokenizer.pad_id)) - found["offset"] for texts in sides(items)]
+    again = report_of(scores, items)
+    assert again["accuracy"] == found["test"]["accuracy"]
+    assert again["calibration"]["ece"] == pytest.approx(found["test"]["calibration"]["ece"], abs=1e-5)
+
+
+def test_folds_hold_out_whole_prompts() -> None:
+    items = [Item((i // 2, 7, i), prompt=1) for i in range(40)]
+    found = reward_head._folds(items, 4, 0)
+    assert found[::2] == found[1::2] and Counter(found) == {0: 10, 1: 10, 2: 10, 3: 10}
+    assert reward_head._folds(items, 4, 1) != found
+
+
 def test_a_pointwise_model_learns_from_labels_and_a_pairwise_one_refuses_them(
     inputs: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -139,9 +213,12 @@ def test_lengths_are_balanced_for_training_and_left_for_the_test(tmp_path: Path)
     assert found["lengths_train"]["chosen"] == pytest.approx(found["lengths_train"]["rejected"], abs=1.5)
     assert found["lengths_test"]["longer_chosen"] > 0.6
     assert found["train"] + found["test"] + found["dropped"]["lengths balanced"] == 600
-    few = preference_data.Settings(file=file, balance=False, train=20, test=5, longest=50)
+    few = preference_data.Settings(file=file, balance=False, train=20, test=5, longest=50, prompt_tail=2)
     found = metrics(run_stage(preference_data.run, few, {}, tmp_path / "few"))
     assert (found["train"], found["test"]) == (20, 5)
+    assert found["dropped"]["the end of the prompt is tested"] > 0  # "p 12" and "p 112" end alike
+    prompts = [{p.problem.prompt for p in load_pairs(tmp_path / "few" / f"pairs_{n}.jsonl")} for n in ("train", "test")]
+    assert max(map(len, prompts[0] | prompts[1])) == 2 and not prompts[0] & prompts[1]
     assert max(len(pair.chosen) for pair in load_pairs(tmp_path / "few" / "pairs_train.jsonl")) < 50
 
 

@@ -6,8 +6,8 @@ Axes: ``B`` sequences, ``T`` tokens, ``V`` vocabulary, ``D`` width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import cast
 
 import torch
@@ -116,6 +116,18 @@ class Decoder(nn.Module):
         modules = self.modules_ahead()
         return [hidden_BTD, *look_ahead(modules, self.model.embed_tokens, hidden_BTD, next_BT, rotation, attend)]
 
+    def residuals(self, ids_BT: Tensor, depths: Sequence[int], *, branches: Branches | None = None) -> list[Tensor]:
+        """The residual stream ``[B, T, D]`` behind the first so many layers of the body, for each of ``depths`` from
+        the least on, before any norm; layers above the last are not computed."""
+        x_BTD = self.model.embed_tokens(ids_BT)
+        rotation, attend = self._plan(x_BTD, None, None, branches)
+        found = []
+        for below, depth in pairwise((0, *depths)):
+            for layer in islice(self.model.layers, below, depth):
+                x_BTD = layer(x_BTD, rotation, attend)
+            found.append(x_BTD)
+        return found
+
     def body_layers(self) -> nn.ModuleList:
         """The layers of the main model."""
         return nn.ModuleList(islice(self.model.layers, self.config.num_hidden_layers))
@@ -169,6 +181,17 @@ def build_empty_decoder(
         decoder.to_empty(device=device)
         decoder.tie()
     return decoder
+
+
+def first_layers(decoder: Decoder, depth: int) -> Decoder:
+    """The decoder's first ``depth`` layers, its tensors shared, behind them a norm whose weights are 1."""
+    config = decoder.config.model_copy(update={"num_hidden_layers": depth, "num_nextn_predict_layers": 0})
+    short = build_empty_decoder(config, device="meta")
+    tensors = decoder.state_dict()
+    tensors["model.norm.weight"] = torch.ones_like(tensors["model.norm.weight"])
+    short.load_state_dict({name: tensors[name] for name in short.state_dict()}, assign=True)
+    short.tie()
+    return short
 
 
 def build_decoder(config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.float32) -> Decoder:

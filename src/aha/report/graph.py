@@ -28,6 +28,7 @@ _KINDS = (
     "reject",
     "examples",
     "reward_model",
+    "reward_head",
     "evaluate",
 )
 

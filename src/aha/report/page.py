@@ -395,7 +395,7 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> str:
 def _preferences(run: Run) -> str:
     """A row and a reliability curve for each preference model that says how it did on texts it never saw."""
     rows, figures = [], []
-    for stage in run.of_kind("reward_model"):
+    for stage in (*run.of_kind("reward_model"), *run.of_kind("reward_head")):
         held_out = stage.metrics.get("held_out")
         if not stage.done or not held_out:
             continue

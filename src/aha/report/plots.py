@@ -204,6 +204,23 @@ def vote_plot(votes: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> s
 def reliability_plot(bins: Sequence[Mapping[str, Any]], title: str) -> str:
     """What a preference model predicts against what comes true, with intervals; on the line it is calibrated."""
     figure, axes = _figure()
+    _draw_reliability(axes, bins)
+    return _svg(figure, title, axes, "predicted, %", "came true, %")
+
+
+def save_reliability_figure(curves: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """The same of several models side by side, one PNG."""
+    with matplotlib.rc_context({"figure.facecolor": "white", "axes.facecolor": "white", "savefig.dpi": 110}):
+        figure = Figure(figsize=(4.4 * len(curves), 4.0), layout="constrained")
+        for axes, (title, bins) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+            _draw_reliability(axes, bins)
+            axes.set(xlabel="predicted, %", ylabel="came true, %")
+            axes.set_title(title, loc="left", fontsize=11.5, weight="bold")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="png", metadata={"Software": None})
+
+
+def _draw_reliability(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     start = 0.5 if min(b["low"] for b in bins) >= 0.5 else 0.0
     axes.plot([100 * start, 100], [100 * start, 100], color=INK, linewidth=1.0, linestyle=(0, (5, 3)))
     for b in bins:
@@ -213,7 +230,6 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]], title: str) -> str:
     axes.plot(places, shares, "o-", color=_BLUE, markersize=5)
     axes.set_xlim(100 * start, 100)
     _percent_axis(axes)
-    return _svg(figure, title, axes, "predicted, %", "came true, %")
 
 
 @_styled

@@ -97,7 +97,7 @@ svg.gantt{min-width:33rem;width:100%;max-width:52rem;font-size:11px}
 .chip rect{fill:var(--card);stroke:var(--line)}.chip text{font-size:10.5px;fill:var(--quiet)}
 .pending rect{stroke-dasharray:4 3}.pending text{opacity:.75}
 .kind-pretrain,.kind-tokenizer,.kind-foundation,.kind-problems{--tone:var(--series-6)}.kind-sft{--tone:var(--series-5)}
-.kind-rl{--tone:var(--series-0)}.kind-cold_start,.kind-reject,.kind-examples{--tone:var(--series-2)}.kind-reward_model{--tone:var(--series-3)}
+.kind-rl{--tone:var(--series-0)}.kind-cold_start,.kind-reject,.kind-examples{--tone:var(--series-2)}.kind-reward_model,.kind-reward_head{--tone:var(--series-3)}
 .kind-evaluate{--tone:var(--series-4)}.kind-other{--tone:var(--quiet)}
 .gantt text{fill:var(--ink)}.gantt .bar-time{fill:var(--quiet)}.bar{fill:var(--tone)}.rail{stroke:var(--line);stroke-width:1}
 .kinds{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.82rem;color:var(--quiet);margin:.4rem 0}

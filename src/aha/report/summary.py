@@ -24,6 +24,7 @@ def build_summary(run: Path) -> dict[str, Any]:
 
     ``stages`` maps each evaluated model to its evaluation's measures, with ``seconds`` of the stage that made the
     model (those of a comparison's arms stand in ``comparisons``, by arm, alone);
+    ``preferences`` has what the stages that learn from preferences measured;
     ``stale`` has the same of evaluations whose settings, inputs or code have changed since, which no finding counts;
     ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to; ``seconds`` is the sum
     over all stages.
@@ -61,6 +62,12 @@ def compute_summary(run: Run) -> dict[str, Any]:
             stage.name: {key: value for key, value in stage.metrics.items() if key != "seconds"}
             for stage in run.of_kind("compare")
             if stage.metrics and not stage.stale
+        },
+        "preferences": {
+            stage.name: {"kind": stage.kind, **_without_seconds(stage.metrics)}
+            for kind in ("preference_data", "states", "reward_model", "reward_head", "preference")
+            for stage in run.of_kind(kind)
+            if stage.done and not stage.stale
         },
         "missing": [stage.name for stage in whole.stages if not stage.done],
         "seconds": sum(stage.seconds or 0.0 for stage in whole.stages),

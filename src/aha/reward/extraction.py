@@ -1,5 +1,7 @@
 """The final answer of a response: from the answer tag, from a box, or after "the answer is" (R1v2 B.3.1: "in a box").
 
+Of a word problem also from a last line ``#### 18``, as GSM8K's own solutions end (Cobbe et al. 2021).
+
 Tasks whose checker says so look outside the tag as well; a later rule is asked only where an earlier one finds nothing.
 """
 
@@ -15,6 +17,7 @@ from aha.tasks.checkers import checker_of
 _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(r"\banswer\s*(?:is\b\s*:?|:)[*\s]*", re.IGNORECASE)
 _LEAD = re.compile(r"(?:(?:so|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?", re.IGNORECASE)
+_HASHES = re.compile(r"^####[ \t]*(\S*[0-9]\S*)[ \t]*$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 
 
@@ -42,6 +45,8 @@ def find_answer(problem: Problem, response: Response) -> Found | None:
     box = last_box(response.untagged)
     if box is not None:
         return Found(box, "box")
+    if problem.task == "word_problem" and (lines := _HASHES.findall(response.untagged)):
+        return Found(lines[-1], "line of ####")
     ends = [phrase.end() for phrase in _PHRASE.finditer(response.untagged)]
     said = _sentence(response.untagged[ends[-1] :]) if ends else ""
     return Found(said, "phrase") if said else None

@@ -38,7 +38,8 @@ def evaluate_model(
     weights = weights_digest(model_folder(path)) if keep else ""
     started = time.perf_counter()
     found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
-    about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template}
+    dtype = str(policy.decoder.head_weight.dtype).removeprefix("torch.")
+    about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template, "dtype": dtype}
     evaluation = _grade(about, found, {bench.name: dropped_golds(bench) for bench in benches})
     return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)
 
@@ -47,7 +48,7 @@ def evaluate_kept(folder: Path) -> Evaluation:
     """Grade what a folder of generations holds, with the verifiers of today."""
     kept = load_kept(folder)
     settings = next(iter(kept.values()))[0]
-    about = {key: settings[key] for key in ("model", "temperature", "top_p", "seed", "template")}
+    about = {key: settings[key] for key in ("model", "temperature", "top_p", "seed", "template", "dtype")}
     dropped = {name: settings["dropped_golds"] for name, (settings, _) in kept.items()}
     return _grade(about, {name: rows for name, (_, rows) in kept.items()}, dropped)
 

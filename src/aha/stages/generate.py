@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from aha.errors import DataError
 from aha.model.config_file import model_folder
 from aha.records import FinishReason
@@ -61,17 +63,20 @@ class Vote:
     abstained: int
 
 
-def open_model(path: Path, *, template: str | None) -> tuple[Policy, str]:
+def open_model(
+    path: Path, *, template: str | None, dtype: torch.dtype = torch.float32
+) -> tuple[Policy, str]:
     """The model of a stage, run or Hugging Face folder, and where its template is from, for people.
 
     ``template`` comes first, then the folder's own; a folder without one gets DeepSeek-R1-Zero's.
     """
     folder = model_folder(path)
     if template is not None:
-        return load_policy(folder, template=template), "given"
+        return load_policy(folder, template=template, dtype=dtype), "given"
     if (folder / TEMPLATE_FILE).is_file():
-        return load_policy(folder), f"from {folder / TEMPLATE_FILE}"
-    return load_policy(folder, template=R1_ZERO_TEMPLATE), f"DeepSeek-R1-Zero's, as {folder} has no {TEMPLATE_FILE}"
+        return load_policy(folder, dtype=dtype), f"from {folder / TEMPLATE_FILE}"
+    policy = load_policy(folder, template=R1_ZERO_TEMPLATE, dtype=dtype)
+    return policy, f"DeepSeek-R1-Zero's, as {folder} has no {TEMPLATE_FILE}"
 
 
 def room_for_new_tokens(

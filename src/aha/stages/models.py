@@ -89,8 +89,9 @@ def save_policy(policy: Policy, folder: Path) -> None:
     write_json_atomic(folder / TEMPLATE_FILE, {"template": policy.renderer.template})
 
 
-def load_policy(folder: Path, *, template: str | None = None) -> Policy:
-    """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given, onto the best device.
+def load_policy(folder: Path, *, template: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:
+    """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given, onto the best device, its
+    weights as ``dtype``.
 
     ``CheckpointError`` when the tokenizer knows ids that the model has no embedding for, or there is no template.
     """
@@ -103,7 +104,7 @@ def load_policy(folder: Path, *, template: str | None = None) -> Policy:
             )
         template = str(read_json(path)["template"])
     renderer = Renderer(tokenizer, template)
-    decoder, config = load_model(folder)
+    decoder, config = load_model(folder, dtype=dtype)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do "

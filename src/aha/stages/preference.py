@@ -21,6 +21,7 @@ from aha.data.preference_files import load_pairs
 from aha.data.preferences import Pair
 from aha.errors import DataError, SettingError, nearest
 from aha.evaluate.estimators import mean_interval, share_interval
+from aha.model.precision import Precision, use_precision
 from aha.objective.direct import PREFERENCES, Preference, compute_score
 from aha.records import StageResult
 from aha.stages.context import Context
@@ -40,7 +41,8 @@ from aha.util.seeds import python_rng
 class Settings(Frozen):
     """``algorithm`` is a row of objective/direct.py; ``beta`` and ``margin`` replace the row's where given. ``batch``
     pairs an update, in micro-batches of ``token_budget`` tokens; pairs longer than ``longest`` tokens are left out.
-    ``balance`` keeps the load of experts even. Only the last ``layers`` of the body learn (0: all)."""
+    ``balance`` keeps the load of experts even. Only the last ``layers`` of the body learn (0: all). ``precision`` is
+    that of the linear maps' products; weights stay float32."""
 
     algorithm: str = "dpo"
     beta: Rate | None = None
@@ -54,6 +56,7 @@ class Settings(Frozen):
     token_budget: Count = 4_096
     longest: Count = 8_192
     layers: Amount = 0
+    precision: Precision = "float32"
     balance: Balance = Balance()
 
     @model_validator(mode="after")
@@ -68,6 +71,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     row = resolve_preference(settings)
     policy = load_policy(inputs["init"] / "model")
     decoder = policy.decoder
+    use_precision(decoder, settings.precision)
     paths = (inputs["preferences"] / f"pairs_{name}.jsonl" for name in ("train", "test"))
     train, test = (_fitting(load_pairs(path), policy, settings) for path in paths)
     others = _others(train) if row.needs_baseline else []

@@ -6,6 +6,7 @@ Writes ``pairs_train.jsonl`` and ``pairs_test.jsonl``, or ``labelled_train.jsonl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from aha.util.seeds import python_rng
 class Settings(Frozen):
     """``file`` is read by data/preference_files.py. Judged pairs need a gap over ``gap``; ``balance``
     keeps training pairs in which the longer and the shorter text are chosen equally often. At most ``train`` and
-    ``test`` rows are taken, drawn at random (0: all), of texts of at most ``longest`` characters, prompt included."""
+    ``test`` rows are taken, drawn at random (0: all), of texts of at most ``longest`` characters, prompt included. Of
+    a longer prompt the last ``prompt_tail`` characters stay (0: all): in a dialogue the end matters."""
 
     file: Path
     gap: NotNegative = GAP
@@ -30,6 +32,7 @@ class Settings(Frozen):
     train: Amount = 0
     test: Amount = 0
     longest: Count = 100_000
+    prompt_tail: Amount = 0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -37,7 +40,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     found = load_preference_file(settings.file, gap=settings.gap)
     rng = python_rng(context.seed, "preferences")
     metrics: dict[str, Any] = {"dropped": dict(found.dropped)}
-    for name, rows, most in (("train", found.train, settings.train), ("test", found.test, settings.test)):
+    test = [_cut(row, settings.prompt_tail) for row in found.test]
+    tested = {row.problem.prompt for row in test}
+    train = [_cut(row, settings.prompt_tail) for row in found.train]
+    train = [row for row in train if row.problem.prompt not in tested]
+    if len(train) < len(found.train):
+        metrics["dropped"]["the end of the prompt is tested"] = len(found.train) - len(train)
+    for name, rows, most in (("train", train, settings.train), ("test", test, settings.test)):
         kept: list[Any] = [row for row in rows if _longest(row) <= settings.longest]
         if len(kept) < len(rows):
             metrics["dropped"][f"too long ({name})"] = len(rows) - len(kept)
@@ -58,6 +67,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             metrics[f"lengths_{name}"] = _lengths(kept)
         metrics[name] = len(kept)
     return StageResult(metrics)
+
+
+def _cut(row: Pair | Labelled, tail: int) -> Pair | Labelled:
+    return replace(row, problem=replace(row.problem, prompt=row.problem.prompt[-tail:])) if tail else row
 
 
 def _longest(row: Pair | Labelled) -> int:

@@ -5,23 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from aha.config import Amount, Count, Frozen, NotNegative, Rate
-from aha.data.preference_files import load_labelled, load_pairs
 from aha.data.preferences import Pair, is_harmful, make_pair
 from aha.data.problems import load_problems
-from aha.errors import DataError, SettingError
-from aha.evaluate.preference import label_report, pair_report
+from aha.errors import DataError
 from aha.model.heads import RewardModel, save_reward_model
-from aha.records import Problem, StageResult
-from aha.reward.learned import judge_ids, pad_right, text_to_judge
-from aha.reward.response import TAGS, read_response
+from aha.records import StageResult
+from aha.reward.learned import Reads, pad_right
 from aha.stages.context import Context
+from aha.stages.judged_texts import Item, Loss, items_of_pairs, load_items, report_of, sides
 from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, load_policy, train_last_layers
 from aha.train.balance import Balance
@@ -46,8 +43,8 @@ class Settings(Frozen):
     ``preferences``; texts of those longer than ``longest`` tokens are left out. Only the last ``layers`` of the
     body learn (0: all). ``balance`` keeps the load of experts even."""
 
-    reads: Literal["answer", "everything"]
-    loss: Literal["pairwise", "pointwise"] = "pairwise"
+    reads: Reads
+    loss: Loss = "pairwise"
     margin: NotNegative = 0.0
     pairs: Count = 1_200
     held_out_pairs: Count = 200
@@ -58,20 +55,6 @@ class Settings(Frozen):
     longest: Count = 8_192
     layers: Amount = 0
     balance: Balance = Balance()
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A pair as ids, or, without a second text, a text with its label."""
-
-    first: tuple[int, ...]
-    second: tuple[int, ...] = ()
-    margin: float = 0.0
-    label: float = 1.0
-
-    @property
-    def size(self) -> int:
-        return max(len(self.first), len(self.second))
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -106,8 +89,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if context.save_due():
             state.save(context.out / "state")
         context.progress(state.step, total, loss=metrics["loss"], accuracy=metrics["accuracy"])
-    held_out = _report(model, test, policy)
-    known = [_scores(model, texts, policy) for texts in _sides(train[:200])]
+    held_out = report_of([_scores(model, texts, policy) for texts in sides(test)], test)
+    known = [_scores(model, texts, policy) for texts in sides(train[:200])]
     save_reward_model(model, policy.config, context.out / "model")
     policy.tokenizer.save(context.out / "model")
     offset = float(torch.cat(known).mean()) if settings.loss == "pairwise" else 0.0
@@ -130,26 +113,13 @@ def _step(
 
 def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Policy, seed: int) -> list[Item]:
     """What is trained on or tested, in the order in which it is."""
-
-    def ids(problem: Problem, text: str) -> tuple[int, ...]:
-        return judge_ids(policy.renderer, problem, _read(text, settings.reads))
-
-    if "preferences" not in inputs:
-        count = settings.pairs if name == "train" else settings.held_out_pairs
-        pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
-    elif (inputs["preferences"] / f"labelled_{name}.jsonl").exists():
-        if settings.loss == "pairwise":
-            raise SettingError(f"{inputs['preferences']} has labels, not pairs: set loss=pointwise, or give pairs")
-        labelled = load_labelled(inputs["preferences"] / f"labelled_{name}.jsonl")
-        return _shuffled([Item(ids(t.problem, t.text), label=t.label) for t in labelled], name, settings, seed)
-    else:
-        pairs = load_pairs(inputs["preferences"] / f"pairs_{name}.jsonl")
-    items = [Item(ids(p.problem, p.chosen), ids(p.problem, p.rejected), p.margin) for p in pairs]
-    if settings.loss == "pointwise":
-        items = [Item(text, label=label) for i in items for text, label in ((i.first, 1.0), (i.second, 0.0))]
-    elif "preferences" not in inputs:
-        return items  # drawn at random already
-    return _shuffled(items, name, settings, seed)
+    if "preferences" in inputs:
+        items = load_items(inputs["preferences"], name, settings.reads, settings.loss, policy.renderer)
+        return _shuffled(items, name, settings, seed)
+    count = settings.pairs if name == "train" else settings.held_out_pairs
+    pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
+    items = items_of_pairs(pairs, settings.reads, settings.loss, policy.renderer)
+    return items if settings.loss == "pairwise" else _shuffled(items, name, settings, seed)  # pairs are drawn at random
 
 
 def _shuffled(items: Sequence[Item], name: str, settings: Settings, seed: int) -> list[Item]:
@@ -160,23 +130,12 @@ def _shuffled(items: Sequence[Item], name: str, settings: Settings, seed: int) -
     return kept
 
 
-def _read(text: str, reads: Literal["answer", "everything"]) -> str:
-    """What the model sees of a text; a text without any of the tags is all answer."""
-    return text_to_judge(read_response(text), reads) if any(tag in text for tag in TAGS) else text
-
-
 def _pairs(path: Path, count: int, settings: Settings, seed: int) -> list[Pair]:
     problems = [p for p in load_problems(path) if is_harmful(p) == (settings.reads == "everything")]
     if not problems:
         raise DataError(f"{path} has no prompt that a model which reads {settings.reads} would judge")
     rng = python_rng(seed, "pairs", path.name)
     return [make_pair(rng.choice(problems), rng) for _ in range(count)]
-
-
-def _sides(items: Sequence[Item]) -> list[list[tuple[int, ...]]]:
-    """First texts, then second ones where there are."""
-    sides = [[item.first for item in items], [item.second for item in items]]
-    return sides if items[0].second else sides[:1]
 
 
 def _scores(model: RewardModel, texts: Sequence[tuple[int, ...]], policy: Policy) -> torch.Tensor:
@@ -187,11 +146,3 @@ def _scores(model: RewardModel, texts: Sequence[tuple[int, ...]], policy: Policy
             scores = model(*pad_right([texts[i] for i in sorted(rows)], policy.tokenizer.pad_id))
         found[sorted(rows)] = scores.float().cpu()
     return found
-
-
-def _report(model: RewardModel, items: Sequence[Item], policy: Policy) -> dict[str, Any]:
-    scores = [_scores(model, texts, policy).tolist() for texts in _sides(items)]
-    lengths = [[len(text) for text in texts] for texts in _sides(items)]
-    if len(scores) == 2:
-        return pair_report(scores[0], scores[1], lengths[0], lengths[1])
-    return label_report(scores[0], [item.label for item in items], lengths[0])

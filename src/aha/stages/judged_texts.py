@@ -1,0 +1,83 @@
+"""The texts that preference models learn from and are tested on, as ids: pairs, or single texts with a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from aha.data.preference_files import load_labelled, load_pairs
+from aha.data.preferences import Pair
+from aha.errors import SettingError
+from aha.evaluate.preference import label_report, pair_report
+from aha.reward.learned import Reads, text_to_judge
+from aha.reward.response import TAGS, read_response
+from aha.tokens.render import Renderer
+
+Loss = Literal["pairwise", "pointwise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A pair as ids, or, without a second text, a text with its label. The first ``prompt`` ids are the question."""
+
+    first: tuple[int, ...]
+    second: tuple[int, ...] = ()
+    margin: float = 0.0
+    label: float = 1.0
+    prompt: int = 0
+
+    @property
+    def size(self) -> int:
+        return max(len(self.first), len(self.second))
+
+
+def load_items(folder: Path, name: str, reads: Reads, loss: Loss, renderer: Renderer) -> list[Item]:
+    """The side ``name`` of what stages/preference_data.py wrote into ``folder``."""
+    labelled = folder / f"labelled_{name}.jsonl"
+    if not labelled.exists():
+        return items_of_pairs(load_pairs(folder / f"pairs_{name}.jsonl"), reads, loss, renderer)
+    if loss == "pairwise":
+        raise SettingError(f"{folder} has labels, not pairs: set loss=pointwise, or give pairs")
+    return [_item(renderer, t.problem.prompt, [t.text], reads, label=t.label) for t in load_labelled(labelled)]
+
+
+def items_of_pairs(pairs: Sequence[Pair], reads: Reads, loss: Loss, renderer: Renderer) -> list[Item]:
+    """Of a pair the chosen text is good and the rejected one bad, where each is judged by itself."""
+    if loss == "pairwise":
+        return [_item(renderer, p.problem.prompt, [p.chosen, p.rejected], reads, margin=p.margin) for p in pairs]
+    return [
+        _item(renderer, p.problem.prompt, [text], reads, label=label)
+        for p in pairs
+        for text, label in ((p.chosen, 1.0), (p.rejected, 0.0))
+    ]
+
+
+def sides(items: Sequence[Item]) -> list[list[tuple[int, ...]]]:
+    """First texts, then second ones where there are."""
+    found = [[item.first for item in items], [item.second for item in items]]
+    return found if items[0].second else found[:1]
+
+
+def report_of(scores: Sequence[Tensor], items: Sequence[Item]) -> dict[str, Any]:
+    """What scores of ``sides(items)`` are worth."""
+    lengths = [[len(text) for text in texts] for texts in sides(items)]
+    if len(scores) == 2:
+        return pair_report(scores[0].tolist(), scores[1].tolist(), lengths[0], lengths[1])
+    return label_report(scores[0].tolist(), [item.label for item in items], lengths[0])
+
+
+def _item(
+    renderer: Renderer, question: str, texts: Sequence[str], reads: Reads, *, margin: float = 0.0, label: float = 1.0
+) -> Item:
+    examples = [renderer.example(question, _read(text, reads)) for text in texts]
+    first, *second = (example.ids for example in examples)
+    return Item(first, second[0] if second else (), margin, label, examples[0].loss_mask.count(0))
+
+
+def _read(text: str, reads: Reads) -> str:
+    """What the model sees of a text; a text without any of the tags is all answer."""
+    return text_to_judge(read_response(text), reads) if any(tag in text for tag in TAGS) else text
