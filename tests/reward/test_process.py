@@ -12,7 +12,7 @@ from torch import nn
 from aha.errors import DataError
 from aha.model.heads import ProcessRewardModel, load_process_reward_model, save_process_reward_model
 from aha.records import Completion, FinishReason
-from aha.reward.process import label_steps, score_steps
+from aha.reward.process import StepScorer, label_steps, score_steps
 from aha.reward.response import read_response
 from aha.reward.steps import step_ends
 from aha.rollout.engine import SamplingParams
@@ -137,6 +137,32 @@ def test_scores_are_those_of_each_beginning_alone() -> None:
             hidden = model.decoder(whole)[0, -1]
             expected = torch.sigmoid(hidden @ model.score[0] + model.bias[0]).item()
             assert score == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_a_scorer_that_keeps_what_it_read_scores_alike_and_reads_once(
+    kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "off":
+        monkeypatch.setattr("aha.rollout.native.engine.load_kernels", lambda: None)
+    model, words = scored_model(), word_tokenizer()
+    scorer = StepScorer(model, words, room=1 << 20)
+    first, second = (tuple(words.encode(f"compute {n} #1 + 2 ?")) for n in (1, 3))
+    said = ["first 1 #1 + 2 = 3 .", "first 1 #1 + 2 = 3 . then 4 .", "first 1 #1 + 2 = 3 . then 4 . 5", "first 7 ."]
+    one, more, whole, other = (tuple(words.encode(text)) for text in said)
+    tokens = 0
+    for texts, read in (
+        ([(first, one), (first, other), (second, one)], len(first) + len(second) + 2 * len(one) + len(other)),
+        ([(first, more), (first, whole)], len(more) + len(whole) - 2 * len(one)),  # neither knows of the other yet
+        ([(first, whole)], 1),  # the last token of a text is always read
+    ):
+        got, expected = scorer(texts), score_steps(model, words, texts)
+        assert [len(own) for own in got] == [len(own) for own in expected]
+        assert [s for own in got for s in own] == pytest.approx([s for own in expected for s in own], abs=1e-5)
+        tokens += read
+        assert scorer.read_tokens == tokens
+    small = StepScorer(model, words, room=1)  # nothing fits: every text is read whole, its prompt once before
+    assert small([(first, more)])[0] == pytest.approx(scorer([(first, more)])[0], abs=1e-5)
 
 
 def test_a_step_of_training_starts_at_log_two_and_does_not_see_the_split() -> None:

@@ -11,6 +11,7 @@ from aha.model.heads import ProcessRewardModel
 from aha.reward.learned import pad_right
 from aha.reward.steps import step_ends
 from aha.rollout.engine import Engine, SamplingParams
+from aha.rollout.native.reader import Reader
 from aha.tokens.tokenizer import Tokenizer
 from aha.util.seeds import stream
 
@@ -36,6 +37,29 @@ def score_steps(
         for i, own in zip(rows, ends, strict=True):
             scores[i] = tuple(next(chances) for _ in own)
     return scores
+
+
+class StepScorer:
+    """``score_steps`` for texts that come again, longer: what was scored of a text is kept, and not read again.
+
+    It has a copy of the model's weights. ``room`` is what the kept texts may take, in bytes.
+    """
+
+    def __init__(self, model: ProcessRewardModel, tokenizer: Tokenizer, *, room: int) -> None:
+        self._reader = Reader(model.decoder.config, model.decoder, model.score, model.bias, prefix_bytes=room)
+        self._tokenizer = tokenizer
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that were read since the scorer was made."""
+        return self._reader.read_tokens
+
+    def __call__(self, texts: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        ends = [step_ends(self._tokenizer.pieces(ids)) for _, ids in texts]
+        logits = self._reader.read(texts)
+        wanted = torch.cat([own_T[list(own)] for own_T, own in zip(logits, ends, strict=True)])
+        chances = iter(torch.sigmoid(wanted).tolist())
+        return [tuple(next(chances) for _ in own) for own in ends]
 
 
 def label_steps(

@@ -8,7 +8,7 @@ from pathlib import Path as Folder
 
 from aha.records import Problem
 from aha.reward.extraction import find_answer
-from aha.reward.process import score_steps
+from aha.reward.process import StepScorer
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
@@ -55,9 +55,10 @@ def build_search_engine(policy: Policy) -> NativeEngine:
 
 
 def load_scorer(folder: Folder, policy: Policy) -> Scorer:
-    """The model of ``load_step_model`` as a scorer of paths."""
+    """The model of ``load_step_model`` as a scorer of paths; it reads what continues an earlier path from there on."""
     model = load_step_model(folder, policy)
-    return lambda paths: score_steps(model, policy.tokenizer, [(path.prompt_ids, path.token_ids) for path in paths])
+    score = StepScorer(model, policy.tokenizer, room=cache_bytes(model.score.device) // 4)
+    return lambda paths: score([(path.prompt_ids, path.token_ids) for path in paths])
 
 
 def read_path(path: Path, policy: Policy) -> Response:
