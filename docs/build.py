@@ -447,6 +447,31 @@ def _percent(share: float, *, sign: str = "") -> str:
     return f"{100 * share:{sign}.3g} %"
 
 
+def coverage(results: Results, root: Path) -> str:
+    """What ``benchmarks/coverage.py`` found: a row a setting, a column an estimator."""
+    if (found := _measured(root, "coverage")) is None:
+        return ""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        settings.setdefault(row["like"], []).append(row)
+    rows = [
+        (like, *(str(own[0][key]) for key in ("problems", "samples")), f"{100 * own[0]['truth']:.0f} %")
+        + tuple(f"{100 * row['covered']:.1f}" for row in own)
+        for like, own in settings.items()
+    ]
+    columns = [row["of"] for row in next(iter(settings.values()))]
+    headings = ("problems like", "problems", "samples", "true pass@1", *columns)
+    shares = [row["covered"] for row in found["rows"]]
+    within = sum(0.93 <= share <= 0.97 for share in shares)
+    outside = ", ".join(
+        f"{row['of']} of {row['like']} (true value {100 * row['truth']:.1f} %)"
+        for row in found["rows"]
+        if not 0.93 <= row["covered"] <= 0.97
+    )
+    words = f"{within} of {len(shares)} are from 93 to 97 %" + (f"; outside: {outside}." if outside else ".")
+    return f"{_table(headings, rows)}\n\n{words}"
+
+
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -491,6 +516,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "mtp": mtp,
     "mtp-time": mtp_time,
     "fp8": fp8,
+    "coverage": coverage,
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),

@@ -30,10 +30,11 @@ def score_steps(
         rows = order[start : start + ROWS]
         ends = [step_ends(tokenizer.pieces(texts[i][1])) for i in rows]
         ids_BT, _ = pad_right([texts[i][0] + texts[i][1] for i in rows], tokenizer.pad_id)
+        starts_B = torch.tensor([len(texts[i][0]) for i in rows])
         rows_N = torch.tensor([row for row, own in enumerate(ends) for _ in own])
         places_N = torch.tensor([len(texts[i][0]) + end for i, own in zip(rows, ends, strict=True) for end in own])
         with torch.inference_mode():
-            chances = iter(torch.sigmoid(model(ids_BT, rows_N, places_N).float()).tolist())
+            chances = iter(torch.sigmoid(model(ids_BT, starts_B, rows_N, places_N).float()).tolist())
         for i, own in zip(rows, ends, strict=True):
             scores[i] = tuple(next(chances) for _ in own)
     return scores
@@ -46,7 +47,7 @@ class StepScorer:
     """
 
     def __init__(self, model: ProcessRewardModel, tokenizer: Tokenizer, *, room: int) -> None:
-        self._reader = Reader(model.decoder.config, model.decoder, model.score, model.bias, prefix_bytes=room)
+        self._reader = Reader(model, prefix_bytes=room)
         self._tokenizer = tokenizer
 
     @property
