@@ -36,6 +36,7 @@ from aha.report.comparisons import curves_of, gains, markdown
 from aha.report.names import percent
 from aha.report.plots import save_comparison_figure, save_readme_figure
 from aha.report.reading import Run, load_run
+from aha.report.scaling import scaling_sentences
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
@@ -472,6 +473,41 @@ def coverage(results: Results, root: Path) -> str:
     return f"{_table(headings, rows)}\n\n{words}"
 
 
+def search_of(name: str) -> Callable[[Results, Path], str]:
+    """What ``aha bench search`` found, kept as ``search_NAME.json``: picture, table, and what that says."""
+
+    def block(results: Results, root: Path) -> str:
+        if (found := _measured(root, f"search_{name}")) is None:
+            return ""
+        words = "Accuracy against generated tokens of every strategy, with 95 % intervals, and pass@k above"
+        budgets = sorted({row["budget"] for row in found["rows"]})
+        shares: dict[str, dict[int, str]] = {}
+        for row in found["rows"]:
+            own = row["accuracy"]
+            cell = f"{100 * own['value']:.1f} ({100 * own['low']:.1f}–{100 * own['high']:.1f})"
+            shares.setdefault(row["strategy"], {})[row["budget"]] = cell
+        shares["pass@k"] = {row["k"]: f"{100 * row['value']:.1f}" for row in found["oracle"]}
+        rows = [(strategy, *(own.get(n, "") for n in budgets)) for strategy, own in shares.items()]
+        table = _table(("strategy, %", *(f"N = {n}" for n in budgets)), rows)
+        said = "\n".join(f"- {sentence[0].upper()}{sentence[1:]}." for sentence in scaling_sentences(found))
+        setting = found["setting"]
+        under = f"{found['problems']} problems of `{found['bench']}`, temperature {setting['temperature']:g}."
+        return f"![{words}](figures/search_{name}.png)\n\n{under}\n\n{table}\n\n{said}"
+
+    return block
+
+
+def scorers_of(recipe: str) -> Callable[[Results, Path], str]:
+    """What the labels and the process reward models of a recipe are worth: the runs' findings on them."""
+
+    def block(results: Results, root: Path) -> str:
+        summary = _first(results, recipe)
+        found = [] if summary is None else [f for f in summary["findings"] if f["key"] == "step_labels"]
+        return "\n".join(finding["sentence"] for finding in found)
+
+    return block
+
+
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -517,6 +553,12 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "mtp-time": mtp_time,
     "fp8": fp8,
     "coverage": coverage,
+    "search-student": search_of("student"),
+    "search-r1": search_of("r1"),
+    "search_tiny-scorer": scorers_of("search_tiny"),
+    "unsuccessful_tiny-scorer": scorers_of("unsuccessful_tiny"),
+    "unsuccessful_tiny-arms": arms_of("unsuccessful_tiny"),
+    "unsuccessful_tiny-settings": settings_of("unsuccessful_tiny"),
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),

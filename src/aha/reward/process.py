@@ -56,11 +56,13 @@ class StepScorer:
         return self._reader.read_tokens
 
     def __call__(self, texts: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
-        ends = [step_ends(self._tokenizer.pieces(ids)) for _, ids in texts]
-        logits = self._reader.read(texts)
+        different = list(dict.fromkeys(texts))
+        ends = [step_ends(self._tokenizer.pieces(ids)) for _, ids in different]
+        logits = self._reader.read(different)
         wanted = torch.cat([own_T[list(own)] for own_T, own in zip(logits, ends, strict=True)])
         chances = iter(torch.sigmoid(wanted).tolist())
-        return [tuple(next(chances) for _ in own) for own in ends]
+        scores = {text: tuple(next(chances) for _ in own) for text, own in zip(different, ends, strict=True)}
+        return [scores[text] for text in texts]
 
 
 def label_steps(

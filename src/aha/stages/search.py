@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as Folder
@@ -51,6 +52,7 @@ def build_search_engine(policy: Policy) -> NativeEngine:
         device=head.device,
     )
     sync_weights(engine, policy.decoder, version=0)
+    gc.freeze()  # what is loaded stays: a search makes many small objects, and the collector walks through all others
     return engine
 
 
@@ -68,11 +70,14 @@ def read_path(path: Path, policy: Policy) -> Response:
 
 
 def answer_key(problem: Problem, policy: Policy) -> Key:
-    """What a vote on ``problem`` counts as one answer, by its checker."""
+    """What a vote on ``problem`` counts as one answer, by its checker; equal texts are read once."""
+    known: dict[tuple[int, ...], str | None] = {}
 
     def key(path: Path) -> str | None:
-        found = find_answer(problem, read_path(path, policy))
-        return None if found is None else checker_of(problem).vote_key(found.text)
+        if path.token_ids not in known:
+            found = find_answer(problem, read_path(path, policy))
+            known[path.token_ids] = None if found is None else checker_of(problem).vote_key(found.text)
+        return known[path.token_ids]
 
     return key
 

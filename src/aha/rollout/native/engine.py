@@ -216,15 +216,27 @@ class NativeEngine:
             finished = self._judge(reported, params)
             if finished:
                 slots = list(finished)
-                caches = runner.keep(slots) if self._prefixes is not None else [None] * len(slots)
-                for slot, cache, (tokens, logprobs) in zip(slots, caches, runner.collect(slots), strict=True):
-                    row = scheduler.row(slot)
+                rows = [scheduler.row(slot) for slot in slots]
+                said = runner.collect(slots)
+                for slot, row, (tokens, logprobs) in zip(slots, rows, said, strict=True):
                     self.sampled_tokens += len(tokens)
-                    if self._prefixes is not None and cache is not None:
-                        more = hash_beginnings(tokens[:-1], hashes[row.group])
-                        prompt = prompts[row.group]
-                        self._prefixes.store((*prompt, *tokens[:-1]), more, cache, behind=len(prompt))
                     results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
+                if self._prefixes is not None:
+                    texts = [
+                        (prompts[row.group], tokens[:-1], hash_beginnings(tokens[:-1], hashes[row.group]))
+                        for row, (tokens, _) in zip(rows, said, strict=True)
+                    ]
+                    self._keep(self._prefixes, slots, texts)
+
+    def _keep(
+        self, cache: PrefixCache, slots: Sequence[int], texts: Sequence[tuple[Sequence[int], list[int], list[int]]]
+    ) -> None:
+        """Copies what each slot has read of its (prompt, completion, numbers of the beginnings); equal texts once."""
+        new = {numbers[-1]: i for i, (_, _, numbers) in enumerate(texts) if not cache.holds(numbers)}
+        kept: list[Any] = self._runner.keep([slots[i] for i in new.values()])
+        for i, own in zip(new.values(), kept, strict=True):
+            prompt, ids, numbers = texts[i]
+            cache.store((*prompt, *ids), numbers, own, behind=len(prompt))
 
     def _read(
         self, order: Sequence[int], prompts: Sequence[Sequence[int]], hashes: Mapping[int, list[int]]

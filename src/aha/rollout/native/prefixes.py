@@ -53,7 +53,7 @@ class Past(NamedTuple):
 class _Entry(NamedTuple):
     ids: tuple[int, ...]
     kept: Kept
-    numbers: list[int]  # hashes of the beginnings that it alone answers for
+    numbers: tuple[int, ...]  # hashes of the beginnings that it alone answers for
 
 
 class PrefixCache:
@@ -83,9 +83,9 @@ class PrefixCache:
             return
         if behind and hashes[behind - 1] in self._entries:
             self._entries.move_to_end(hashes[behind - 1])
-            numbers = hashes[behind:]
+            numbers = tuple(hashes[behind:])
         else:
-            numbers = hashes
+            numbers = tuple(hashes)
         self._entries[key] = _Entry(tuple(ids), kept, numbers)
         self._num_bytes += size
         self._where.update(dict.fromkeys(numbers, key))
@@ -95,6 +95,10 @@ class PrefixCache:
             for number in entry.numbers:
                 if self._where.get(number) == oldest:
                     del self._where[number]
+
+    def holds(self, hashes: list[int]) -> bool:
+        """Whether a text of these numbers is an entry of its own."""
+        return hashes[-1] in self._entries
 
     def has(self, ids: Sequence[int], hashes: list[int]) -> bool:
         """Whether all of ``ids`` is known."""
