@@ -87,7 +87,8 @@ def _draw(run: Run, summary: Mapping[str, Any], path: Path) -> None:
     for stage in run.of_kind("compare"):
         save_comparison_figure(gains(summary["comparisons"][stage.name]), curves_of(run, stage), path)
         return
-    save_readme_figure(run.folder, path)
+    if summary["stages"]:
+        save_readme_figure(run.folder, path)
 
 
 def _check_settings(run: Path) -> None:
@@ -95,14 +96,19 @@ def _check_settings(run: Path) -> None:
     made = read_json(run / "recipe.json")
     assignments = [f"{name}={value}" for name, value in made["arguments"].items() if value != ""]
     now = canonical(describe(load_pipeline(made["recipe"], assignments)[0]))
-    before = {stage["name"]: stage["settings"] for stage in made["stages"]}
-    after = {stage["name"]: stage["settings"] for stage in now["stages"]}
+    before, after = ({stage["name"]: _settings_of(stage) for stage in own["stages"]} for own in (made, now))
     if before.keys() != after.keys():
         names = ", ".join(sorted(before.keys() ^ after.keys()))
         raise UsageError(f"{run} has other stages than the recipe now: {names}")
     changed = [f"{name}.{what}" for name in after for what in settings_changed(before[name], after[name])]
     if changed:
         raise UsageError(f"{run} was made with other settings than the recipe has: {'; '.join(changed)}")
+
+
+def _settings_of(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the place where a model from outside lay."""
+    dropped = {"folder"} if stage["kind"] == "foundation" else set()
+    return {name: value for name, value in stage["settings"].items() if name not in dropped}
 
 
 def load_results(root: Path) -> dict[str, list[dict[str, Any]]]:
@@ -176,8 +182,9 @@ def seeds_of(recipe: str) -> Callable[[Results, Path], str]:
     return lambda results, root: seeds_table(results[recipe]) if results.get(recipe) else ""
 
 
-def findings_of(recipe: str) -> Callable[[Results, Path], str]:
-    """The report's sentences for the run with the lowest seed, beside what the paper says."""
+def findings_of(recipe: str, keys: str = "") -> Callable[[Results, Path], str]:
+    """The report's sentences for the run with the lowest seed, beside what the paper says; of findings whose key begins
+    with ``keys``."""
 
     def block(results: Results, root: Path) -> str:
         summary = _first(results, recipe)
@@ -187,6 +194,7 @@ def findings_of(recipe: str) -> Callable[[Results, Path], str]:
             f"- **{finding['title']}**: {finding['outcome']}. {finding['sentence']} "
             f"Paper: {finding['paper']} ({finding['source']})"
             for finding in summary["findings"]
+            if finding["key"].startswith(keys)
         )
 
     return block
@@ -497,17 +505,6 @@ def search_of(name: str) -> Callable[[Results, Path], str]:
     return block
 
 
-def scorers_of(recipe: str) -> Callable[[Results, Path], str]:
-    """What the labels and the process reward models of a recipe are worth: the runs' findings on them."""
-
-    def block(results: Results, root: Path) -> str:
-        summary = _first(results, recipe)
-        found = [] if summary is None else [f for f in summary["findings"] if f["key"] == "step_labels"]
-        return "\n".join(finding["sentence"] for finding in found)
-
-    return block
-
-
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -555,8 +552,9 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "coverage": coverage,
     "search-student": search_of("student"),
     "search-r1": search_of("r1"),
-    "search_tiny-scorer": scorers_of("search_tiny"),
-    "unsuccessful_tiny-scorer": scorers_of("unsuccessful_tiny"),
+    "search-countdown": search_of("countdown"),
+    "search_tiny-scorer": findings_of("search_tiny"),
+    "unsuccessful_tiny-scorer": findings_of("unsuccessful_tiny", "step_labels"),
     "unsuccessful_tiny-arms": arms_of("unsuccessful_tiny"),
     "unsuccessful_tiny-settings": settings_of("unsuccessful_tiny"),
     "sizes": sizes,
@@ -565,6 +563,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "r1_tiny-stages": stages_of("r1_tiny"),
     "r1_tiny-seeds": seeds_of("r1_tiny"),
     "r1_tiny-findings": findings_of("r1_tiny"),
+    "r1_tiny-last-stage": findings_of("r1_tiny", "last_stage"),
     "controls_tiny-arms": arms_of("controls_tiny"),
     "controls_tiny-settings": settings_of("controls_tiny"),
     "distill_tiny-arms": arms_of("distill_tiny"),
