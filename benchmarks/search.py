@@ -50,5 +50,6 @@ def measure(
     costs = measure_costs(policy, judge, problems[:TIMED], params, seed=seed)
     if picture is not None:
         save_scaling_figure(found, picture)
-    about = {"benchmark": "search", "bench": bench, "template": origin}
+    setting = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    about = {"benchmark": "search", "bench": bench, "template": origin, "setting": setting}
     return {**about, **found, "costs": costs, "versions": versions("torch")}

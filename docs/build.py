@@ -36,6 +36,7 @@ from aha.report.comparisons import curves_of, gains, markdown
 from aha.report.names import percent
 from aha.report.plots import save_comparison_figure, save_readme_figure, save_reliability_figure
 from aha.report.reading import Run, load_run
+from aha.report.scaling import scaling_sentences
 from aha.report.summary import compute_summary
 from aha.report.tables import markdown_stage_table, seeds_table
 from aha.stages.context import Context
@@ -96,6 +97,8 @@ def _draw(run: Run, summary: Mapping[str, Any], path: Path) -> None:
         save_reliability_figure(curves, path)
         return
     save_readme_figure(run.folder, path)
+    if summary["stages"]:
+        save_readme_figure(run.folder, path)
 
 
 def _check_settings(run: Path) -> None:
@@ -103,14 +106,19 @@ def _check_settings(run: Path) -> None:
     made = read_json(run / "recipe.json")
     assignments = [f"{name}={value}" for name, value in made["arguments"].items() if value != ""]
     now = canonical(describe(load_pipeline(made["recipe"], assignments)[0]))
-    before = {stage["name"]: stage["settings"] for stage in made["stages"]}
-    after = {stage["name"]: stage["settings"] for stage in now["stages"]}
+    before, after = ({stage["name"]: _settings_of(stage) for stage in own["stages"]} for own in (made, now))
     if before.keys() != after.keys():
         names = ", ".join(sorted(before.keys() ^ after.keys()))
         raise UsageError(f"{run} has other stages than the recipe now: {names}")
     changed = [f"{name}.{what}" for name in after for what in settings_changed(before[name], after[name])]
     if changed:
         raise UsageError(f"{run} was made with other settings than the recipe has: {'; '.join(changed)}")
+
+
+def _settings_of(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the place where a model from outside lay."""
+    dropped = {"folder"} if stage["kind"] == "foundation" else set()
+    return {name: value for name, value in stage["settings"].items() if name not in dropped}
 
 
 def load_results(root: Path) -> dict[str, list[dict[str, Any]]]:
@@ -184,8 +192,9 @@ def seeds_of(recipe: str) -> Callable[[Results, Path], str]:
     return lambda results, root: seeds_table(results[recipe]) if results.get(recipe) else ""
 
 
-def findings_of(recipe: str) -> Callable[[Results, Path], str]:
-    """The report's sentences for the run with the lowest seed, beside what the paper says."""
+def findings_of(recipe: str, keys: str = "") -> Callable[[Results, Path], str]:
+    """The report's sentences for the run with the lowest seed, beside what the paper says; of findings whose key begins
+    with ``keys``."""
 
     def block(results: Results, root: Path) -> str:
         summary = _first(results, recipe)
@@ -195,6 +204,7 @@ def findings_of(recipe: str) -> Callable[[Results, Path], str]:
             f"- **{finding['title']}**: {finding['outcome']}. {finding['sentence']} "
             f"Paper: {finding['paper']} ({finding['source']})"
             for finding in summary["findings"]
+            if finding["key"].startswith(keys)
         )
 
     return block
@@ -562,6 +572,55 @@ def cost(results: Results, root: Path) -> str:
     return f"![{words}](figures/cost.png)\n\n{_table(('twice as many', 'from, to', *quantities), rows)}"
 
 
+def coverage(results: Results, root: Path) -> str:
+    """What ``benchmarks/coverage.py`` found: a row a setting, a column an estimator."""
+    if (found := _measured(root, "coverage")) is None:
+        return ""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        settings.setdefault(row["like"], []).append(row)
+    rows = [
+        (like, *(str(own[0][key]) for key in ("problems", "samples")), f"{100 * own[0]['truth']:.0f} %")
+        + tuple(f"{100 * row['covered']:.1f}" for row in own)
+        for like, own in settings.items()
+    ]
+    columns = [row["of"] for row in next(iter(settings.values()))]
+    headings = ("problems like", "problems", "samples", "true pass@1", *columns)
+    shares = [row["covered"] for row in found["rows"]]
+    within = sum(0.93 <= share <= 0.97 for share in shares)
+    outside = ", ".join(
+        f"{row['of']} of {row['like']} (true value {100 * row['truth']:.1f} %)"
+        for row in found["rows"]
+        if not 0.93 <= row["covered"] <= 0.97
+    )
+    words = f"{within} of {len(shares)} are from 93 to 97 %" + (f"; outside: {outside}." if outside else ".")
+    return f"{_table(headings, rows)}\n\n{words}"
+
+
+def search_of(name: str) -> Callable[[Results, Path], str]:
+    """What ``aha bench search`` found, kept as ``search_NAME.json``: picture, table, and what that says."""
+
+    def block(results: Results, root: Path) -> str:
+        if (found := _measured(root, f"search_{name}")) is None:
+            return ""
+        words = "Accuracy against generated tokens of every strategy, with 95 % intervals, and pass@k above"
+        budgets = sorted({row["budget"] for row in found["rows"]})
+        shares: dict[str, dict[int, str]] = {}
+        for row in found["rows"]:
+            own = row["accuracy"]
+            cell = f"{100 * own['value']:.1f} ({100 * own['low']:.1f}–{100 * own['high']:.1f})"
+            shares.setdefault(row["strategy"], {})[row["budget"]] = cell
+        shares["pass@k"] = {row["k"]: f"{100 * row['value']:.1f}" for row in found["oracle"]}
+        rows = [(strategy, *(own.get(n, "") for n in budgets)) for strategy, own in shares.items()]
+        table = _table(("strategy, %", *(f"N = {n}" for n in budgets)), rows)
+        said = "\n".join(f"- {sentence[0].upper()}{sentence[1:]}." for sentence in scaling_sentences(found))
+        setting = found["setting"]
+        under = f"{found['problems']} problems of `{found['bench']}`, temperature {setting['temperature']:g}."
+        return f"![{words}](figures/search_{name}.png)\n\n{under}\n\n{table}\n\n{said}"
+
+    return block
+
+
 def commands(results: Results, root: Path) -> str:
     """Every command with the first sentence of its help."""
     group: Any = typer.main.get_command(app)
@@ -609,12 +668,21 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "rollout-speed": rollout_speed,
     "where": where,
     "cost": cost,
+    "coverage": coverage,
+    "search-student": search_of("student"),
+    "search-r1": search_of("r1"),
+    "search-countdown": search_of("countdown"),
+    "search_tiny-scorer": findings_of("search_tiny"),
+    "unsuccessful_tiny-scorer": findings_of("unsuccessful_tiny", "step_labels"),
+    "unsuccessful_tiny-arms": arms_of("unsuccessful_tiny"),
+    "unsuccessful_tiny-settings": settings_of("unsuccessful_tiny"),
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),
     "r1_tiny-stages": stages_of("r1_tiny"),
     "r1_tiny-seeds": seeds_of("r1_tiny"),
     "r1_tiny-findings": findings_of("r1_tiny"),
+    "r1_tiny-last-stage": findings_of("r1_tiny", "last_stage"),
     "controls_tiny-arms": arms_of("controls_tiny"),
     "controls_tiny-settings": settings_of("controls_tiny"),
     "distill_tiny-arms": arms_of("distill_tiny"),

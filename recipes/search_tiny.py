@@ -21,7 +21,7 @@ def search_tiny(*, policy: Path = Path("runs/r1_tiny/r1"), seed: int = 0) -> Pip
     asker = Stage("policy", foundation.run, foundation.Settings(folder=policy), cost=1)
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
     settings = process_reward.Settings(
-        problems=5_000, each=3, rollouts=2, temperature=1.3, epochs=5, lr=1e-3, warmup=10
+        problems=5_000, each=3, rollouts=2, temperature=1.3, epochs=4, lr=3e-4, warmup=10
     )
     scorer = Stage("scorer", process_reward.run, settings, {"policy": asker, "problems": asked}, cost=300)
     return Pipeline("search_tiny", 1, {"seed": seed}, (asker, asked, scorer))

@@ -27,7 +27,7 @@ def unsuccessful_tiny(
     """``base`` is a stage of r1_tiny; ``seeds`` runs of each way, ``steps`` updates or as many problems asked."""
     start = Stage("base", foundation.run, foundation.Settings(folder=base), cost=1)
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
-    labelled = process_reward.Settings(problems=800, each=2, rollouts=4, epochs=5, lr=1e-3, warmup=10)
+    labelled = process_reward.Settings(problems=800, each=2, rollouts=4, epochs=5, lr=2e-4, warmup=10)
     scorer = Stage("scorer", process_reward.run, labelled, {"policy": start, "problems": asked}, cost=60)
     judged = {"start": _judge("base_eval", start, asked)}
     stages = [start, asked, scorer, judged["start"]]

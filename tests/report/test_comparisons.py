@@ -109,3 +109,24 @@ def test_a_comparison_still_running_shows_its_curves(compared: Path) -> None:
     (compared / "ledger.json").write_text(json.dumps(ledger))
     page = build_report(compared).read_text()
     assert "have not all run yet" in page and "accuracy on training prompts" in page
+
+
+def test_what_rollouts_label_and_a_step_scorer_learns_is_a_finding(compared: Path) -> None:
+    recipe = json.loads((compared / "recipe.json").read_text())
+    recipe["stages"].append({"name": "scorer", "kind": "process_reward", "inputs": {"policy": "base"}})
+    (compared / "recipe.json").write_text(json.dumps(recipe))
+    ledger = json.loads((compared / "ledger.json").read_text())
+    ledger["stages"]["scorer"] = {"status": "done", "seconds": 1.0}
+    (compared / "ledger.json").write_text(json.dumps(ledger))
+    share = {"value": 0.95, "low": 0.9, "high": 0.97}
+    metrics = {"steps": 7552, "agreement/test": share, "accuracy": {**share, "value": 0.8}, "accuracy_wrong": share}
+    _write(compared / "scorer" / "result.json", json.dumps({"metrics": {**metrics, "seconds": 3.0}}))
+    summary = build_summary(compared)
+    assert summary["scorers"] == {"scorer": metrics}
+    found = next(finding for finding in summary["findings"] if finding["key"] == "step_labels")
+    assert found["outcome"] == "appeared" and "95.0 % of the wrong ones" in found["sentence"]
+    assert "exact check in 95.0 % (90.0 to 97.0)" in found["sentence"] and "7,552 steps" in found["sentence"]
+    metrics["agreement/test"] = {**share, "value": 0.89}
+    _write(compared / "scorer" / "result.json", json.dumps({"metrics": metrics}))
+    again = [finding for finding in build_summary(compared)["findings"] if finding["key"] == "step_labels"]
+    assert [finding["outcome"] for finding in again] == ["did not appear"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from random import Random
 
@@ -12,7 +13,7 @@ from torch import nn
 from aha.errors import DataError
 from aha.model.heads import ProcessRewardModel, load_process_reward_model, save_process_reward_model
 from aha.records import Completion, FinishReason
-from aha.reward.process import label_steps, score_steps
+from aha.reward.process import StepScorer, label_steps, score_steps
 from aha.reward.response import read_response
 from aha.reward.steps import step_ends
 from aha.rollout.engine import SamplingParams
@@ -119,8 +120,9 @@ def test_steps_end_where_text_does_with_either_tokenizer() -> None:
 def scored_model() -> ProcessRewardModel:
     model = ProcessRewardModel(tiny_policy().decoder)
     with torch.no_grad():
-        model.score.copy_(torch.linspace(-2, 2, model.score.numel()).view(1, -1))
-        model.bias.fill_(0.3)
+        model.score.copy_(torch.linspace(-0.2, 0.2, model.score.numel()).view(1, -1))
+        model.doubt.copy_(torch.tensor([[0.03, -0.05, 0.01]]))
+        model.bias.fill_(0.03)
     return model
 
 
@@ -135,12 +137,42 @@ def test_scores_are_those_of_each_beginning_alone() -> None:
         for end, score in zip(step_ends(words.pieces(ids)), own, strict=True):
             whole = torch.tensor([[*prompt, *ids[: end + 1]]])
             hidden = model.decoder(whole)[0, -1]
-            expected = torch.sigmoid(hidden @ model.score[0] + model.bias[0]).item()
+            logprobs = model.decoder.logits(model.decoder(whole)[0]).log_softmax(-1)
+            surprises = [-logprobs[len(prompt) + t - 1, ids[t]].item() for t in range(end + 1)]
+            doubts = torch.tensor([max(surprises), math.log(max(surprises) + 1e-4), sum(surprises)])
+            logit = hidden @ model.score[0] + doubts @ model.doubt[0] + model.bias[0]
+            expected = torch.sigmoid(10 * logit).item()
             assert score == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("kernels", ["on", "off"])
+def test_a_scorer_that_keeps_what_it_read_scores_alike_and_reads_once(
+    kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels == "off":
+        monkeypatch.setattr("aha.rollout.native.engine.load_kernels", lambda: None)
+    model, words = scored_model(), word_tokenizer()
+    scorer = StepScorer(model, words, room=1 << 20)
+    first, second = (tuple(words.encode(f"compute {n} #1 + 2 ?")) for n in (1, 3))
+    said = ["first 1 #1 + 2 = 3 .", "first 1 #1 + 2 = 3 . then 4 .", "first 1 #1 + 2 = 3 . then 4 . 5", "first 7 ."]
+    one, more, whole, other = (tuple(words.encode(text)) for text in said)
+    tokens = 0
+    for texts, read in (
+        ([(first, one), (first, other), (second, one)], len(first) + len(second) + 2 * len(one) + len(other)),
+        ([(first, more), (first, whole)], len(more) + len(whole) - 2 * len(one)),  # neither knows of the other yet
+        ([(first, whole)], 1),  # the last token of a text is always read
+    ):
+        got, expected = scorer(texts), score_steps(model, words, texts)
+        assert [len(own) for own in got] == [len(own) for own in expected]
+        assert [s for own in got for s in own] == pytest.approx([s for own in expected for s in own], abs=1e-5)
+        tokens += read
+        assert scorer.read_tokens == tokens
+    small = StepScorer(model, words, room=1)  # nothing fits: every text is read whole, its prompt once before
+    assert small([(first, more)])[0] == pytest.approx(scorer([(first, more)])[0], abs=1e-5)
+
+
 def test_a_step_of_training_starts_at_log_two_and_does_not_see_the_split() -> None:
-    texts = [LabelledSteps((1, 2, 3, 4), (1, 3), (1.0, 0.25)), LabelledSteps((5, 6), (1,), (0.0,))]
+    texts = [LabelledSteps((1, 2, 3, 4), 1, (1, 3), (1.0, 0.25)), LabelledSteps((5, 6), 1, (1,), (0.0,))]
     policy = tiny_policy()
     fresh = ProcessRewardModel(policy.decoder)
     figures = process_step(
@@ -150,7 +182,8 @@ def test_a_step_of_training_starts_at_log_two_and_does_not_see_the_split() -> No
     assert figures["accuracy"] == pytest.approx(1 / 3)  # a score of one half says "right"
     model = scored_model()
     logits = torch.stack([
-        model(torch.tensor([list(t.ids)]), torch.tensor([0]), torch.tensor([p]))[0] for t in texts for p in t.places
+        model(torch.tensor([list(t.ids)]), torch.tensor([1]), torch.tensor([0]), torch.tensor([p]))[0]
+        for t in texts for p in t.places
     ])  # fmt: skip
     labels = torch.tensor([1.0, 0.25, 0.0])
     by_hand = -(labels * torch.sigmoid(logits).log() + (1 - labels) * torch.sigmoid(-logits).log()).mean().item()
@@ -159,11 +192,12 @@ def test_a_step_of_training_starts_at_log_two_and_does_not_see_the_split() -> No
         figures = process_step(model, build_adamw(model, lr=0.0), batches, lr=0.0, max_grad_norm=1.0)
         assert figures["loss"] == pytest.approx(by_hand, abs=1e-5)
     with pytest.raises(DataError, match="text 0"):
-        collate_steps([LabelledSteps((1,), (1,), (0.5,))], token_budget=9)
+        collate_steps([LabelledSteps((1, 2), 1, (2,), (0.5,))], token_budget=9)
 
 
 def test_a_process_reward_model_survives_the_disk(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = scored_model()
     save_process_reward_model(model, tiny_policy().config, tmp_path)
     again, _ = load_process_reward_model(tmp_path)
-    assert torch.equal(again.score, model.score) and torch.equal(again.bias, model.bias)
+    for name in ("score", "doubt", "bias"):
+        assert torch.equal(getattr(again, name), getattr(model, name))

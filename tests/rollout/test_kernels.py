@@ -11,7 +11,7 @@ from torch import Tensor
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.compiled import BlockLayout, CompiledRunner
+from aha.rollout.native.compiled import CompiledRunner
 from aha.rollout.native.kernels import Kernels, address, load_kernels
 from aha.rollout.native.packed import pack, unpack
 from aha.rollout.native.runner import Runner
@@ -118,12 +118,30 @@ def test_a_rows_numbers_are_the_same_bits_in_any_company_and_any_order_of_readin
     together = logits_of(runner, prompts, tokens)
     alone = logits_of(runner, prompts[22:23], tokens[:, 22:23])
     assert torch.equal(together[:, 22:23], alone)
-    past = runner.prefill([prompts[40][:29]])[0].cache
-    behind = runner.extend([past], [prompts[40][29:]])[0]
     whole = runner.prefill([prompts[40]])[0]
-    assert torch.equal(behind.logits_V, whole.logits_V) and torch.equal(behind.cache, whole.cache)
+    for cut in (1, 29, 32, 40):
+        past = runner.prefill([prompts[40][:cut]])[0].kept
+        behind = [runner.extend([kept], [prompts[40][cut:]])[0] for kept in (past, whole.kept.first(cut))]
+        assert all(torch.equal(other.logits_V, whole.logits_V) for other in behind)
     monkeypatch.setattr(runner, "_threads", lambda rows: 2)
     assert torch.equal(logits_of(runner, prompts, tokens), together)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_a_row_leaves_is_the_cache_of_its_whole_text(compiled: Kernels, dtype: torch.dtype) -> None:
+    """Prompts end in the middle of a block and of a pair of columns, completions cross blocks."""
+    config = config_of(1)
+    runner = CompiledRunner(config, compiled, dtype=dtype)
+    runner.load(decoder_of(config))
+    prompts = prompts_of(1, 31, 32, 45)
+    tokens = torch.randint(0, 101, (37, len(prompts)), generator=torch.Generator().manual_seed(3))
+    logits_of(runner, prompts, tokens)
+    kept = runner.keep([3, 0, 2, 1])
+    texts = [prompts[row] + tokens[:, row].tolist() for row in (3, 0, 2, 1)]
+    assert [block.length for block in kept] == [len(text) for text in texts]
+    behind = torch.stack([prefix.logits_V for prefix in runner.extend(kept, [[5, 6]] * 4)])
+    whole = torch.stack([prefix.logits_V for prefix in runner.prefill([[*text, 5, 6] for text in texts])])
+    assert torch.allclose(behind, whole, atol=1e-5 if dtype == torch.float32 else 0.1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -133,11 +151,6 @@ def test_packing_is_undone_and_fills_up_with_zeros(dtype: torch.dtype) -> None:
     pack(matrix, panels)
     assert torch.equal(unpack(panels, 37, dtype), matrix)
     assert not panels[2, :, 5:].any()
-    layout = BlockLayout(layers=2, heads=3, width=6, dtype=dtype, lanes=8, panel=16)
-    cache = torch.randn(2, 2, 3, 19, 6).to(dtype)
-    block = torch.zeros(layout.words(32), dtype=torch.int32)
-    layout.pack(cache, block, 32)
-    assert torch.equal(layout.unpack(block, 32, 19), cache)
 
 
 def draws_of(

@@ -10,7 +10,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
-from aha.rollout.native.prefixes import PrefixCache
+from aha.rollout.native.prefixes import Plain, PrefixCache, hash_beginnings
 
 CONFIG = ModelConfig(
     vocab_size=40,
@@ -83,7 +83,10 @@ def test_a_kept_prefix_holds_no_more_memory_than_is_counted() -> None:
     keeping.generate([[1, 2], [3] * 40], [[11], [12]], PARAMS)
     assert keeping._prefixes is not None
     entries = keeping._prefixes._entries.values()
-    assert len(entries) == 4 and all(entry.untyped_storage().nbytes() == entry.nbytes for entry in entries)
+    assert len(entries) == 4
+    for entry in entries:
+        tensor = entry.kept.cache if isinstance(entry.kept, Plain) else entry.kept.words  # type: ignore[attr-defined]
+        assert tensor.untyped_storage().nbytes() == entry.kept.nbytes
 
 
 def test_new_weights_forget_what_the_old_ones_read() -> None:
@@ -96,25 +99,46 @@ def test_new_weights_forget_what_the_old_ones_read() -> None:
     assert group[0].token_ids == fresh.generate([[1, 2, 3, 4, 5]], [[12]], PARAMS)[0][0].token_ids
 
 
-def test_the_longest_unused_is_forgotten_first() -> None:
-    def read(length: int) -> torch.Tensor:
-        return torch.arange(length, dtype=torch.float32).view(1, 1, 1, length, 1)
+def read(length: int) -> Plain:
+    return Plain(torch.arange(length, dtype=torch.float32).view(1, 1, 1, length, 1))
 
+
+def test_the_longest_unused_is_forgotten_first() -> None:
     cache = PrefixCache(max_bytes=4 * 7)
-    cache.store([1, 2, 3], read(3))
-    cache.store([1, 2, 9], read(3))
-    found = cache.longest([1, 2, 3, 4])
-    assert found is not None and found.flatten().tolist() == [0, 1, 2]
-    cache.store([5, 6], read(2))  # 8 tokens: [1, 2, 9] goes, [1, 2, 3] was used
-    assert cache.longest([5, 6, 7]) is not None and cache.longest([1, 2, 3, 4]) is not None
-    shared = cache.longest([1, 2, 9, 4])
-    assert shared is None or shared.shape[-2] == 2
-    one_left = cache.longest([5, 6])  # a token is left to read
-    assert one_left is not None and one_left.shape[-2] == 1
-    cache.store(list(range(8)), read(8))  # larger than everything
-    assert cache.longest(list(range(9))) is None
+
+    def store(*ids: int) -> None:
+        cache.store(ids, hash_beginnings(ids), read(len(ids)))
+
+    def longest(*ids: int) -> list[float] | None:
+        found = cache.longest(ids, hash_beginnings(ids))
+        return None if found is None else found.cache.flatten().tolist()  # type: ignore[attr-defined]
+
+    store(1, 2, 3)
+    store(1, 2, 9)
+    assert longest(1, 2, 3, 4) == [0, 1, 2]
+    store(5, 6)  # 8 tokens: [1, 2, 9] goes, [1, 2, 3] was used
+    assert longest(5, 6, 7) == [0, 1] and longest(1, 2, 3, 4) == [0, 1, 2]
+    assert longest(1, 2, 9, 4) in (None, [0, 1])
+    assert longest(5, 6) == [0]  # a token is left to read
+    store(*range(8))  # larger than everything
+    assert longest(*range(9)) is None
     cache.clear()
-    assert cache.longest([5, 6, 7]) is None
+    assert longest(5, 6, 7) is None
+
+
+def test_a_text_behind_an_entry_leaves_it_the_beginnings_and_keeps_it_alive() -> None:
+    cache = PrefixCache(max_bytes=4 * 9)
+    prompt = hash_beginnings([1, 2])
+    for ids in ([1, 2], [7, 8], [1, 2, 3, 4]):
+        hashes = hash_beginnings(ids[2:], prompt) if len(ids) > 2 else hash_beginnings(ids)
+        assert hashes == hash_beginnings(ids)
+        cache.store(ids, hashes, read(len(ids)), behind=2 if len(ids) > 2 else 0)
+    cache.store([9, 9], hash_beginnings([9, 9]), read(2))  # 10 tokens: [7, 8] goes, though [1, 2] is older
+    assert cache.has([1, 2], prompt) and not cache.has([7, 8], hash_beginnings([7, 8]))
+    found = cache.longest([1, 2, 3, 5], hash_beginnings([1, 2, 3, 5]))
+    assert found is not None and found.length == 3
+    cache.store([6] * 5, hash_beginnings([6] * 5), read(5))  # now [1, 2] and [9, 9] go, and its beginnings with it
+    assert cache.has([1, 2, 3], hash_beginnings([1, 2, 3])) and not cache.has([1, 2], prompt)
 
 
 def test_a_prompt_may_fill_the_positions_where_its_own_limit_is_small() -> None:

@@ -162,7 +162,7 @@ def _heads(budget: int) -> dict[str, tuple[nn.Module, Callable[[Balance], dict[s
     labelled = collate_labelled(TEXTS, [1.0, 0.0, 1.0, 0.0], token_budget=budget)
     # what stands behind a text's last labelled step is not read, as padding is not
     ids = [[*text, 2, 2][: len(text) + 2 * (i == 1)] for i, text in enumerate(TEXTS)]
-    steps = [LabelledSteps(own, (1, len(text) - 1), (1.0, 0.0)) for own, text in zip(ids, TEXTS, strict=True)]
+    steps = [LabelledSteps(own, 1, (1, len(text) - 1), (1.0, 0.0)) for own, text in zip(ids, TEXTS, strict=True)]
     stepped = collate_steps(steps, token_budget=budget)
     rows = [PolicyRow(text[:1], text[1:], 0.0, [0.0] * (len(text) - 1)) for text in TEXTS]
     valued = collate_policy(rows, weights=[1.0] * 4, token_budget=budget)

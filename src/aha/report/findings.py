@@ -27,6 +27,7 @@ SHORT = "too few steps"
 
 _LEAST_STEPS = 10  # fewer, and start and end of a curve are the same steps
 _GROWTH = 1.1  # a curve has grown or fallen when it moved by a tenth
+_LABELS = 0.9  # share of step labels that agree with exact arithmetic
 _AGREEMENT = 0.05  # nats between sampler and trainer on one token; rounding in float32 stays far below
 
 
@@ -188,6 +189,7 @@ def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
         if stage.name not in known:
             found.extend(_curve_findings(run, stage.name, summary))
     found.extend(_agreement(run, summary))
+    found.extend(_step_labels(name, metrics) for name, metrics in summary["scorers"].items())
     return found
 
 
@@ -477,6 +479,27 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
         f"{model_label(worst)}; the mean over a step's tokens is at most {number(mean)}."
     )
     return [Finding("agreement", title, outcome, sentence, paper, source)]
+
+
+def _step_labels(name: str, metrics: Mapping[str, Any]) -> Finding:
+    """``metrics`` are a process reward model's."""
+    title = f"Rollouts label steps as exact arithmetic does ({model_label(name)})"
+    paper = "Whether an intermediate step is correct is hard to determine, so that a process reward is hard to scale."
+    source = "v1 section 4.2"
+    labels, model = parse_measure(metrics.get("agreement/test")), parse_measure(metrics.get("accuracy"))
+    if labels is None or model is None:
+        return Finding("step_labels", title, NOT_RUN, "No step has an exact check.", paper, source)
+    apart = [
+        f"{percent(measure.value)} of the {kind} ones"
+        for kind in ("right", "wrong")
+        if (measure := parse_measure(metrics.get(f"accuracy_{kind}"))) is not None
+    ]
+    sentence = (
+        f"Labels of held-out steps agree with the exact check in {with_interval(labels)}; the process reward model, "
+        f"trained on {metrics['steps']:,} steps, calls {with_interval(model)} of them as they are labelled: "
+        f"{', '.join(apart)}."
+    )
+    return Finding("step_labels", title, APPEARED if labels.value >= _LABELS else ABSENT, sentence, paper, source)
 
 
 def _measure(stages: Mapping[str, Any], model: str, metric: str) -> Measure | None:

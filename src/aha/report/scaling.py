@@ -47,10 +47,12 @@ def scaling_sentences(found: Mapping[str, Any]) -> list[str]:
     for row in found["comparisons"]:
         gap = f"{100 * row['value']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
         verdict = "more than chance" if row["real"] else "within chance"
+        which = "" if row["bins"] == "all" else f", the {row['bins']} ones"
         better = "beats" if row["real"] and row["value"] > 0 else "does not beat"
         said.append(
-            f"{row['second']} {better} {row['first']} on {row['problems']} problems: {100 * row['of_second']:.1f} % "
-            f"against {100 * row['of_first']:.1f} %, {gap}, p {row['p_value']:.2g}: {verdict}"
+            f"{row['second']} {better} {row['first']} on {row['problems']} problems{which}: "
+            f"{100 * row['of_second']:.1f} % against {100 * row['of_first']:.1f} %, {gap}, p {row['p_value']:.2g}: "
+            f"{verdict}"
         )
     if ranking := found["ranking"]:
         by = [

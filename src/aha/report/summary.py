@@ -26,8 +26,8 @@ def build_summary(run: Path) -> dict[str, Any]:
     model (those of a comparison's arms stand in ``comparisons``, by arm, alone);
     ``preferences`` has what the stages that learn from preferences measured;
     ``stale`` has the same of evaluations whose settings, inputs or code have changed since, which no finding counts;
-    ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to; ``seconds`` is the sum
-    over all stages.
+    ``curves`` maps each reinforcement-learning stage to the few numbers its curves come down to, ``scorers`` each
+    process reward model to its labels' and its own accuracy; ``seconds`` is the sum over all stages.
     """
     loaded = load_run(run)
     summary = compute_summary(loaded)
@@ -68,6 +68,11 @@ def compute_summary(run: Run) -> dict[str, Any]:
             for kind in ("preference_data", "states", "reward_model", "reward_head", "preference")
             for stage in run.of_kind(kind)
             if stage.done and not stage.stale
+        },
+        "scorers": {
+            stage.name: {key: value for key, value in stage.metrics.items() if key != "seconds"}
+            for stage in whole.of_kind("process_reward")
+            if stage.metrics and not stage.stale
         },
         "missing": [stage.name for stage in whole.stages if not stage.done],
         "seconds": sum(stage.seconds or 0.0 for stage in whole.stages),

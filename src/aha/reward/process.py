@@ -11,6 +11,7 @@ from aha.model.heads import ProcessRewardModel
 from aha.reward.learned import pad_right
 from aha.reward.steps import step_ends
 from aha.rollout.engine import Engine, SamplingParams
+from aha.rollout.native.reader import Reader
 from aha.tokens.tokenizer import Tokenizer
 from aha.util.seeds import stream
 
@@ -29,13 +30,39 @@ def score_steps(
         rows = order[start : start + ROWS]
         ends = [step_ends(tokenizer.pieces(texts[i][1])) for i in rows]
         ids_BT, _ = pad_right([texts[i][0] + texts[i][1] for i in rows], tokenizer.pad_id)
+        starts_B = torch.tensor([len(texts[i][0]) for i in rows])
         rows_N = torch.tensor([row for row, own in enumerate(ends) for _ in own])
         places_N = torch.tensor([len(texts[i][0]) + end for i, own in zip(rows, ends, strict=True) for end in own])
         with torch.inference_mode():
-            chances = iter(torch.sigmoid(model(ids_BT, rows_N, places_N).float()).tolist())
+            chances = iter(torch.sigmoid(model(ids_BT, starts_B, rows_N, places_N).float()).tolist())
         for i, own in zip(rows, ends, strict=True):
             scores[i] = tuple(next(chances) for _ in own)
     return scores
+
+
+class StepScorer:
+    """``score_steps`` for texts that come again, longer: what was scored of a text is kept, and not read again.
+
+    It has a copy of the model's weights. ``room`` is what the kept texts may take, in bytes.
+    """
+
+    def __init__(self, model: ProcessRewardModel, tokenizer: Tokenizer, *, room: int) -> None:
+        self._reader = Reader(model, prefix_bytes=room)
+        self._tokenizer = tokenizer
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens that were read since the scorer was made."""
+        return self._reader.read_tokens
+
+    def __call__(self, texts: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, ...]]:
+        different = list(dict.fromkeys(texts))
+        ends = [step_ends(self._tokenizer.pieces(ids)) for _, ids in different]
+        logits = self._reader.read(different)
+        wanted = torch.cat([own_T[list(own)] for own_T, own in zip(logits, ends, strict=True)])
+        chances = iter(torch.sigmoid(wanted).tolist())
+        scores = {text: tuple(next(chances) for _ in own) for text, own in zip(different, ends, strict=True)}
+        return [scores[text] for text in texts]
 
 
 def label_steps(

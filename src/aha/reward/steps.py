@@ -7,8 +7,10 @@ when one does not; the last step, with the answer, earns the reward of the outco
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import accumulate
 
 _END = re.compile(r"\n+|\.(?=\s|$)|</think>")
 _NUMBER = r"-?\d{1,15}"
@@ -42,8 +44,8 @@ def step_ends(pieces: Sequence[str]) -> tuple[int, ...]:
 
 def _ends(pieces: Sequence[str]) -> list[tuple[int, int]]:
     """The token and the place in the text where each step ends."""
-    token_of = [index for index, piece in enumerate(pieces) for _ in piece]
-    return [(token_of[match.end() - 1], match.end()) for match in _END.finditer("".join(pieces))]
+    ends = list(accumulate(map(len, pieces)))
+    return [(bisect_left(ends, match.end()), match.end()) for match in _END.finditer("".join(pieces))]
 
 
 def equations_hold(text: str) -> bool | None:

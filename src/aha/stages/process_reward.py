@@ -176,7 +176,7 @@ def label_problems(
             engine, texts, ends, outcomes, judge, rollouts=settings.rollouts, params=params, seed=seed
         )
     found = [
-        LabelledSteps(prompt + ids, [len(prompt) + end for end in own], chances)
+        LabelledSteps(prompt + ids, len(prompt), [len(prompt) + end for end in own], chances)
         for (prompt, ids), own, chances in zip(texts, ends, labels, strict=True)
     ]
     exact = []
@@ -227,13 +227,13 @@ def _of_file(settings: Settings, policy: Policy) -> tuple[list[LabelledSteps], l
 def _labelled(text: StepText, policy: Policy) -> LabelledSteps:
     """Steps are read a line each, behind the prompt."""
     ids = list(policy.renderer.prompt(text.problem))
-    places, labels = [], []
+    start, places, labels = len(ids), [], []
     for step, label in zip(text.steps, text.labels, strict=True):
         ids += policy.tokenizer.encode(step if step.endswith("\n") else step + "\n")
         if label is not None:
             places.append(len(ids) - 1)
             labels.append(label)
-    return LabelledSteps(ids, places, labels)
+    return LabelledSteps(ids, start, places, labels)
 
 
 def _train(
@@ -250,7 +250,7 @@ def _train(
         return [texts[i] for i in order[at * settings.batch : (at + 1) * settings.batch]]
 
     layouts = (of_texts([len(t.ids) for t in chunk(step)], token_budget=TOKEN_BUDGET) for step in range(total))
-    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight, logits=False)
+    need = estimate_supervised(policy.config, layouts, like=policy.decoder.head_weight)
     check_memory(need, policy, lower="batch")
     model = ProcessRewardModel(policy.decoder)
     optimizer = build_adamw(model, lr=settings.lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
@@ -280,6 +280,6 @@ def _scored(model: ProcessRewardModel, texts: Sequence[LabelledSteps]) -> list[t
     pairs = []
     for batch in collate_steps(texts, token_budget=SCORE_BUDGET):
         with torch.inference_mode():
-            scores = torch.sigmoid(model(batch.ids_BT, batch.rows_N, batch.places_N).float()).tolist()
+            scores = torch.sigmoid(model(batch.ids_BT, batch.starts_B, batch.rows_N, batch.places_N).float()).tolist()
         pairs += list(zip(scores, batch.labels_N.tolist(), strict=True))
     return pairs

@@ -36,9 +36,10 @@ def measure_scaling(
     progress: Callable[[str, int, int | None], None],
 ) -> dict[str, Any]:
     """A row a strategy and budget (``accuracy`` and ``tokens`` a problem, with 95 % intervals), ``oracle`` pass@k, by
-    difficulty the best of each budget, ``comparisons`` problem by problem (the largest vote with one sample; beams with
-    best-of-N at the least budget of several, on all bins but the easiest and the hardest), and ``ranking``: how often
-    the scorer puts a right text over a wrong one of the same problem, by its first and by its last step.
+    difficulty the best of each budget, ``comparisons`` problem by problem (the largest vote with one sample, and with
+    as many texts of which the scorer chooses; beams with best-of-N at the least budget of several, on all bins but the
+    easiest and the hardest, and on the hardest), and ``ranking``: how often the scorer puts a right text over a wrong
+    one of the same problem, by its first and by its last step.
 
     Difficulty is pass@1 over samples of their own (the oracle's bins of Snell et al., 3.2); what the choice by bin
     earns is cross-validated. ``progress`` is told the work, how much of it is done, and of how much. Raises
@@ -169,22 +170,27 @@ def _compare(
     if not several:
         return []
     vote = correct["vote", max(several)]
-    rows = [("one sample", f"vote@{max(several)}", everything, list(solved), list(vote))]
+    rows = [("one sample", f"vote@{max(several)}", "all", everything, list(solved), list(vote))]
     low = min(several)
     if ("beam", low) in correct:
-        middle = [p for p, own in enumerate(bins_P) if 0 < own < max(bins_P)] or everything
+        chosen = list(correct["best-of-n", max(several)])
+        rows.append((f"vote@{max(several)}", f"best-of-{max(several)}", "all", everything, list(vote), chosen))
         best, beams = list(correct["best-of-n", low]), list(correct["beam", low])
-        rows.append((f"best-of-{low}", f"beam of {low}", middle, best, beams))
+        middle = [p for p, own in enumerate(bins_P) if 0 < own < max(bins_P)] or everything
+        hardest = [p for p, own in enumerate(bins_P) if own == max(bins_P)]
+        for bins, own in (("middling", middle), ("hardest", hardest)):
+            rows.append((f"best-of-{low}", f"beam of {low}", bins, own, best, beams))
     return [
         {
             "first": first,
             "second": second,
+            "bins": bins,
             "problems": len(own),
             "of_first": _mean([a[p] for p in own]),
             "of_second": _mean([b[p] for p in own]),
             **compare_paired([a[p] for p in own], [b[p] for p in own]).as_dict(),
         }
-        for first, second, own, a, b in rows
+        for first, second, bins, own, a, b in rows
     ]
 
 

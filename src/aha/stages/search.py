@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as Folder
 
 from aha.records import Problem
 from aha.reward.extraction import find_answer
-from aha.reward.process import score_steps
+from aha.reward.process import StepScorer
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
@@ -51,13 +52,15 @@ def build_search_engine(policy: Policy) -> NativeEngine:
         device=head.device,
     )
     sync_weights(engine, policy.decoder, version=0)
+    gc.freeze()  # what is loaded stays: a search makes many small objects, and the collector walks through all others
     return engine
 
 
 def load_scorer(folder: Folder, policy: Policy) -> Scorer:
-    """The model of ``load_step_model`` as a scorer of paths."""
+    """The model of ``load_step_model`` as a scorer of paths; it reads what continues an earlier path from there on."""
     model = load_step_model(folder, policy)
-    return lambda paths: score_steps(model, policy.tokenizer, [(path.prompt_ids, path.token_ids) for path in paths])
+    score = StepScorer(model, policy.tokenizer, room=cache_bytes(model.score.device) // 4)
+    return lambda paths: score([(path.prompt_ids, path.token_ids) for path in paths])
 
 
 def read_path(path: Path, policy: Policy) -> Response:
@@ -67,11 +70,14 @@ def read_path(path: Path, policy: Policy) -> Response:
 
 
 def answer_key(problem: Problem, policy: Policy) -> Key:
-    """What a vote on ``problem`` counts as one answer, by its checker."""
+    """What a vote on ``problem`` counts as one answer, by its checker; equal texts are read once."""
+    known: dict[tuple[int, ...], str | None] = {}
 
     def key(path: Path) -> str | None:
-        found = find_answer(problem, read_path(path, policy))
-        return None if found is None else checker_of(problem).vote_key(found.text)
+        if path.token_ids not in known:
+            found = find_answer(problem, read_path(path, policy))
+            known[path.token_ids] = None if found is None else checker_of(problem).vote_key(found.text)
+        return known[path.token_ids]
 
     return key
 

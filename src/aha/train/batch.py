@@ -328,12 +328,14 @@ def collate_labelled(
 
 
 class LabelledSteps(NamedTuple):
-    """A text with steps that are labelled: ``LabelledSteps((5, 9, 7, 2), places=(2, 3), labels=(0.75, 1.0))``.
+    """A text with steps that are labelled: ``LabelledSteps((5, 9, 7, 2), start=2, places=(2, 3), labels=(0.75, 1.0))``.
 
-    ``places`` are indices of the tokens that end a step, ``labels`` the chance that it is on the way to a right answer.
+    ``start`` is the index of the first token after the prompt, ``places`` are those of the tokens that end a step,
+    ``labels`` the chance that it is on the way to a right answer.
     """
 
     ids: Sequence[int]
+    start: int
     places: Sequence[int]
     labels: Sequence[float]
 
@@ -343,6 +345,7 @@ class StepBatch:
     """B texts and the N labelled places in them: place ``places_N`` of row ``rows_N`` has the label ``labels_N``."""
 
     ids_BT: Tensor
+    starts_B: Tensor
     rows_N: Tensor
     places_N: Tensor
     labels_N: Tensor
@@ -354,8 +357,11 @@ def collate_steps(texts: Sequence[LabelledSteps], *, token_budget: int) -> list[
     for index, text in enumerate(texts):
         if not text.places or len(text.places) != len(text.labels):
             raise DataError(f"text {index} has {len(text.places)} places and {len(text.labels)} labels; need 1 each")
-        if not 0 <= min(text.places) <= max(text.places) < len(text.ids):
-            raise DataError(f"text {index} of {len(text.ids)} tokens has a step that ends at {max(text.places)}")
+        if not 1 <= text.start <= min(text.places) <= max(text.places) < len(text.ids):
+            raise DataError(
+                f"text {index} of {len(text.ids)} tokens begins at {text.start} and has steps that end at "
+                f"{min(text.places)} to {max(text.places)}: a prompt has a token at least, steps end behind it"
+            )
     batches = []
     for indices in split_by_tokens([len(text.ids) for text in texts], token_budget):
         chosen = [texts[i] for i in indices]
@@ -363,6 +369,7 @@ def collate_steps(texts: Sequence[LabelledSteps], *, token_budget: int) -> list[
         batches.append(
             StepBatch(
                 ids_BT=torch.tensor([[*text.ids, *[PADDING] * (T - len(text.ids))] for text in chosen]),
+                starts_B=torch.tensor([text.start for text in chosen]),
                 rows_N=torch.tensor([row for row, text in enumerate(chosen) for _ in text.places]),
                 places_N=torch.tensor([place for text in chosen for place in text.places]),
                 labels_N=torch.tensor([label for text in chosen for label in text.labels], dtype=torch.float32),

@@ -420,7 +420,7 @@ def process_step(
 
     def backward(batch: StepBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(model, batch)
-        logits_N = model(batch.ids_BT, batch.rows_N, batch.places_N)
+        logits_N = model(batch.ids_BT, batch.starts_B, batch.rows_N, batch.places_N)
         loss = pointwise_loss(logits_N, batch.labels_N).sum() / num_steps
         (loss + balancer.loss(batch, num_sequences=num_texts)).backward()  # type: ignore[no-untyped-call]
         right_N = (logits_N.detach() >= 0) == (batch.labels_N >= 0.5)

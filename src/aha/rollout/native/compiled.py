@@ -10,11 +10,13 @@ B rows, V vocabulary, H head width.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aha.model.config import ModelConfig
@@ -30,87 +32,27 @@ _SCORE_NUMBERS = 1 << 22  # logits made at once when scoring
 _WORTH_THREADS = 1 << 22  # products of rows and weights
 
 
-@dataclass(frozen=True, slots=True)
-class BlockLayout:
-    """How kernels.c lays out the cache of one sequence, ``columns`` tokens long, as 32-bit words.
+class Block(NamedTuple):
+    """The cache of a text's first ``length`` tokens, in the ``columns`` of ``words``."""
 
-    For each layer and head first the keys, ``[columns / panel, words of H, panel]``, then the values, ``[columns, H``
-    padded to ``lanes]``; in bfloat16 two columns of values share a word.
-    """
-
-    layers: int
-    heads: int
-    width: int  # H
-    dtype: torch.dtype
-    lanes: int
-    panel: int
+    words: Tensor
+    columns: int
+    length: int
 
     @property
-    def _per_word(self) -> int:
-        return 4 // self.dtype.itemsize
+    def nbytes(self) -> int:
+        return self.words.nbytes
 
-    @property
-    def _padded(self) -> int:
-        return -(-self.width // self.lanes) * self.lanes
-
-    def columns(self, tokens: int) -> int:
-        """Columns that hold so many tokens."""
-        return -(-tokens // self.panel) * self.panel
-
-    def words(self, columns: int) -> int:
-        """Of a whole block."""
-        return self.layers * self.heads * columns * (self.width + self._padded) // self._per_word
-
-    def _parts(self, block: Tensor, columns: int) -> tuple[Tensor, Tensor]:
-        """Views of the keys ``[heads of all layers, blocks, words of H, panel]`` and values ``[.., words, padded]``."""
-        both = block.view(self.layers * self.heads, -1)
-        words = self.width // self._per_word
-        keys = both[:, : columns * words].view(len(both), columns // self.panel, words, self.panel)
-        return keys, both[:, columns * words :].view(len(both), columns // self._per_word, self._padded)
-
-    def unpack(self, block: Tensor, columns: int, length: int) -> Tensor:
-        """The first ``length`` tokens as keys and values ``[layers, 2, heads, length, H]``."""
-        packed_keys, packed_values = self._parts(block, columns)
-        keys = packed_keys.transpose(2, 3).contiguous().view(self.dtype).flatten(1, 2)
-        pairs = packed_values.contiguous().view(self.dtype).view(*packed_values.shape, self._per_word)
-        values = pairs.transpose(2, 3).flatten(1, 2)[..., : self.width]
-        plain = torch.stack((keys[:, :length], values[:, :length]))
-        return plain.view(2, self.layers, self.heads, length, self.width).transpose(0, 1).contiguous()
-
-    def pack(self, plain: Tensor, block: Tensor, columns: int) -> None:
-        """Writes keys and values ``[layers, 2, heads, length, H]`` into the first columns of a block of zeros."""
-        length = plain.shape[3]
-        whole = torch.zeros(2, self.layers * self.heads, columns, self._padded, dtype=self.dtype)
-        whole[:, :, :length, : self.width] = plain.transpose(0, 1).flatten(1, 2)
-        keys, values = self._parts(block, columns)
-        words = whole[0, ..., : self.width].contiguous().view(torch.int32)
-        keys.copy_(words.view(len(keys), -1, self.panel, keys.shape[2]).transpose(2, 3))
-        pairs = whole[1].view(len(values), -1, self._per_word, self._padded).transpose(2, 3).contiguous()
-        values.copy_(pairs.view(torch.int32).flatten(2))
+    def first(self, length: int) -> Block:
+        return Block(self.words, self.columns, length)
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPrefix:
-    """A prompt read once: its block of cache, and the float32 logits ``[V]`` after its end."""
+    """A prompt read once: its cache, and the float32 logits ``[V]`` after its end."""
 
-    block: Tensor
-    columns: int
-    length: int
+    kept: Block
     logits_V: Tensor
-    layout: BlockLayout
-
-    @property
-    def cache(self) -> Tensor:
-        """Keys and values as ``runner.py`` has them, ``[layers, 2, heads, length, H]``."""
-        return self.layout.unpack(self.block, self.columns, self.length)
-
-
-class _Block(NamedTuple):
-    """Cache for a text that begins behind ``before`` tokens."""
-
-    words: Tensor
-    columns: int
-    before: int
 
 
 class CompiledRunner(LiveRows):
@@ -120,8 +62,9 @@ class CompiledRunner(LiveRows):
         super().__init__(config, dtype=dtype, device=torch.device("cpu"))
         self._kernels = kernels
         self.weights = PackedWeights(config, kernels, dtype=dtype)
-        heads, width = config.num_key_value_heads, config.head_dim
-        self._layout = BlockLayout(config.num_hidden_layers, heads, width, dtype, kernels.lanes, kernels.panel)
+        width, lanes = config.head_dim, kernels.lanes
+        numbers = config.num_hidden_layers * config.num_key_value_heads * (width + -(-width // lanes) * lanes)
+        self._column_words = numbers * dtype.itemsize // 4  # of a block, see kernels.c
         self._num_weights = count_parameters(config)
         self._memory = torch.zeros(0, dtype=torch.int32)
         self._logits = torch.zeros(0)
@@ -132,12 +75,18 @@ class CompiledRunner(LiveRows):
         self._make_scratch(_READ_ROWS)
 
     @torch.inference_mode()
-    def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
+    def begin(
+        self,
+        num_slots: int,
+        num_columns: int,
+        params: SamplingParams,
+        suspects: Sequence[int] = (),
+        stops: Sequence[int] = (),
+    ) -> None:
         """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
-        layout = self._layout
-        self._begin_rows(num_slots, params, suspects)
-        self._columns = layout.columns(min(params.max_new_tokens, num_columns))
-        words = layout.words(self._columns)
+        self._begin_rows(num_slots, params, suspects, stops)
+        self._columns = self._round_up(min(params.max_new_tokens, num_columns))
+        words = self._columns * self._column_words
         if self._memory.numel() < num_slots * words:
             self._memory = torch.zeros(0, dtype=torch.int32)
             self._memory = torch.zeros(num_slots * words, dtype=torch.int32)
@@ -169,22 +118,25 @@ class CompiledRunner(LiveRows):
         return self._read([None] * len(prompts), prompts)
 
     @torch.inference_mode()
-    def extend(self, pasts: Sequence[Tensor], tails: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
-        """Reads each tail behind what was read before it, a cache ``[layers, 2, heads, S, H]``."""
+    def extend(self, pasts: Sequence[Block], tails: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+        """Reads each tail behind what was read before it."""
         return self._read(pasts, tails)
 
     @torch.inference_mode()
-    def keep(self, slots: Sequence[int]) -> list[Tensor]:
+    def keep(self, slots: Sequence[int]) -> list[Block]:
         """A copy of the cache of each row: of its prompt and all it has sampled but the last token."""
-        kept = []
-        words = self._layout.words(self._columns)
-        for slot in slots:
+        at = self._tensor(slots)
+        kept: list[Block] = []
+        copies: list[int] = []
+        for slot, own, length in zip(slots, self._own[at].tolist(), self._positions[at].tolist(), strict=True):
             prefix = self._held[slot]
             assert prefix is not None
-            start = (int(self._own[slot]) - self._memory.data_ptr()) // 4
-            length = int(self._positions[slot]) - prefix.length
-            own = self._layout.unpack(self._memory[start : start + words], self._columns, length)
-            kept.append(torch.cat((prefix.cache, own), 3))
+            before, block = prefix.kept, self._block(length)
+            kept.append(block)
+            into = (block.words.data_ptr(), block.columns)
+            copies += (before.words.data_ptr(), before.columns, before.length, *into, 0)
+            copies += (own, self._columns, length - before.length, *into, before.length)
+        self._copy(copies)
         return kept
 
     @torch.inference_mode()
@@ -205,6 +157,17 @@ class CompiledRunner(LiveRows):
         return scores
 
     @torch.inference_mode()
+    def read_states(
+        self, pasts: Sequence[Block | None], texts: Sequence[Sequence[int]]
+    ) -> list[tuple[Block, Tensor]]:
+        """Each text's cache behind what was read before it, and its hidden states ``[T, D]`` after the final norm."""
+        blocks = self._blocks(pasts, texts)
+        parts = [self._scratch["x"][: end - start].clone() for start, end in self._forward(blocks, texts)]
+        norm_D = self.weights.norm_D
+        states = F.rms_norm(torch.cat(parts), norm_D.shape, norm_D, self._config.rms_norm_eps)
+        return list(zip(blocks, torch.split(states, [len(ids) for ids in texts]), strict=True))
+
+    @torch.inference_mode()
     def admit(
         self, slots: Sequence[int], prefixes: Sequence[CompiledPrefix], seeds: Sequence[int], limits: Sequence[int]
     ) -> list[tuple[int, int]]:
@@ -212,9 +175,9 @@ class CompiledRunner(LiveRows):
         for slot, prefix in zip(slots, prefixes, strict=True):
             self._held[slot] = prefix
         at = self._tensor(slots)
-        lengths = self._tensor([prefix.length for prefix in prefixes])
-        self._past[at] = self._tensor([prefix.block.data_ptr() for prefix in prefixes])
-        self._past_columns[at] = self._tensor([prefix.columns for prefix in prefixes])
+        lengths = self._tensor([prefix.kept.length for prefix in prefixes])
+        self._past[at] = self._tensor([prefix.kept.words.data_ptr() for prefix in prefixes])
+        self._past_columns[at] = self._tensor([prefix.kept.columns for prefix in prefixes])
         self._past_lengths[at] = lengths
         self._seeds[at] = self._tensor(seeds)
         self._limits[at] = self._tensor(limits)
@@ -229,7 +192,7 @@ class CompiledRunner(LiveRows):
 
         Returns (slot, bits of ENDED, SUSPECT, FULL, BROKEN) of the rows that somebody must look at.
         """
-        longest = self._layout.columns(num_columns) + self._layout.panel  # prompt and completion are each rounded up
+        longest = self._round_up(num_columns) + self._kernels.panel  # prompt and completion are each rounded up
         threads = self._threads(num_live)
         self._kernels.forward(self._model, num_live, self._rows, longest, threads)
         logits_BV = self._logits[: num_live * self._config.vocab_size].view(num_live, -1)
@@ -269,7 +232,7 @@ class CompiledRunner(LiveRows):
         self._kernels.sample(address(logits_BV), B, V, *how, *numbers, self._threads(B))
         return tokens_B, logprobs_B
 
-    def _read(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+    def _read(self, pasts: Sequence[Block | None], texts: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
         if not texts:
             return []
         ends = torch.tensor([len(ids) for ids in texts]).cumsum(0) - 1
@@ -278,30 +241,43 @@ class CompiledRunner(LiveRows):
             rows = ends[(ends >= start) & (ends < end)] - start
             if len(rows):
                 logits.append(self._read_off(rows, torch.empty(len(rows), self._config.vocab_size)))
-        return [
-            CompiledPrefix(block.words, block.columns, block.before + len(ids), logits_V, self._layout)
-            for block, ids, logits_V in zip(blocks, texts, torch.cat(logits), strict=True)
-        ]
+        return [CompiledPrefix(block, logits_V) for block, logits_V in zip(blocks, torch.cat(logits), strict=True)]
 
-    def _blocks(self, pasts: Sequence[Tensor | None], texts: Sequence[Sequence[int]]) -> list[_Block]:
-        """A block for each text and what stands before it, which it has already."""
-        blocks = []
+    def _blocks(self, pasts: Sequence[Block | None], texts: Sequence[Sequence[int]]) -> list[Block]:
+        """A block for each text behind what stands before it, which it has already."""
+        blocks: list[Block] = []
+        copies: list[int] = []
         for past, ids in zip(pasts, texts, strict=True):
-            before = 0 if past is None else past.shape[3]
-            columns = self._layout.columns(before + len(ids))
-            words = torch.zeros(self._layout.words(columns), dtype=torch.int32)
+            before = 0 if past is None else past.length
+            block = self._block(before + len(ids))
+            blocks.append(block)
             if past is not None:
-                self._layout.pack(past, words, columns)
-            blocks.append(_Block(words, columns, before))
+                into = (block.words.data_ptr(), block.columns)
+                copies += (past.words.data_ptr(), past.columns, before, *into, 0)
+        self._copy(copies)
         return blocks
 
-    def _forward(self, blocks: Sequence[_Block], texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+    def _block(self, length: int) -> Block:
+        columns = self._round_up(length)
+        make = torch.empty if self._dtype == torch.float32 else torch.zeros  # half a word must be finite to be masked
+        return Block(make(columns * self._column_words, dtype=torch.int32), columns, length)
+
+    def _round_up(self, tokens: int) -> int:
+        """Columns of a block that hold so many."""
+        return -(-tokens // self._kernels.panel) * self._kernels.panel
+
+    def _copy(self, copies: Sequence[int]) -> None:
+        """Six numbers each, see kernels.c."""
+        if copies:
+            table = array("q", copies)
+            self._kernels.copy_cache(self._model, len(copies) // 6, table.buffer_info()[0])
+
+    def _forward(self, blocks: Sequence[Block], texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
         """Reads the texts into their blocks, some tokens of all at a time; yields from where to where it has come."""
         lengths = torch.tensor([len(ids) for ids in texts])
         token = torch.tensor([token for ids in texts for token in ids])
-        position = torch.cat(
-            [torch.arange(b.before, b.before + len(ids)) for b, ids in zip(blocks, texts, strict=True)]
-        )
+        first = torch.tensor([block.length for block in blocks]) - lengths.cumsum(0)  # of each text, less what it adds
+        position = torch.arange(len(token)) + first.repeat_interleave(lengths)
         own = torch.tensor([block.words.data_ptr() for block in blocks]).repeat_interleave(lengths)
         columns = torch.tensor([block.columns for block in blocks]).repeat_interleave(lengths)
         none, longest = torch.zeros_like(own), max(block.columns for block in blocks)

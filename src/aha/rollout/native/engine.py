@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,8 @@ from aha.rollout.native.compiled import CompiledRunner
 from aha.rollout.native.kernels import load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.packed import is_packable
-from aha.rollout.native.prefixes import PrefixCache
-from aha.rollout.native.rows import BROKEN, ENDED, FULL, SUSPECT
+from aha.rollout.native.prefixes import PrefixCache, hash_beginnings
+from aha.rollout.native.rows import BROKEN, ENDED, FULL, STOPPED, SUSPECT
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.speculative import Speculation, SpeculativeRunner
@@ -71,7 +71,7 @@ class NativeEngine:
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = _build_runner(config, dtype=dtype, device=torch.device(device), speculate=speculate)
+        self._runner = build_runner(config, dtype=dtype, device=torch.device(device), speculate=speculate)
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._version: int | None = None
@@ -174,10 +174,11 @@ class NativeEngine:
             bytes_per_number=self._dtype.itemsize,
             speculate=self._speculate,
         )
-        suspects = self._stops.suspects(params.stop) if self._stops is not None and params.stop else ()
-        runner.begin(num_slots, num_columns, params, suspects)
+        stops = self._stops.tokens(params.stop) if self._stops is not None and params.stop else ((), ())
+        runner.begin(num_slots, num_columns, params, *stops)
         scheduler = Scheduler(limits, [len(ids) for ids in prompts], num_slots)
         prefixes: dict[int, Any] = {}  # of the kind that the runner makes
+        hashes: dict[int, list[int]] = {}  # of the beginnings of prompts
         finished: dict[int, FinishReason] = {}
         step = 0
         while True:
@@ -185,7 +186,9 @@ class NativeEngine:
             runner.move(plan.moves)
             if plan.prefill:
                 order = sorted(plan.prefill, key=lambda p: len(prompts[p]))
-                prefixes.update(zip(order, self._read([prompts[p] for p in order]), strict=True))
+                if self._prefixes is not None:
+                    hashes |= {p: hash_beginnings(prompts[p]) for p in order}
+                prefixes.update(zip(order, self._read(order, prompts, hashes), strict=True))
             reported: list[tuple[int, int]] = []
             if plan.admitted:
                 reported = runner.admit(
@@ -213,40 +216,54 @@ class NativeEngine:
             finished = self._judge(reported, params)
             if finished:
                 slots = list(finished)
-                caches = runner.keep(slots) if self._prefixes is not None else [None] * len(slots)
-                for slot, cache, (tokens, logprobs) in zip(slots, caches, runner.collect(slots), strict=True):
-                    row = scheduler.row(slot)
+                rows = [scheduler.row(slot) for slot in slots]
+                said = runner.collect(slots)
+                for slot, row, (tokens, logprobs) in zip(slots, rows, said, strict=True):
                     self.sampled_tokens += len(tokens)
-                    if self._prefixes is not None and cache is not None:
-                        self._prefixes.store((*prompts[row.group], *tokens[:-1]), cache)
                     results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
+                if self._prefixes is not None:
+                    texts = [
+                        (prompts[row.group], tokens[:-1], hash_beginnings(tokens[:-1], hashes[row.group]))
+                        for row, (tokens, _) in zip(rows, said, strict=True)
+                    ]
+                    self._keep(self._prefixes, slots, texts)
 
-    def _read(self, prompts: Sequence[Sequence[int]]) -> list[Any]:
-        """Each prompt, in the order of length, from where the kept prefixes end."""
+    def _keep(
+        self, cache: PrefixCache, slots: Sequence[int], texts: Sequence[tuple[Sequence[int], list[int], list[int]]]
+    ) -> None:
+        """Copies what each slot has read of its (prompt, completion, numbers of the beginnings); equal texts once."""
+        new = {numbers[-1]: i for i, (_, _, numbers) in enumerate(texts) if not cache.holds(numbers)}
+        kept: list[Any] = self._runner.keep([slots[i] for i in new.values()])
+        for i, own in zip(new.values(), kept, strict=True):
+            prompt, ids, numbers = texts[i]
+            cache.store((*prompt, *ids), numbers, own, behind=len(prompt))
+
+    def _read(
+        self, order: Sequence[int], prompts: Sequence[Sequence[int]], hashes: Mapping[int, list[int]]
+    ) -> list[Any]:
+        """Prompts in the ``order`` of length, each from where the kept prefixes end."""
         cache = self._prefixes
         if cache is None:
-            self.read_tokens += sum(map(len, prompts))
-            return self._runner.prefill(prompts)
-        known = [cache.longest(ids) for ids in prompts]
-        tails = [ids if past is None else ids[past.shape[-2] :] for ids, past in zip(prompts, known, strict=True)]
-        self.read_tokens += sum(map(len, tails))
-        new = iter(self._runner.prefill([tail for tail, past in zip(tails, known, strict=True) if past is None]))
-        behind = [(past, tail) for past, tail in zip(known, tails, strict=True) if past is not None]
-        more = iter(self._runner.extend([past for past, _ in behind], [tail for _, tail in behind]))
-        prefixes: list[Any] = []
-        for ids, past in zip(prompts, known, strict=True):
-            prefix: Any = next(new if past is None else more)
-            cache.store(ids, prefix.cache.clone() if past is None else prefix.cache)  # of a batch read at once: a part
-            prefixes.append(prefix)
+            self.read_tokens += sum(len(prompts[p]) for p in order)
+            return self._runner.prefill([prompts[p] for p in order])
+        known = {p: cache.longest(prompts[p], hashes[p]) for p in order}
+        pasts = {p: past for p, past in known.items() if past is not None}
+        tails = {p: prompts[p][pasts[p].length :] if p in pasts else prompts[p] for p in order}
+        self.read_tokens += sum(map(len, tails.values()))
+        new = iter(self._runner.prefill([tail for p, tail in tails.items() if p not in pasts]))
+        more = iter(self._runner.extend(list[Any](pasts.values()), [tails[p] for p in pasts]))
+        prefixes: list[Any] = [next(more if p in pasts else new) for p in order]
+        for p, prefix in zip(order, prefixes, strict=True):
+            cache.store(prompts[p], hashes[p], prefix.kept)
         return prefixes
 
     def _judge(self, reported: Sequence[tuple[int, int]], params: SamplingParams) -> dict[int, FinishReason]:
         """Which of the reported rows are finished, and why: an end token, then a stop string, then the length."""
-        stopped: set[int] = set()
-        suspects = [slot for slot, bits in reported if bits & SUSPECT and not bits & ENDED]
+        stopped = {slot for slot, bits in reported if bits & STOPPED}
+        suspects = [slot for slot, bits in reported if bits & SUSPECT and not bits & (ENDED | STOPPED)]
         if suspects and self._stops is not None:
             tails = self._runner.tail(suspects, self._stops.window(params.stop))
-            stopped = {s for s, tail in zip(suspects, tails, strict=True) if self._stops.found(tail, params.stop)}
+            stopped |= {s for s, tail in zip(suspects, tails, strict=True) if self._stops.found(tail, params.stop)}
         finished: dict[int, FinishReason] = {}
         for slot, bits in reported:
             if bits & ENDED:
@@ -272,7 +289,7 @@ class NativeEngine:
             raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
 
 
-def _build_runner(
+def build_runner(
     config: ModelConfig, *, dtype: torch.dtype, device: torch.device, speculate: int
 ) -> Runner | CompiledRunner:
     """With compiled kernels where they know the model and can be had, else with PyTorch."""

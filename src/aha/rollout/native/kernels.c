@@ -398,6 +398,35 @@ void read_logits(const Model *m, int64_t B, const int64_t *row, float *logits, i
     if (m->half) read_off(1, m, B, row, logits, THREAD); else read_off(0, m, B, row, logits, THREAD);
 }
 
+// Copies the cache of texts, `length` tokens from the start of a block behind the first `at` of another, in rows of `copy`:
+// from, from_cols, length, into, into_cols, at.
+void copy_cache(const Model *m, int64_t B, const int64_t *copy) {
+    int64_t half = m->half, H = m->H, words = words_of((int)half, H), Hp = padded(H);
+    for (int64_t b = 0; b < B; b++, copy += 6) {
+        int64_t from_cols = copy[1], length = copy[2], into_cols = copy[4], at = copy[5], run;
+        for (int64_t head = 0; head < m->layers * m->K; head++) {
+            const word *from = (const word *)copy[0] + head * head_words((int)half, H, from_cols);
+            word *into = (word *)copy[3] + head * head_words((int)half, H, into_cols);
+            for (int64_t t = 0; t < length; t += run) {  // as many as lie side by side in both
+                int64_t s = at + t, here = NR - t % NR, there = NR - s % NR;
+                run = length - t < here ? length - t : here;
+                if (there < run) run = there;
+                for (int64_t w = 0; w < words; w++)
+                    memcpy(into + (s / NR * words + w) * NR + s % NR, from + (t / NR * words + w) * NR + t % NR,
+                           (size_t)run * 4);
+            }
+            from += from_cols * words;
+            into += into_cols * words;
+            if (!half) memcpy(into + at * Hp, from, (size_t)(length * Hp) * 4);
+            else
+                for (int64_t t = 0; t < length; t++)
+                    for (int64_t i = 0; i < Hp; i++)
+                        ((uint16_t *)(into + (at + t) / 2 * Hp + i))[(at + t) % 2] =
+                            ((const uint16_t *)(from + t / 2 * Hp + i))[t % 2];
+        }
+    }
+}
+
 // ---- sampling ------------------------------------------------------------------------------------------------------
 
 static double uniform(uint64_t seed, uint64_t index) {  // as sampler.py: SplitMix64 read at `index`

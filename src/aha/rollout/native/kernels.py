@@ -64,13 +64,15 @@ class Kernels:
         self.forward.argtypes = [ctypes.POINTER(ModelPointers), _INT, ctypes.POINTER(RowPointers), _INT, _INT]
         self.read_logits = library.read_logits
         self.read_logits.argtypes = [ctypes.POINTER(ModelPointers), _INT, _POINTER, _POINTER, _INT]
+        self.copy_cache = library.copy_cache
+        self.copy_cache.argtypes = [ctypes.POINTER(ModelPointers), _INT, _POINTER]
         self.sample = library.sample
         self.sample.argtypes = [
             *(_POINTER, _INT, _INT),
             *(ctypes.c_float, _INT, ctypes.c_double),
             *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
         ]
-        for function in (self.forward, self.read_logits, self.sample):
+        for function in (self.forward, self.read_logits, self.copy_cache, self.sample):
             function.restype = None
         self.record = library.record
         self.record.argtypes = [ctypes.POINTER(StatePointers), _INT, *[_POINTER] * 3]

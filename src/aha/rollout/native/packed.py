@@ -55,7 +55,7 @@ class PackedWeights:
         self._rows = dict(zip(_PARTS, (N * H, K * H, K * H), strict=True))
         self._embedding = self._empty(V, D)
         self._head = self._embedding if config.tie_word_embeddings else self._empty(V, D)
-        self._norm_D = torch.empty(D)
+        self.norm_D = torch.empty(D)
         self._layers = [self._empty_layer() for _ in range(config.num_hidden_layers)]
 
     @torch.no_grad()
@@ -77,7 +77,7 @@ class PackedWeights:
         pack(matrix("model.embed_tokens.weight", V, D), self._embedding)
         if not config.tie_word_embeddings:
             pack(matrix("lm_head.weight", V, D), self._head)
-        vector("model.norm.weight", self._norm_D)
+        vector("model.norm.weight", self.norm_D)
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}."
             for name, into in self._vectors(at, layer):
@@ -99,7 +99,7 @@ class PackedWeights:
         yield "model.embed_tokens.weight", unpack(self._embedding, V, dtype)
         if not config.tie_word_embeddings:
             yield "lm_head.weight", unpack(self._head, V, dtype)
-        yield "model.norm.weight", self._norm_D
+        yield "model.norm.weight", self.norm_D
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}."
             yield from self._vectors(at, layer)
@@ -126,7 +126,7 @@ class PackedWeights:
         model.half, model.layers, model.eps = int(self._dtype == torch.bfloat16), len(layers), config.rms_norm_eps
         model.D, model.V, model.F = config.hidden_size, config.vocab_size, config.intermediate_size
         model.N, model.K, model.H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        model.embedding, model.norm, model.head = map(address, (self._embedding, self._norm_D, self._head))
+        model.embedding, model.norm, model.head = map(address, (self._embedding, self.norm_D, self._head))
         model.layer = ctypes.cast(layers, ctypes.POINTER(LayerPointers))
 
     def _empty(self, num_rows: int, num_columns: int) -> Tensor:

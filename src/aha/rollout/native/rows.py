@@ -19,6 +19,7 @@ ENDED = 1
 SUSPECT = 2  # the token may complete a stop string
 FULL = 4
 BROKEN = 8  # the logits are not finite, so the token means nothing
+STOPPED = 16  # the token's own text has a stop string
 
 
 class LiveRows:
@@ -47,10 +48,13 @@ class LiveRows:
         """Tokens and log-probabilities that each of the rows has sampled."""
         at = self._tensor(slots)
         counts = self._counts[at].tolist()
-        tokens, logprobs = self._out_tokens[at].tolist(), self._out_logprobs[at].tolist()
+        longest = max(counts)
+        tokens, logprobs = self._out_tokens[at, :longest].tolist(), self._out_logprobs[at, :longest].tolist()
         return [(t[:count], p[:count]) for t, p, count in zip(tokens, logprobs, counts, strict=True)]
 
-    def _begin_rows(self, num_slots: int, params: SamplingParams, suspects: Sequence[int]) -> None:
+    def _begin_rows(
+        self, num_slots: int, params: SamplingParams, suspects: Sequence[int], stops: Sequence[int]
+    ) -> None:
         device, vocab = self._device, self._config.vocab_size
         self._params = params
         self._tokens = torch.zeros(num_slots, dtype=torch.int64, device=device)
@@ -63,6 +67,7 @@ class LiveRows:
         self._out_logprobs = torch.zeros(num_slots, num_out, device=device)
         flags = torch.zeros(vocab, dtype=torch.uint8)
         flags[list(suspects)] = SUSPECT
+        flags[list(stops)] |= STOPPED
         flags[[i for i in params.end_token_ids if i < vocab]] |= ENDED
         self._flags_V = flags.to(device)
         self._slots = torch.arange(num_slots, device=device)

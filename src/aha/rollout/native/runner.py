@@ -20,7 +20,7 @@ from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.memory import PREFILL_TOKENS
-from aha.rollout.native.prefixes import Past
+from aha.rollout.native.prefixes import Past, Plain
 from aha.rollout.native.rows import LiveRows
 from aha.rollout.native.weights import Weights
 
@@ -52,6 +52,11 @@ class Prefix:
     logits_V: Tensor
     tail: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def kept(self) -> Plain:
+        """A copy: of prompts that were read at once, each is a part of one tensor."""
+        return Plain(self.cache.clone())
+
 
 class Runner(LiveRows):
     """Weights, arena and live rows on one device. Arguments are trusted: ``NativeEngine`` checks them.
@@ -67,7 +72,14 @@ class Runner(LiveRows):
         self._rotation = torch.zeros(0, 1, config.head_dim // 2, dtype=torch.complex64, device=device)
 
     @torch.inference_mode()
-    def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
+    def begin(
+        self,
+        num_slots: int,
+        num_columns: int,
+        params: SamplingParams,
+        suspects: Sequence[int] = (),
+        stops: Sequence[int] = (),
+    ) -> None:
         """Makes room for ``num_slots`` rows of ``num_columns`` tokens; memory of earlier calls is used again."""
         config, device = self._config, self._device
         parts, heads, width = self._cache
@@ -78,7 +90,7 @@ class Runner(LiveRows):
             self._memory = torch.zeros(0, dtype=self._dtype, device=device)
             self._memory = torch.zeros(size, dtype=self._dtype, device=device)
         self._arena = self._memory[:size].view(shape)
-        self._begin_rows(num_slots, params, suspects)
+        self._begin_rows(num_slots, params, suspects, stops)
         self._columns = torch.arange(num_columns, device=device)
         # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
         first = torch.arange(parts, device=device)[:, None] * num_slots * heads + torch.arange(heads, device=device)
@@ -91,9 +103,9 @@ class Runner(LiveRows):
         return [prefix for batch in _batches(prompts) for prefix in self._read(batch)]
 
     @torch.inference_mode()
-    def extend(self, pasts: Sequence[Tensor], tails: Sequence[Sequence[int]]) -> list[Prefix]:
-        """Reads each tail behind what was read before it, a cache ``[layers, parts, heads, S, width]``."""
-        before = iter(pasts)
+    def extend(self, pasts: Sequence[Plain], tails: Sequence[Sequence[int]]) -> list[Prefix]:
+        """Reads each tail behind what was read before it."""
+        before = (past.cache for past in pasts)
         prefixes = []
         for batch in _batches(tails):
             behind = [next(before) for _ in batch]
@@ -104,10 +116,10 @@ class Runner(LiveRows):
         return prefixes
 
     @torch.inference_mode()
-    def keep(self, slots: Sequence[int]) -> list[Tensor]:
+    def keep(self, slots: Sequence[int]) -> list[Plain]:
         """A copy of the cache of each row: of its prompt and all it has sampled but the last token."""
         lengths = self._positions[self._tensor(slots)].tolist()
-        return [self._arena[:, :, slot, :, :length].clone() for slot, length in zip(slots, lengths, strict=True)]
+        return [Plain(self._arena[:, :, slot, :, :n].clone()) for slot, n in zip(slots, lengths, strict=True)]
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
@@ -128,6 +140,25 @@ class Runner(LiveRows):
                 ]
                 scores.append(tuple(torch.cat(parts).tolist()) if len(targets) else ())
         return scores
+
+    @torch.inference_mode()
+    def read_states(
+        self, pasts: Sequence[Plain | None], texts: Sequence[Sequence[int]]
+    ) -> list[tuple[Plain, Tensor]]:
+        """Each text's cache behind what was read before it, and its hidden states ``[T, D]`` after the final norm."""
+        (parts, heads, width), layers = self._cache, self._config.num_hidden_layers
+        nothing = torch.zeros(layers, parts, heads, 0, width, dtype=self._dtype, device=self._device)
+        before = iter(nothing if past is None else past.cache for past in pasts)
+        found = []
+        for batch in _batches(texts):
+            behind = [next(before) for _ in batch]
+            entries: list[Tensor] = []
+            hidden_BTD = self._forward(self._pad(batch), entries, behind)
+            stacked = torch.stack(entries)  # [layers, parts, B, heads, T, width]
+            for b, (past, ids) in enumerate(zip(behind, batch, strict=True)):
+                cache = torch.cat((past, stacked[:, :, b, :, : len(ids)]), -2)
+                found.append((Plain(cache), hidden_BTD[b, : len(ids)]))
+        return found
 
     @torch.inference_mode()
     def admit(

@@ -63,8 +63,15 @@ class SpeculativeRunner(Runner):
     """A ``Runner`` that drafts with ``ahead`` modules, at least 1. Its steps report rows in the same way."""
 
     @torch.inference_mode()
-    def begin(self, num_slots: int, num_columns: int, params: SamplingParams, suspects: Sequence[int]) -> None:
-        super().begin(num_slots, num_columns, params, suspects)
+    def begin(
+        self,
+        num_slots: int,
+        num_columns: int,
+        params: SamplingParams,
+        suspects: Sequence[int] = (),
+        stops: Sequence[int] = (),
+    ) -> None:
+        super().begin(num_slots, num_columns, params, suspects, stops)
         K, D, device = self._ahead, self._config.hidden_size, self._device
         self._bases = torch.zeros(num_slots, dtype=torch.int64, device=device)
         # Of the window: the body's states, and the tokens that come after each place, as many more as modules look at.

@@ -1,7 +1,8 @@
 """Stop strings without decoding every text at every step.
 
 A stop string ends inside the text of some token, so only tokens whose text has its last character can complete it.
-Those are found once for a vocabulary; a row that samples one has its last tokens decoded, as many as one can span.
+Those are found once for a vocabulary; a row that samples one has its last tokens decoded, as many as one can span,
+unless the token's own text has a stop string.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ class StopStrings:
         self._vocab_size = vocab_size
         self._pieces: list[str] | None = None
 
-    def suspects(self, stop: Sequence[str]) -> list[int]:
-        """Token ids that may complete one of ``stop``."""
+    def tokens(self, stop: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Ids that may complete one of ``stop``, and of these the ones whose own text has one."""
         if self._pieces is None:
             self._pieces = [self._piece(token) for token in range(self._vocab_size)]
         last = {text[-1] for text in stop} | {_BROKEN}
-        return [token for token, piece in enumerate(self._pieces) if not last.isdisjoint(piece)]
+        suspects = [token for token, piece in enumerate(self._pieces) if not last.isdisjoint(piece)]
+        return suspects, [token for token in suspects if any(text in self._pieces[token] for text in stop)]
 
     def window(self, stop: Sequence[str]) -> int:
         """How many last tokens hold any of ``stop`` in full: a token has at least one byte; some more for a cut."""
