@@ -96,7 +96,6 @@ def _draw(run: Run, summary: Mapping[str, Any], path: Path) -> None:
     }:
         save_reliability_figure(curves, path)
         return
-    save_readme_figure(run.folder, path)
     if summary["stages"]:
         save_readme_figure(run.folder, path)
 
