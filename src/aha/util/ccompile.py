@@ -20,6 +20,7 @@ _FLAGS = (  # -O3 makes no faster code of these files, in twice the time
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-shared", "-fPIC"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing"),
 )
+_SHARED = Path(__file__).with_name("vectors.h")
 _CHOICES = (  # the first that compiles; a sum in the order that vectors want needs openmp-simd
     ("-march=native", "-fopenmp"),
     ("-march=native", "-fopenmp-simd"),
@@ -58,13 +59,14 @@ def _cache_folder() -> Path:
 
 
 def _fingerprint(source: Path, compiler: str) -> str:
-    """Of the source, how it is compiled, and the processor it is compiled for."""
+    """Of the source and what it may include, how it is compiled, and the processor it is compiled for."""
     cpu = platform.machine() + platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
         wanted = ("model name", "flags", "Features", "CPU part")
         cpu += "".join(sorted({line for line in info.read_text().splitlines() if line.startswith(wanted)}))
-    parts = (source.read_text(encoding="utf-8"), repr((_FLAGS, _CHOICES)), str(Path(compiler).resolve()), cpu)
+    texts = [path.read_text(encoding="utf-8") for path in (source, _SHARED)]
+    parts = (*texts, repr((_FLAGS, _CHOICES)), str(Path(compiler).resolve()), cpu)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -74,7 +76,7 @@ def _build(source: Path, compiler: str, target: Path) -> None:
         made = Path(folder) / target.name
         for choice in _CHOICES:
             done = subprocess.run(
-                [compiler, *_FLAGS, *choice, str(source), "-o", str(made), "-lm"],
+                [compiler, *_FLAGS, *choice, f"-I{_SHARED.parent}", str(source), "-o", str(made), "-lm"],
                 capture_output=True,
                 text=True,
                 timeout=300,

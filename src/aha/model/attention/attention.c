@@ -5,33 +5,9 @@
 // Everything that is multiplied is made of 32-bit words: one float32, or two neighbouring bfloat16 (half = 1); sums and
 // softmax are float32. Query heads that share keys are lanes of one vector, NR of (token, head) at a time, so that a row
 // of scores is what all of them give one key. A row's numbers do not depend on other sequences, nor on the threads.
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
-#if defined(__AVX512F__)
-#define VL 16
-#define MR 14
-#elif defined(__AVX__)
-#define VL 8
-#define MR 6
-#else
-#define VL 4
-#define MR 6
-#endif
-#define NR (2 * VL)
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
-
-typedef uint32_t word;
-typedef float vf __attribute__((vector_size(4 * VL), aligned(4), may_alias));
-typedef uint32_t vu __attribute__((vector_size(4 * VL), aligned(4), may_alias));
-typedef int32_t vi __attribute__((vector_size(4 * VL), aligned(4), may_alias));
-typedef uint16_t vh __attribute__((vector_size(2 * VL), aligned(2), may_alias));
 
 typedef struct {
     const void *q, *k, *v, *cos, *sin;  // [tokens, N or K, H or W]; cos and sin [R, H] or NULL, those of token t at t mod R
@@ -54,21 +30,15 @@ typedef struct {  // what one thread works with
     float *grad_k, *grad_v;    // [S][width]
 } Scratch;
 
-INLINE float as_float(word u) { float f; memcpy(&f, &u, 4); return f; }
-INLINE vf pick(vi where, vf yes, vf no) { return (vf)(((vi)yes & where) | ((vi)no & ~where)); }
 INLINE int64_t ceil_to(int64_t n, int64_t of) { return (n + of - 1) / of * of; }
 INLINE int64_t wide(int64_t n) { return ceil_to(n, VL); }
 INLINE int64_t words_of(const int half, int64_t numbers) { return half ? (numbers + 1) / 2 : numbers; }
-INLINE vu halves_of(vf x) {  // to the nearest, ties to even; NaN stays NaN
-    vu u = (vu)x, nan = (vu)(x != x);
-    return (nan & 0x7fc0) | (~nan & (u + 0x7fff + (u >> 16 & 1)) >> 16);
-}
 INLINE void put_halves(void *to, vf x) {
 #ifdef __AVX512BF16__
     __m256bh own = _mm512_cvtneps_pbh((__m512)x);
     memcpy(to, &own, 32);
 #else
-    *(vh *)to = __builtin_convertvector(halves_of(x), vh);
+    *(vh *)to = to_halves(x);
 #endif
 }
 INLINE vu pairs_of(vf low, vf high) {  // lane by lane one word of both
@@ -91,30 +61,6 @@ INLINE void put_one(const int half, void *x, int64_t i, float value) {
     vf v = (vf){0} + value;
     if (half) ((uint16_t *)x)[i] = (uint16_t)halves_of(v)[0];
     else ((float *)x)[i] = value;
-}
-
-INLINE vf dot(const int half, vf sum, word a, vu b) {
-    if (!half) return sum + as_float(a) * (vf)b;
-#ifdef __AVX512BF16__
-    return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32((int)a), (__m512bh)b);
-#else
-    return sum + as_float(a << 16) * (vf)(b << 16) + as_float(a & 0xffff0000) * (vf)(b & 0xffff0000);
-#endif
-}
-
-INLINE vf exponential(vf x) {  // relative error under 2e-7 (Cephes' polynomial); 0 under -87, the same over 88
-    vf zero = {0};
-    x = pick(x > 88.0f, zero + 88.0f, x);
-    vf shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    vf r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
-    vf scaled = p * (vf)(((vi)shifted - 0x4b400000 + 127) << 23);
-    return pick(x < -87.0f, zero, scaled);
 }
 
 // ---- the one product: into [rows, C vectors] = (into +) a b; a's rows lie `next` words apart, b's rows and into's VL C or ld
