@@ -259,19 +259,24 @@ class NativeEngine:
 
     def _judge(self, reported: Sequence[tuple[int, int]], params: SamplingParams) -> dict[int, FinishReason]:
         """Which of the reported rows are finished, and why: an end token, then a stop string, then the length."""
-        stopped = {slot for slot, bits in reported if bits & STOPPED}
-        suspects = [slot for slot, bits in reported if bits & SUSPECT and not bits & (ENDED | STOPPED)]
-        if suspects and self._stops is not None:
-            tails = self._runner.tail(suspects, self._stops.window(params.stop))
-            stopped |= {s for s, tail in zip(suspects, tails, strict=True) if self._stops.found(tail, params.stop)}
         finished: dict[int, FinishReason] = {}
+        suspects: list[tuple[int, int]] = []
         for slot, bits in reported:
             if bits & ENDED:
                 finished[slot] = FinishReason.END
-            elif slot in stopped:
+            elif bits & STOPPED:
                 finished[slot] = FinishReason.STOP
+            elif bits & SUSPECT:
+                suspects.append((slot, bits))
             elif bits & FULL:
                 finished[slot] = FinishReason.LENGTH
+        if suspects and self._stops is not None:
+            tails = self._runner.tail([slot for slot, _ in suspects], self._stops.window(params.stop))
+            for (slot, bits), tail in zip(suspects, tails, strict=True):
+                if self._stops.found(tail, params.stop):
+                    finished[slot] = FinishReason.STOP
+                elif bits & FULL:
+                    finished[slot] = FinishReason.LENGTH
         return finished
 
     def _check_ids(self, what: str, ids: Sequence[int], num_new: int) -> None:
