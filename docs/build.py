@@ -297,7 +297,7 @@ def harness(results: Results, root: Path) -> str:
                 _interval(anywhere["accuracy"]),
                 _interval(one["aha"]),
                 f"{boxed['agree']}; ours alone {boxed['ours_alone']}, theirs alone {boxed['theirs_alone']}",
-                f"{_interval(own['pass@1'])}, {own['same_text']} equal texts" if own else "–",
+                f"{_interval(own['pass@1'])}; {own['same_text']} of {own['problems']} texts equal" if own else "–",
             )
         )
     heads = (
@@ -342,9 +342,10 @@ def preferences(results: Results, root: Path) -> str:
         f"{read['tokens']:,} tokens are read once.",
         f"Choosing the longer text would be right in {_interval(length['longer_chosen'])} of all pairs; `helpful_even` "
         f"learns from {found['pairs_even']['train']:,} whose longer text is as often the better as the worse one.",
-        f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: the mean margin of {found['pairs_dpo']['test']} pairs of the "
-        f"test side goes from {before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to {after['high']:.4f}, "
-        f"pair by pair); {_interval(dpo['held_out']['accuracy'])} of them move towards the preferred answer.",
+        f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: over {found['pairs_dpo']['test']} pairs of the test "
+        f"side the mean margin goes from {before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to "
+        f"{after['high']:.4f}, pair by pair); {_interval(dpo['held_out']['accuracy'])} of them move towards the "
+        "preferred answer.",
     )
     words = "How often each model is right against how sure it is, with 95 % intervals"
     picture = f"![{words}](figures/preferences_real.png)\n\n{words} (seed {summary['seed']})."
