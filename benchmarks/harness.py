@@ -98,15 +98,19 @@ def compare(samples: Path, kept: Path | None) -> dict[str, Any]:
         return found
     name = samples.name.removeprefix("samples_aha_").rpartition("_")[0]
     settings, rows = next(value for key, value in load_kept(kept).items() if key.partition("=")[0] == name)
-    own = grade(rows)
-    texts = [(a.asked.generations[0].text, b.asked.generations[0].text) for a, b in zip(graded, own, strict=True)]
-    shares = [sum(one.correct) / len(one.correct) for one in own]
+    asked = {one.problem.id: number for number, one in enumerate(graded)}
+    own = grade([row for row in rows if row.problem.id in asked])
+    same = [graded[asked[one.problem.id]] for one in own]
+    texts = [(a.asked.generations[0].text, b.asked.generations[0].text) for a, b in zip(same, own, strict=True)]
     found["evaluate"] = {
+        "problems": len(own),
         "samples": settings["samples"],
         "temperature": settings["temperature"],
         "pass@1": bench_scores(own)["pass@1"],
         "same_text": sum(a.strip() == b.strip() for a, b in texts),
-        "minus_harness": compare_paired([float(right) for right in ours], shares).as_dict(),
+        "minus_harness": compare_paired(
+            [float(one.correct[0]) for one in same], [sum(one.correct) / len(one.correct) for one in own]
+        ).as_dict(),
     }
     return found
 

@@ -49,7 +49,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- generated:([\w-]+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
 MANY = 3  # stages with equal settings that a table heading still names one by one
 
-PREDICTED = {"helpful": "the better of two answers", "safe": "an answer is the good one"}
+LONGER = ("accuracy_longer_chosen", "accuracy_shorter_chosen")
+PREDICTED = {
+    "helpful": "the better of two answers",
+    "helpful_even": "the same, lengths balanced",
+    "safe": "an answer is the good one",
+}
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]
 """The summaries of each recipe, by seed."""
@@ -285,6 +290,32 @@ def arms_of(recipe: str) -> Callable[[Results, Path], str]:
     return block
 
 
+def harness(results: Results, root: Path) -> str:
+    """What ``benchmarks/harness.py compare`` found."""
+    if (found := _measured(root, "harness")) is None:
+        return ""
+    rows = []
+    for name, one in found.items():
+        boxed, anywhere = one["filters"]["boxed"], one["filters"]["flexible-extract"]
+        own = one.get("evaluate")
+        rows.append(
+            (
+                name.removeprefix("aha_"),
+                str(one["problems"]),
+                _interval(boxed["accuracy"]),
+                _interval(anywhere["accuracy"]),
+                _interval(one["aha"]),
+                f"{boxed['agree']}; ours alone {boxed['ours_alone']}, theirs alone {boxed['theirs_alone']}",
+                f"{_interval(own['pass@1'])}; {own['same_text']} of {own['problems']} texts equal" if own else "–",
+            )
+        )
+    heads = (
+        "set", "problems", "lm-eval, box", "lm-eval, last number", "aha, the same texts", "equal verdicts, of the box",
+        "`aha evaluate`",
+    )  # fmt: skip
+    return _table(heads, rows)
+
+
 def preferences(results: Results, root: Path) -> str:
     """What the heads and DPO of preferences_real were worth on texts that they did not learn from."""
     summary = _first(results, "preferences_real")
@@ -293,7 +324,7 @@ def preferences(results: Results, root: Path) -> str:
     found = summary["preferences"]
     data, read, dpo = found["pairs"], found["read"], found["dpo"]
     rows = []
-    for name, kind in (("helpful", "pairs"), ("safe", "texts")):
+    for name, kind in (("helpful", "pairs"), ("helpful_even", "pairs"), ("safe", "texts")):
         head = found[name]
         both = (head["held_out"], f"every one of {_count(head['held_out'])} {kind}, held out once")
         own = (head["test"], f"the test side, {_count(head['test'])} {kind}")
@@ -306,22 +337,26 @@ def preferences(results: Results, root: Path) -> str:
                     _interval(report["accuracy"]),
                     f"{100 * curve['ece']:.1f} points",
                     f"{length['correlation']:+.2f}",
+                    *(_interval(length[key]) if key in length else "–" for key in LONGER),
                 )
             )
-    heads = ("model", "judged on", "accuracy", "calibration error", "correlation of score and length")
+    heads = (
+        "model", "judged on", "accuracy", "calibration error", "correlation of score and length",
+        "where the better text is longer", "where it is shorter",
+    )  # fmt: skip
     length = found["helpful"]["held_out"]["length"]
     before, after = (dpo["held_out"][key] for key in ("margin_before", "margin"))
     sentences = (
         f"{data['train']:,} pairs to train on and {data['test']} to test; {read['texts']:,} texts with "
         f"{read['tokens']:,} tokens are read once.",
-        f"Choosing the longer text would be right in {_interval(length['longer_chosen'])} of the pairs; `helpful` is "
-        f"right in {_interval(length['accuracy_longer_chosen'])} of those whose better text is the longer one, and in "
-        f"{_interval(length['accuracy_shorter_chosen'])} of the others.",
-        f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: the mean margin of the test side's pairs goes from "
-        f"{before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to {after['high']:.4f}, pair by pair); "
-        f"{_interval(dpo['held_out']['accuracy'])} of them move towards the preferred answer.",
+        f"Choosing the longer text would be right in {_interval(length['longer_chosen'])} of all pairs; `helpful_even` "
+        f"learns from {found['pairs_even']['train']:,} whose longer text is as often the better as the worse one.",
+        f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: over {found['pairs_dpo']['test']} pairs of the test "
+        f"side the mean margin goes from {before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to "
+        f"{after['high']:.4f}, pair by pair); {_interval(dpo['held_out']['accuracy'])} of them move towards the "
+        "preferred answer.",
     )
-    words = "How often the two models are right against how sure they are, with 95 % intervals"
+    words = "How often each model is right against how sure it is, with 95 % intervals"
     picture = f"![{words}](figures/preferences_real.png)\n\n{words} (seed {summary['seed']})."
     return "\n\n".join((_table(heads, rows), *sentences, picture))
 
@@ -687,6 +722,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "distill_tiny-arms": arms_of("distill_tiny"),
     "distill_tiny-settings": settings_of("distill_tiny"),
     "preferences_real": preferences,
+    "harness": harness,
     "sft-presets": presets,
     "v3_tiny-graph": graph_of("v3_tiny"),
     "v3_tiny-settings": settings_of("v3_tiny"),

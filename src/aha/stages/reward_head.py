@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from aha.config import Frozen, Rate
+from aha.config import Count, Frozen, Rate
 from aha.errors import DataError, SettingError
 from aha.model.decoder import first_layers
 from aha.model.heads import RewardModel, save_reward_model
@@ -39,8 +39,8 @@ class Settings(Frozen):
     reads: Reads
     loss: Loss = "pairwise"
     decays: tuple[Rate, ...] = (1.0, 0.3, 0.1, 0.03)
-    folds: int = 10
-    inner_folds: int = 4
+    folds: Count = 10
+    inner_folds: Count = 4
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from aha.config import Count, Frozen
 from aha.errors import DataError, SettingError
 from aha.model.attention.plan import Branches
 from aha.model.decoder import Decoder
-from aha.model.precision import Precision, use_precision
 from aha.model.tensor_file import open_tensors, save_tensors_atomic
 from aha.records import StageResult
 from aha.reward.learned import Reads
@@ -33,12 +33,12 @@ INDEX = "texts.json"
 
 class Settings(Frozen):
     """States behind the first so many layers, for each of ``depths`` in ascending order; what is above the last is not
-    computed. ``reads`` are the ways of reading a text that are asked for later. ``precision`` is that of the linear
-    maps' products; the states are float32. ``token_budget`` tokens are computed together."""
+    computed. ``reads`` are the ways of reading a text that are asked for later. ``dtype`` is that of the weights and of
+    what is computed; the states are kept in float32. ``token_budget`` tokens are computed together."""
 
     depths: tuple[Count, ...]
     reads: tuple[Reads, ...] = ("answer", "everything")
-    precision: Precision = "float32"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     token_budget: Count = 4_096
 
 
@@ -64,11 +64,10 @@ class States:
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the model, ``preferences`` the texts. Texts of one prompt are computed together, the prompt once."""
-    policy = load_policy(inputs["init"] / "model")
+    policy = load_policy(inputs["init"] / "model", dtype=getattr(torch, settings.dtype))
     layers = policy.config.num_hidden_layers
     if list(settings.depths) != sorted(set(settings.depths)) or not 0 < settings.depths[-1] <= layers:
         raise SettingError(f"depths={list(settings.depths)}: rising numbers of layers are needed, {layers} at most")
-    use_precision(policy.decoder, settings.precision)
     prompt_of: dict[tuple[int, ...], int] = {}
     for name in ("train", "test"):
         for reads in settings.reads:
