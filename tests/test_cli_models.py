@@ -96,9 +96,11 @@ def test_generate_searches_and_bench_draws_what_searches_cost(aha_main: Program,
         "revise", "budget", "adaptive",
     }  # fmt: skip
     assert [(row["first"], row["second"]) for row in found["comparisons"]] == [
-        ("one sample", "vote@16"), ("best-of-4", "beam of 4"),
+        ("one sample", "vote@16"), ("vote@16", "best-of-16"), ("best-of-4", "beam of 4"), ("best-of-4", "beam of 4"),
     ]  # fmt: skip
-    assert found["comparisons"][0]["problems"] == 10 and found["comparisons"][1]["problems"] == 6
+    assert [(row["bins"], row["problems"]) for row in found["comparisons"]] == [
+        ("all", 10), ("all", 10), ("middling", 6), ("hardest", 2),
+    ]  # fmt: skip
     code, _, errors = aha_main("bench", "search")
     assert code == 2 and "search needs a model" in errors
     code, _, errors = aha_main("bench", "search", tmp_path / "stage", "--limit", 9)
