@@ -351,6 +351,7 @@ def preferences(results: Results, root: Path) -> str:
         f"{read['tokens']:,} tokens are read once.",
         f"Choosing the longer text would be right in {_interval(length['longer_chosen'])} of all pairs; `helpful_even` "
         f"learns from {found['pairs_even']['train']:,} whose longer text is as often the better as the worse one.",
+        *_by_pairs(found["safe"]["held_out"]),
         f"DPO on {dpo['pairs']} pairs, {dpo['steps']} updates: over {found['pairs_dpo']['test']} pairs of the test "
         f"side the mean margin goes from {before['value']:.4f} to {after['value']:.4f} ({after['low']:.4f} to "
         f"{after['high']:.4f}, pair by pair); {_interval(dpo['held_out']['accuracy'])} of them move towards the "
@@ -359,6 +360,14 @@ def preferences(results: Results, root: Path) -> str:
     words = "How often each model is right against how sure it is, with 95 % intervals"
     picture = f"![{words}](figures/preferences_real.png)\n\n{words} (seed {summary['seed']})."
     return "\n\n".join((_table(heads, rows), *sentences, picture))
+
+
+def _by_pairs(report: Mapping[str, Any]) -> Iterator[str]:
+    if "pairs" in report:
+        yield (
+            f"`safe` judges single texts; of the two of a pair it gives the better one the higher score in "
+            f"{_interval(report['pairs'])}."
+        )
 
 
 def _count(report: Mapping[str, Any]) -> str:

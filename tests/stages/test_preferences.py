@@ -296,3 +296,12 @@ def test_kto_needs_more_than_one_prompt(inputs: dict[str, Path], tmp_path: Path)
             {"init": inputs["init"], "preferences": tmp_path / "one"},
             context,
         )
+
+
+def test_single_texts_of_pairs_are_compared_too() -> None:
+    good, bad = Item((1, 2, 3), label=1.0, prompt=2), Item((1, 2, 4), label=0.0, prompt=2)
+    other = Item((5, 2, 4), label=0.0, prompt=2)
+    scores = [torch.tensor([-1.0, -2.0, 0.5, 0.5, 3.0, 1.0])]
+    assert report_of(scores, [good, bad] * 3)["pairs"]["value"] == 2 / 3  # equal scores are wrong
+    assert "pairs" not in report_of(scores, [good, bad, good, other, good, bad])  # of two prompts
+    assert "pairs" not in report_of(scores, [good, bad, bad, good, good, bad])

@@ -12,6 +12,7 @@ from torch import Tensor
 from aha.data.preference_files import load_labelled, load_pairs
 from aha.data.preferences import Pair
 from aha.errors import SettingError
+from aha.evaluate.estimators import share_interval
 from aha.evaluate.preference import label_report, pair_report
 from aha.reward.learned import Reads, text_to_judge
 from aha.reward.response import TAGS, read_response
@@ -63,11 +64,24 @@ def sides(items: Sequence[Item]) -> list[list[tuple[int, ...]]]:
 
 
 def report_of(scores: Sequence[Tensor], items: Sequence[Item]) -> dict[str, Any]:
-    """What scores of ``sides(items)`` are worth."""
+    """What scores of ``sides(items)`` are worth. ``pairs``, where single texts are a pair each two: how often the good
+    one has the higher score."""
     lengths = [[len(text) for text in texts] for texts in sides(items)]
     if len(scores) == 2:
         return pair_report(scores[0].tolist(), scores[1].tolist(), lengths[0], lengths[1])
-    return label_report(scores[0].tolist(), [item.label for item in items], lengths[0])
+    report = label_report(scores[0].tolist(), [item.label for item in items], lengths[0])
+    if _are_pairs(items):
+        higher = scores[0][::2] > scores[0][1::2]
+        report["pairs"] = share_interval(int(higher.sum()), len(higher)).as_dict()
+    return report
+
+
+def _are_pairs(items: Sequence[Item]) -> bool:
+    """Whether they stand as ``items_of_pairs`` makes them."""
+    return len(items) % 2 == 0 and all(
+        (good.label, bad.label) == (1.0, 0.0) and good.first[: good.prompt] == bad.first[: bad.prompt]
+        for good, bad in zip(items[::2], items[1::2], strict=True)
+    )
 
 
 def _item(
