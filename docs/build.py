@@ -451,7 +451,7 @@ def cache(results: Results, root: Path) -> str:
     return _table(headings, cells)
 
 
-def _measured(root: Path, name: str) -> dict[str, Any] | None:
+def _measured(root: Path, name: str) -> Any:
     """What a benchmark wrote down, where it did."""
     path = root / "docs" / "measured" / f"{name}.json"
     return read_json(path) if path.is_file() else None
@@ -516,6 +516,45 @@ def mtp_time(results: Results, root: Path) -> str:
     )
     headings = ("model, rows, text", "tokens a step", "ratio the draft allows", "ratio, time", "ratio, processor time")
     return _table(headings, rows) + "\n\n" + words
+
+
+def train_speed(results: Results, root: Path) -> str:
+    """What ``aha bench train`` found, one run after the other: steps beside TRL's and what the machine allows."""
+    if (runs := _measured(root, "train")) is None:
+        return ""
+    parts = []
+    for dtype in dict.fromkeys(run["setting"]["dtype"] for run in runs):
+        lines = []
+        for run in (run for run in runs if run["setting"]["dtype"] == dtype):
+            found = {row["name"]: row for row in run["rows"]}
+            for name, ratio in run["ratios"].items():
+                case = name.removesuffix(": aha / TRL")
+                ours, theirs = (found[f"{case}: {side}"] for side in ("aha", "TRL"))
+                floor = run["floors"][f"{case}: aha"]
+                times = [run["floors"][f"{case}: {side}"] for side in ("aha", "TRL")]
+                seconds, others = (f"{of['seconds'] / of['share']:.2f}" for of in times)
+                of_it = [name for name in found if name.startswith(f"{case}: aha, of it ")]
+                spent = "; ".join(f"{name.rpartition(' ')[2]} {found[name]['median']:.2f}" for name in of_it)
+                peak = ours["peak_rss_mib"]
+                memory = f"{peak:,.0f} MiB, {peak / theirs['peak_rss_mib']:.2f}"
+                shown = (seconds + (f" ({spent})" if spent else ""), others, f"{ratio['cpu']:.2f}")
+                lines.append(
+                    (case, *shown, f"{floor['seconds']:.2f}", f"{100 * floor['share']:.0f} %", memory)
+                )
+        headings = (
+            dtype, "processor seconds a step", "TRL's", "TRL's by ours", "floor", "share of it", "peak, and by TRL's",
+        )  # fmt: skip
+        parts.append(_table(headings, lines))
+    setting, versions = runs[0]["setting"], runs[0]["versions"]
+    rates = ", ".join(
+        f"{max(run['setting']['gemm_gflops'] for run in runs if run['setting']['dtype'] == dtype):.0f} in {dtype}"
+        for dtype in dict.fromkeys(run["setting"]["dtype"] for run in runs)
+    )
+    parts.append(
+        f"Medians, while the machine did other things, too. One thread of an {setting['processor']}; TRL {versions['trl']}, "
+        f"transformers {versions['transformers']}, torch {versions['torch']}. Matrix products alone, GFLOP a second: {rates}."
+    )
+    return "\n\n".join(parts)
 
 
 def fp8(results: Results, root: Path) -> str:
@@ -719,6 +758,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "unsuccessful_tiny-scorer": findings_of("unsuccessful_tiny", "step_labels"),
     "unsuccessful_tiny-arms": arms_of("unsuccessful_tiny"),
     "unsuccessful_tiny-settings": settings_of("unsuccessful_tiny"),
+    "train-speed": train_speed,
     "sizes": sizes,
     "r1_tiny-graph": graph_of("r1_tiny"),
     "r1_tiny-settings": settings_of("r1_tiny"),
