@@ -551,8 +551,9 @@ def train_speed(results: Results, root: Path) -> str:
         for dtype in dict.fromkeys(run["setting"]["dtype"] for run in runs)
     )
     parts.append(
-        f"Medians, while the machine did other things, too. One thread of an {setting['processor']}; TRL {versions['trl']}, "
-        f"transformers {versions['transformers']}, torch {versions['torch']}. Matrix products alone, GFLOP a second: {rates}."
+        f"Medians, while the machine did other things, too. One thread of an {setting['processor']}; TRL "
+        f"{versions['trl']}, transformers {versions['transformers']}, torch {versions['torch']}. Matrix products alone, "
+        f"GFLOP a second: {rates}."
     )
     return "\n\n".join(parts)
 
