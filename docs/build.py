@@ -550,10 +550,11 @@ def train_speed(results: Results, root: Path) -> str:
         f"{max(run['setting']['gemm_gflops'] for run in runs if run['setting']['dtype'] == dtype):.0f} in {dtype}"
         for dtype in dict.fromkeys(run["setting"]["dtype"] for run in runs)
     )
+    repeats = sorted({run["setting"]["repeat"] for run in runs})
+    peers = ", ".join(f"{name} {versions[package]}" for name, package in (("TRL", "trl"), ("torch", "torch")))
     parts.append(
-        f"Medians, while the machine did other things, too. One thread of an {setting['processor']}; TRL "
-        f"{versions['trl']}, transformers {versions['transformers']}, torch {versions['torch']}. Matrix products alone, "
-        f"GFLOP a second: {rates}."
+        f"Medians of {repeats[0]} to {repeats[-1]} steps, while the machine did other things, too. One thread of an "
+        f"{setting['processor']}; {peers}. Matrix products alone, GFLOP a second: {rates}."
     )
     return "\n\n".join(parts)
 
