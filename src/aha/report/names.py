@@ -29,6 +29,9 @@ _MODELS = {
     "gspo": "GSPO",
     "cispo": "CISPO",
     "rejection_sft": "Rejection sampling, SFT",
+    "mcts_sft": "Tree search, SFT",
+    "prm": "Process reward model",
+    "process_rule": "Rule for steps",
     "random": "Random reward",
 }
 _PROPORTIONS = {"format", "language", "general", "preference", "accuracy", "truncated", "answered"}
