@@ -148,6 +148,8 @@ def draw(rows: dict[str, Any], path: Path) -> None:
         start = row["points"][0]["update s"]
         axes.plot(xs, [start * x / xs[0] for x in xs], color="grey", linewidth=0.8, linestyle=":")
         axes.set(xscale="log", yscale="log", xlabel=name, ylabel="processor seconds")
+        axes.minorticks_off()
+        axes.set_xticks(xs, [f"{x / 1e6:.1f} M" if x >= 200_000 else f"{x:,}" for x in xs])
         axes.legend(frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
