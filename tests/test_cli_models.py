@@ -182,7 +182,7 @@ def test_bench_prints_one_object_and_offers_the_nearest_name(
     monkeypatch.setattr("benchmarks.setting.UNIFORM_TOKENS", 2)
     code, output, _ = aha_main("bench", "rollout", "--repeat", 1, "--json")
     found = json.loads(output)
-    sides = ["aha", "transformers.generate"]
+    sides = ["aha", "aha without kernels", "transformers.generate"]
     assert code == 0 and list(dict.fromkeys(row["name"] for row in found["rows"])) == [*sides, "limit of the machine"]
     assert found["ratios"]["aha / transformers.generate"].keys() == {"wall", "cpu"} and found["versions"]["torch"]
     code, _, errors = aha_main("bench", "rolout")
