@@ -27,13 +27,13 @@ def preferences_real(
     untrained = Stage("untrained", foundation.run, foundation.Settings(folder=model, template=template), cost=10)
     made = preference_data.Settings(file=pairs, balance=False, longest=1_000, prompt_tail=150)
     ready = Stage("pairs", preference_data.run, made, cost=2)
-    short = made.model_copy(update={"balance": True, "train": 192, "test": 128, "longest": 400})
+    short = made.model_copy(update={"balance": True, "train": 384, "test": 128, "longest": 400})
     few = Stage("pairs_dpo", preference_data.run, short, cost=2)
     even = Stage("pairs_even", preference_data.run, made.model_copy(update={"balance": True}), cost=2)
     inputs = {"init": untrained, "preferences": ready}
     reading = states.Settings(depths=(6, 9, 12), dtype="bfloat16")
     read = Stage("read", states.run, reading, inputs, cost=700)
-    learned = preference.Settings(batch=16, lr=5e-5, layers=6, precision="bf16")
+    learned = preference.Settings(batch=16, lr=1e-4, layers=6, precision="bf16")
     helpful = reward_head.Settings(reads="answer", folds=6, inner_folds=3)
     safe = helpful.model_copy(update={"reads": "everything", "loss": "pointwise"})
     stages = (
