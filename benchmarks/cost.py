@@ -1,6 +1,6 @@
 """How time and memory of a GRPO step grow: with sequences, group, prompt, answer, model and vocabulary.
 
-    python benchmarks/cost.py
+    python -m benchmarks.cost
 
 One thing is doubled at a time, from a step of a small Qwen2 with 8 prompts x 8 samples x (64 + 64) tokens. Each
 quantity is fitted by a power, ``y = a x^p``, over all points; a power over 1 means that twice as much costs more than

@@ -1,6 +1,6 @@
 """How often the intervals of an evaluation hold the truth, where the truth is known.
 
-    python benchmarks/coverage.py [--out docs]
+    python -m benchmarks.coverage [--out docs]
 
 Each row simulates ``TRIALS`` evaluations: problems are drawn from a pool of ``POOL`` whose rates of being solved follow
 a Beta distribution, samples from the problems. A wrong sample says one of ``WRONG`` answers. The truth is the mean over

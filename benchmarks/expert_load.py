@@ -1,6 +1,6 @@
 """How even the load of experts becomes while a tiny DeepSeek-V3 learns the toy's corpus, with and without balancing.
 
-    python benchmarks/expert_load.py [--steps 400] [--seed 0] [--out docs]
+    python -m benchmarks.expert_load [--steps 400] [--seed 0] [--out docs]
 
 Arms from one seed: no balancing, the sequence-wise loss alone, the bias alone, both as DeepSeek-V3 has them (alpha
 1e-4, gamma 1e-3), and both with a bias that moves ten times as fast. MaxVio is how much more than the mean the busiest

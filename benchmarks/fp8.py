@@ -1,6 +1,6 @@
 """What FP8 costs in accuracy: rounding with outliers, summing in 14 bits, and the loss of the tiny base against BF16.
 
-    python benchmarks/fp8.py [--steps 1000] [--seed 0] [--runs FOLDER] [--out docs]
+    python -m benchmarks.fp8 [--steps 1000] [--seed 0] [--runs FOLDER] [--out docs]
 
 Trains the base of r1_tiny in each precision on the same documents (half an hour of one core; a finished run in FOLDER
 is taken as it is, an interrupted one goes on), prints every figure and writes ``measured/fp8.json`` and

@@ -1,12 +1,12 @@
 r"""The same problems under lm-evaluation-harness: whether its verdicts and ours agree on the very same texts.
 
-    python benchmarks/harness.py task MODEL gsm8k=FILE --out FOLDER       # FOLDER/aha_gsm8k.yaml and its prompts
+    python -m benchmarks.harness task MODEL gsm8k=FILE --out FOLDER       # FOLDER/aha_gsm8k.yaml and its prompts
     aha serve MODEL --port 8000
     lm_eval run --model local-completions --include_path FOLDER --tasks aha_gsm8k --log_samples \
         --output_path FOLDER/out --model_args \
         model=NAME,base_url=http://127.0.0.1:8000/v1/completions,tokenized_requests=False,tokenizer_backend=None
     aha evaluate MODEL --bench gsm8k=FILE --samples 1 --temperature 0 --max-new-tokens 320 --keep KEPT
-    python benchmarks/harness.py compare FOLDER/out KEPT
+    python -m benchmarks.harness compare FOLDER/out KEPT
 
 ``task`` writes the prompts as ``aha evaluate`` asks them, so that both ask the same. ``compare`` grades what the
 harness has logged by our rules beside its own: ``boxed``, the last ``\boxed{}`` compared as a text, and

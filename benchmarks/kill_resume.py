@@ -1,6 +1,6 @@
 """Kill a run ten times at random moments, resume it each time, and compare it bit for bit with one left alone.
 
-    python benchmarks/kill_resume.py [--recipe r1_smoke] [--kills 10] [--seed 0] [--folder FOLDER]
+    python -m benchmarks.kill_resume [--recipe r1_smoke] [--kills 10] [--seed 0] [--folder FOLDER]
 
 Compares every weight file, every sample file and ``summary.json`` (times aside). Exit code 1 names what differs.
 """

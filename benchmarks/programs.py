@@ -1,6 +1,6 @@
 """The program verifier on published benchmarks: every reference solution must pass, changed ones must fail.
 
-``python benchmarks/programs.py --humaneval FILE --mbpp FILE [--json]``; JSON lines. A mutant that
+``python -m benchmarks.programs --humaneval FILE --mbpp FILE [--json]``; JSON lines. A mutant that
 still passes is not always the verifier's fault: it may compute the same, or the benchmark's tests may be weak.
 """
 

@@ -1,6 +1,6 @@
 """Supervised fine-tuning of a folder by us and by transformers on the same batches: two loss curves, one number.
 
-    python benchmarks/sft_curve.py MODEL PROBLEMS [--steps 10] [--batch 4] [--out FOLDER]
+    python -m benchmarks.sft_curve MODEL PROBLEMS [--steps 10] [--batch 4] [--out FOLDER]
 
 MODEL is a Hugging Face folder, PROBLEMS a file of rows with ``problem`` and ``solution``, such as GSM8K's. We pack the
 examples into one row; transformers gets them one by one. Both are float32 with AdamW and clipped gradients. Exits with

@@ -1,6 +1,6 @@
 """Where the time of sampling goes: with PyTorch's operations alone, and with the compiled kernels.
 
-    python benchmarks/where.py
+    python -m benchmarks.where
 
 Shares of one rollout of the benchmark's small Qwen2 (benchmarks/rollout.py), by PyTorch's profiler and by clocks around
 the kernels' functions. Writes docs/measured/where.json.

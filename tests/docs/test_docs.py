@@ -92,7 +92,8 @@ def test_console_line_is_a_command_that_exists(line: str) -> None:
         targets = re.findall(r"^([\w/.-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
         assert set(words[1:]) <= set(targets)
     elif words[0] == "python":
-        assert (ROOT / words[1]).is_file()
+        script = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+        assert (ROOT / script).is_file()
     else:
         assert words[0] == "aha", "mark a block that cannot be checked with <!-- no-run: reason -->"
         group: Any = typer.main.get_command(app)
@@ -132,6 +133,15 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
         linked = {(page.parent / target).resolve() for target in targets if not target.startswith("http")}
         todo += linked - reached
     assert set(PAGES) <= reached
+
+
+def test_a_benchmark_is_started_as_a_module_that_has_a_main() -> None:
+    """As a file it would not find the other files of ``benchmarks``."""
+    texts = [path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "benchmarks").glob("*.py"))]
+    named = {name for text in texts for name in re.findall(r"python -m benchmarks\.(\w+)", text)}
+    assert named and not any("python benchmarks/" in text for text in texts)
+    for name in named:
+        assert "__main__" in (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
 
 
 def test_generated_blocks_are_current() -> None:
