@@ -51,7 +51,8 @@ class Completion:
     """What the engine sampled after a prompt.
 
     ``Completion((17, 4, 2), (-0.1, -0.7, -0.0), FinishReason.END, policy_version=3)``: three tokens, the last one an
-    end token, each with the log-probability under the very distribution it was drawn from, by version 3 of the weights.
+    end token, each with the log-probability under the very distribution it was drawn from, by version 3 of the weights;
+    of a completion in pieces (rollout/partial.py) the version is the first's.
     """
 
     token_ids: tuple[int, ...]

@@ -48,6 +48,7 @@ CONTINUED = {
     "dapo, asking again": settings_of("dapo", samples=2, weights=Weights(tags=0.3)),
     "kimi": settings_of("kimi"),
     "a sampler that is a step behind": settings_of("grpo", staleness=1, minibatches=1),
+    "completions in pieces": settings_of("grpo", minibatches=1, piece_tokens=16),
     "problems by their pass rates, wrong ones again": settings_of(
         "grpo", minibatches=1, choice=Choice(strategy="uncertainty", decay=0.5), replay=0.5
     ),
@@ -84,6 +85,7 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         "vapo": "entropy" not in rows[1] and "entropy" in rows[2],
         "dapo": max(row["rounds"] for row in rows) > 1 and max(row["tokens_wasted"] for row in rows) > 0,
         "a sampler": [row["staleness"] for row in rows] == [0, 1, 0, 1],
+        "completions in pieces": max(row.get("under_way", 0) for row in rows) > 0 and rows[-1]["staleness"] > 0,
         "a reference": rows[-1]["kl"] > 0,
         "a rollback": actions == [(3, "rollback")] and rows[3]["lr"] == 0.5 * rows[1]["lr"],
     }

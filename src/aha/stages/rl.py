@@ -26,12 +26,13 @@ from aha.data.problems import load_problems
 from aha.data.replay import ReplayBuffer
 from aha.errors import AhaError, DataError, InvariantError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
-from aha.records import FinishReason, Problem, StageResult
+from aha.records import FinishReason, Group, Problem, StageResult
 from aha.reward.rubric import Reward
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.memory import estimate_rollout
+from aha.rollout.partial import begin_group, from_json, is_finished, sample_piece, to_json
 from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, follow, learn
@@ -59,13 +60,14 @@ class Settings(Frozen):
     ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-batches hold
     ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the largest weight of a
     token that corrects for the sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets
-    new weights every ``staleness`` + 1 steps. A row that asks again where rewards are equal does so in
-    ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step. With ``mask_truncated``
-    completions that were cut are not trained on. A copy of the weights that ``guards`` go back to is kept every
-    ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of the sampler are
-    drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the policy moves on
-    fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's samples,
-    without a gradient to the policy.
+    new weights every ``staleness`` + 1 steps. With ``piece_tokens`` a step samples no more than that of a completion:
+    a group with a longer one goes on in the next step, which asks for that many new groups less. A row that asks again
+    where rewards are equal does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step.
+    With ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back
+    to is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of
+    the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the
+    policy moves on fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's
+    samples, without a gradient to the policy.
 
     With ``precision`` bf16 the policy, its reference and the sampler compute in BF16 (attention and norms with float32
     sums inside); weights, gradients and moments stay float32. What sampler and trainer then differ by, and
@@ -97,6 +99,7 @@ class Settings(Frozen):
     replay: Share = 0.0
     importance_cap: Rate | None = 2.0
     staleness: Amount = 0
+    piece_tokens: Count | None = None
     refill_rounds: Count = 4
     token_limit: Count | None = None
     mask_truncated: bool = False
@@ -114,6 +117,11 @@ class Settings(Frozen):
         resolve_algorithm(self)
         if self.length_stages:
             cap_at(0, self.length_stages)
+        if self.piece_tokens and self.staleness:
+            raise ValueError(
+                f"piece_tokens={self.piece_tokens} with staleness={self.staleness}: pieces are of older weights "
+                "already; set one of them to 0"
+            )
         if self.precision == "bf16" and self.mtp_lr:
             raise ValueError("precision bf16 with mtp_lr: modules of multi-token prediction learn in float32 alone")
         if self.top_p != 1.0 or self.top_k != 0:
@@ -167,6 +175,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         {name: module for name, module in frozen.items() if module is not None},
         {name: (module, opt) for name, (module, opt) in also.items() if module is not None and opt is not None},
     )
+    under_way: list[Group] = []
     state.resume(context.out / "state")
     learner.refresh()
     context.rewind_metrics(state.step)
@@ -174,6 +183,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         records = zip(sets, state.extra["pools"], strict=True)
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
+        under_way = from_json(state.extra["under_way"], {p.id: p for own in (*sets, general) for p in own})
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
 
@@ -182,7 +192,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         return bool(algorithm.reference_refresh) and state.extra["updates"] % algorithm.reference_refresh == 0
 
     while state.step < settings.steps:
-        step, started = state.step, time.perf_counter()
+        step, started, drawn = state.step, time.perf_counter(), engine.sampled_tokens
         age = step % (settings.staleness + 1)
         if behaviour is not None and age == 0:
             behaviour.load_state_dict(policy.decoder.state_dict())
@@ -207,6 +217,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 rewards,
                 algorithm,
                 settings,
+                under_way,
                 cap=cap,
                 seed=context.seed,
                 step=step,
@@ -255,14 +266,16 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             )
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
-        if age == 0:
+        row["staleness"] = float(step - min(c.policy_version for g in rollout.groups for c in g.completions))
+        if not row["staleness"]:
             check_agreement(row.get("logprob_gap", 0.0), dtype=policy.decoder.head_weight.dtype, step=state.step)
-        row["staleness"] = float(age)
         row |= ahead
+        if settings.piece_tokens:
+            row["under_way"] = float(len(under_way))
         if engine.speculation is not None:
             row["draft_acceptance"] = engine.speculation.acceptance
         row["seconds"] = time.perf_counter() - started
-        row["tokens_per_second"] = row["tokens"] / (sampled_at - started)
+        row["tokens_per_second"] = (engine.sampled_tokens - drawn) / (sampled_at - started)
         row |= memory_metrics(state.step, need, policy.decoder.head_weight.device)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
         findings = watch.log(row)
@@ -272,7 +285,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if findings:  # it may have gone back
             learner.refresh()
         if context.save_due():
-            state.extra |= {"pools": [pool.to_json() for pool in pools], "replay": hard.to_json()}
+            state.extra |= {
+                "pools": [pool.to_json() for pool in pools],
+                "replay": hard.to_json(),
+                "under_way": to_json(under_way),
+            }
             state.save(context.out / "state")
             watch.forget()
         context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
@@ -347,19 +364,22 @@ def _roll_out(
     rewards: Sequence[Reward],
     algorithm: Algorithm,
     settings: Settings,
+    under_way: list[Group],
     *,
     cap: int,
     seed: int,
     step: int,
 ) -> tuple[Rollout, list[float] | None]:
-    """The rollout of a step; for a greedy baseline also the reward of each kept problem's greedy answer, NaN where its
-    verifier failed."""
-    asked: list[Problem] = []
+    """The rollout of a step, of groups in pieces those that are finished now, the others being left ``under_way``; for
+    a greedy baseline also the reward of each kept problem's greedy answer, NaN where its verifier failed."""
+    asked = [group.problem for group in under_way]
     params = SamplingParams(
         cap, temperature=settings.temperature, end_token_ids=policy.tokenizer.end_token_ids
     )
 
     def ask(count: int, number: int) -> list[Problem]:
+        if not number:
+            count = max(0, count - len(under_way))
         chosen = _ask(pools, hard, general, asked, count, settings, seed=seed, step=step, number=number)
         if step == 0 and number == 0:
             check_known_good(rewards, chosen[0], policy.renderer)
@@ -371,9 +391,26 @@ def _roll_out(
         groups = sample_groups(engine, problems, prompts, samples, params, seed, step)
         return judge_groups(policy, groups, rewards, progress=step / settings.steps)
 
+    def answer_in_pieces(problems: Sequence[Problem], most: int) -> Rollout:
+        prompts = [policy.renderer.prompt(problem.prompt) for problem in problems]
+        version = engine.policy_version
+        under_way.extend(
+            begin_group(problem, ids, settings.samples, version=version)
+            for problem, ids in zip(problems, prompts, strict=True)
+        )
+        finished: list[Group] = []
+        while not finished:
+            under_way[:] = sample_piece(engine, under_way, params, most, seed=seed, step=step)
+            finished = [group for group in under_way if is_finished(group, cap)]
+        under_way[:] = [group for group in under_way if not is_finished(group, cap)]
+        return judge_groups(policy, finished, rewards, progress=step / settings.steps)
+
+    piece = settings.piece_tokens
     rollout = roll_out(
         ask,
-        lambda problems: answer(problems, settings.samples, params),
+        lambda problems: (
+            answer_in_pieces(problems, piece) if piece else answer(problems, settings.samples, params)
+        ),
         prompts=settings.prompts,
         algorithm=algorithm,
         max_rounds=settings.refill_rounds,
@@ -417,7 +454,7 @@ def _ask(
     was ``asked`` already. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no
     more."""
     rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
-    num_general = 0 if number else _num_general(settings, step)
+    num_general = 0 if number else min(count, _num_general(settings, step))
     again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) if not number else set()
     chosen = [problem for pool in pools for problem in pool.problems if problem.id in again]
     share, left_over = divmod(count - num_general - len(chosen), len(pools))
