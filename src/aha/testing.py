@@ -61,6 +61,7 @@ class ScriptedEngine:
         params: SamplingParams,
         *,
         limits: Sequence[Sequence[int]] | None = None,
+        done: Callable[[int, list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
         groups = []
         for p, (prompt, own) in enumerate(zip(prompts, seeds, strict=True)):
@@ -69,6 +70,8 @@ class ScriptedEngine:
                 raise DataError(f"the script has no completion for the prompt {tuple(prompt)}")
             most = [params.max_new_tokens] * len(own) if limits is None else limits[p]
             groups.append([self._replay(entries[g % len(entries)], params, most[g]) for g in range(len(own))])
+            if done is not None:
+                done(p, groups[-1])
         return groups
 
     def _replay(self, entry: Sequence[int], params: SamplingParams, limit: int) -> Completion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -29,7 +30,11 @@ class SeedEngine:
     length: int = 1
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], params: SamplingParams
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        params: SamplingParams,
+        **_: Any,
     ) -> list[list[Completion]]:
         def answer(seed: int) -> Completion:
             return Completion((seed,) * self.length, (0.0,) * self.length, FinishReason.END, self.answer_version)

@@ -244,7 +244,7 @@ def test_problems_are_asked_together_and_do_not_change_each_other() -> None:
     class Counting(ScriptedEngine):
         calls: list[list[list[int]]] = []
 
-        def generate(self, prompts, seeds, params, *, limits=None):  # type: ignore[no-untyped-def]
+        def generate(self, prompts, seeds, params, *, limits=None, done=None):  # type: ignore[no-untyped-def]
             self.calls.append([list(own) for own in seeds])
             return super().generate(prompts, seeds, params, limits=limits)
 

@@ -60,7 +60,7 @@ def weights_of(stage: Path) -> bytes:
 def always(token_ids: tuple[int, ...]) -> Callable[..., list[list[Completion]]]:
     """A sampler whose every completion is ``token_ids``, as one that has collapsed."""
 
-    def generate(engine: NativeEngine, prompts: Any, seeds: Any, params: Any) -> list[list[Completion]]:
+    def generate(engine: NativeEngine, prompts: Any, seeds: Any, params: Any, **_: Any) -> list[list[Completion]]:
         said = Completion(token_ids, (-1.0,) * len(token_ids), FinishReason.END, engine.policy_version)
         return [[said for _ in own] for own in seeds]
 
@@ -121,7 +121,7 @@ def test_a_wrong_group_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generate = NativeEngine.generate
-    monkeypatch.setattr(NativeEngine, "generate", lambda *arguments: fault(generate(*arguments)))
+    monkeypatch.setattr(NativeEngine, "generate", lambda *args, **more: fault(generate(*args, **more)))
     with pytest.raises(InvariantError, match=message):
         run_stage(rl.run, THREE, inputs, tmp_path / "rl")
 
@@ -190,7 +190,7 @@ def test_a_verifier_that_always_raises_stops_before_anything_is_sampled(
         return found
 
     monkeypatch.setattr(rl, "load_problems", load)
-    monkeypatch.setattr(NativeEngine, "generate", lambda *_: pytest.fail("something was sampled"))
+    monkeypatch.setattr(NativeEngine, "generate", lambda *_, **__: pytest.fail("something was sampled"))
     with pytest.raises(VerifierError, match=r"reward 'accuracy' failed on 1 of 1 .*RecursionError\('too deep'\)"):
         run_stage(rl.run, SETTINGS, inputs, tmp_path / "rl")
 

@@ -88,7 +88,7 @@ class _Guesses:
         raise NotImplementedError
 
     def generate(
-        self, prompts: Any, seeds: Any, params: SamplingParams, *, limits: Any = None
+        self, prompts: Any, seeds: Any, params: SamplingParams, *, limits: Any = None, done: Any = None
     ) -> list[list[Completion]]:
         said = [self.words.encode(f"<think> ok . </think> <answer> {n} </answer>") for n in (7, 8, 7, 7)]
         texts = [Completion((*ids, self.words.eos_id), (0.0,) * (len(ids) + 1), FinishReason.END, 0) for ids in said]

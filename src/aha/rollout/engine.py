@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,11 +57,13 @@ class Engine(Protocol):
         params: SamplingParams,
         *,
         limits: Sequence[Sequence[int]] | None = None,
+        done: Callable[[int, list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
         """``len(seeds[p])`` completions of every prompt ``p``, in order; each depends on its prompt and seed alone.
 
         ``limits``, shaped like ``seeds``, gives each sequence a maximum of new tokens of its own, at most
-        ``params.max_new_tokens``.
+        ``params.max_new_tokens``. ``done`` is told the number and the completions of each prompt as soon as it has all
+        of them.
         """
         ...
 

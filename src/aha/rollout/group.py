@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aha.errors import InvariantError
-from aha.records import Group, Problem
+from aha.records import Completion, Group, Problem
 from aha.rollout.engine import Engine, SamplingParams
 from aha.util.seeds import stream
 
@@ -18,18 +18,22 @@ def sample_groups(
     params: SamplingParams,
     seed: int,
     step: int,
+    *,
+    done: Callable[[Problem, list[Completion]], None] | None = None,
 ) -> list[Group]:
     """One group of ``num_samples`` completions for each problem, in the order of ``problems``.
 
     Sample ``g`` of a problem has the seed ``stream(seed, "rollout", step, problem.id, g)``: it does not depend on which
-    other problems are asked. Raises ``InvariantError`` when the engine returns another number of groups or samples, a
-    completion of another policy version, or one that is empty or too long.
+    other problems are asked. ``done`` is told a problem and its completions as soon as the last of them has ended.
+    Raises ``InvariantError`` when the engine returns another number of groups or samples, a completion of another
+    policy version, or one that is empty or too long.
     """
     if len(prompt_ids) != len(problems):
         raise InvariantError(f"{len(problems)} problems but {len(prompt_ids)} prompts: each problem needs its own")
     seeds = [[stream(seed, "rollout", step, problem.id, g) for g in range(num_samples)] for problem in problems]
     version = engine.policy_version
-    answers = engine.generate(prompt_ids, seeds, params)
+    tell = None if done is None else lambda p, completions: done(problems[p], completions)
+    answers = engine.generate(prompt_ids, seeds, params, done=tell)
     if len(answers) != len(problems):
         raise InvariantError(f"engine returned {len(answers)} groups for {len(problems)} problems")
     groups = []

@@ -66,7 +66,7 @@ class Length(Frozen):
     ramp: NotNegative = 0.0
 
 
-def length_judge(settings: Length, *, max_new_tokens: int) -> Judge:
+def length_judge(settings: Length, *, max_new_tokens: int, accuracy: Judge = judge_accuracy) -> Judge:
     """The length reward as a judge; completions of one problem, which come one after the other, are one group. Where
     accuracy is a part of it and its checker fails, so does this: the completion is in no group."""
     longest = settings.longest or max_new_tokens
@@ -75,7 +75,7 @@ def length_judge(settings: Length, *, max_new_tokens: int) -> Judge:
         if settings.kind == "overlong":  # right and wrong alike
             cache = max(1, round(settings.cache * longest))
             return [_length(length.soft_overlong(r.tokens, max_length=longest, cache=cache)) for r in responses]
-        verdicts = [replace(verdict, name="length") for verdict in judge_accuracy(problems, responses)]
+        verdicts = [replace(verdict, name="length") for verdict in accuracy(problems, responses)]
         judged = [i for i, verdict in enumerate(verdicts) if verdict.status is not Status.ERROR]
         for _, rows in itertools.groupby(judged, key=lambda i: problems[i].id):
             group = list(rows)
@@ -137,9 +137,11 @@ def build_rewards(
     step: int,
     length_shape: Length | None = None,
     max_new_tokens: int = 1,
+    accuracy: Judge = judge_accuracy,
 ) -> list[Reward]:
-    """The rewards with a weight. ``preferences`` has the learned judges by name; ``step`` picks the coin's stream,
-    which goes on from one call to the next: groups that are asked later in a step have tosses of their own."""
+    """The rewards with a weight. ``preferences`` has the learned judges by name, ``accuracy`` judges what is right;
+    ``step`` picks the coin's stream, which goes on from one call to the next: groups that are asked later in a step
+    have tosses of their own."""
 
     def anything(problem: Problem) -> bool:
         return True
@@ -150,7 +152,7 @@ def build_rewards(
         return [Verdict("random", Status.RIGHT, float(rng.random() < 0.5)) for _ in problems]
 
     rewards = [
-        Reward("accuracy", judge_accuracy, weights.accuracy, is_reasoning),
+        Reward("accuracy", accuracy, weights.accuracy, is_reasoning),
         Reward("carrot", each(carrot), weights.carrot, is_reasoning),
         Reward("format", each(rules.format_tags), weights.format, anything),
         Reward("tags", each(tag_count), weights.tags, anything),
@@ -161,7 +163,7 @@ def build_rewards(
     ]
     if weights.length:
         shape = length_shape or Length()
-        judge = length_judge(shape, max_new_tokens=max_new_tokens)
+        judge = length_judge(shape, max_new_tokens=max_new_tokens, accuracy=accuracy)
         rewards.append(Reward("length", judge, weights.length, is_reasoning, shape.start, ramp=shape.ramp))
     for name, weight, applies in (("helpful", weights.helpful, is_harmless), ("safe", weights.safe, is_harmful)):
         if weight and name not in preferences:

@@ -26,7 +26,9 @@ from aha.data.problems import load_problems
 from aha.data.replay import ReplayBuffer
 from aha.errors import AhaError, DataError, InvariantError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
-from aha.records import FinishReason, Group, Problem, StageResult
+from aha.records import Completion, FinishReason, Group, Problem, StageResult
+from aha.reward.accuracy import BATCHES
+from aha.reward.early import EarlyVerdicts
 from aha.reward.rubric import Reward
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
@@ -40,7 +42,7 @@ from aha.stages.memory import check_memory, estimate_rl, longest_prompt, memory_
 from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, load_step_model, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
-from aha.stages.rollout import Rollout, judge_groups, roll_out
+from aha.stages.rollout import Rollout, judge_groups, read_completions, roll_out
 from aha.stages.watch import Watch
 from aha.train.balance import Balance
 from aha.train.guards import GuardSettings
@@ -186,6 +188,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         under_way = from_json(state.extra["under_way"], {p.id: p for own in (*sets, general) for p in own})
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
+    early = EarlyVerdicts()
 
     def refresh() -> bool:
         state.extra["updates"] += 1
@@ -205,6 +208,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             step=step,
             length_shape=settings.length,
             max_new_tokens=cap,
+            accuracy=early.judge,
         )
         sync_weights(engine, behaviour or policy.decoder, version=step - age)
         with _named(step + 1):
@@ -215,6 +219,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 hard,
                 general,
                 rewards,
+                early,
                 algorithm,
                 settings,
                 under_way,
@@ -222,6 +227,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 seed=context.seed,
                 step=step,
             )
+        early.forget()
         results = rollout.results
         for pool in pools:
             own = {problem.id for problem in pool.problems}
@@ -362,6 +368,7 @@ def _roll_out(
     hard: ReplayBuffer,
     general: Sequence[Problem],
     rewards: Sequence[Reward],
+    early: EarlyVerdicts,
     algorithm: Algorithm,
     settings: Settings,
     under_way: list[Group],
@@ -386,10 +393,17 @@ def _roll_out(
         asked.extend(chosen)
         return chosen
 
+    def done(problem: Problem, completions: Sequence[Completion]) -> None:
+        if problem.task in BATCHES:
+            early.begin(problem, read_completions(policy, problem, completions)[1])
+
+    def judged(groups: list[Group]) -> Rollout:
+        return judge_groups(policy, groups, rewards, progress=step / settings.steps, accuracy=early.judge)
+
     def answer(problems: Sequence[Problem], samples: int, params: SamplingParams) -> Rollout:
         prompts = [policy.renderer.prompt(problem.prompt) for problem in problems]
-        groups = sample_groups(engine, problems, prompts, samples, params, seed, step)
-        return judge_groups(policy, groups, rewards, progress=step / settings.steps)
+        groups = sample_groups(engine, problems, prompts, samples, params, seed, step, done=done)
+        return judged(groups)
 
     def answer_in_pieces(problems: Sequence[Problem], most: int) -> Rollout:
         prompts = [policy.renderer.prompt(problem.prompt) for problem in problems]
@@ -403,7 +417,7 @@ def _roll_out(
             under_way[:] = sample_piece(engine, under_way, params, most, seed=seed, step=step)
             finished = [group for group in under_way if is_finished(group, cap)]
         under_way[:] = [group for group in under_way if not is_finished(group, cap)]
-        return judge_groups(policy, finished, rewards, progress=step / settings.steps)
+        return judged(finished)
 
     piece = settings.piece_tokens
     rollout = roll_out(

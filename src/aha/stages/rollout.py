@@ -13,10 +13,10 @@ import torch
 
 from aha.objective.algorithms import Algorithm
 from aha.objective.selection import has_signal
-from aha.records import FinishReason, Group, Problem, Status
+from aha.records import Completion, FinishReason, Group, Problem, Status
 from aha.reward.accuracy import judge_accuracy
 from aha.reward.response import Response, read_response
-from aha.reward.rubric import Reward, Scored, score
+from aha.reward.rubric import Judge, Reward, Scored, score
 from aha.stages.models import Policy
 from aha.stages.rewarding import is_reasoning
 
@@ -64,18 +64,36 @@ class Rollout:
         return sum(len(c.token_ids) for p in dropped for c in self.groups[p].completions)
 
 
-def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward], *, progress: float) -> Rollout:
-    """Decode, read and score every completion of every group."""
-    flat = [(group, completion) for group in groups for completion in group.completions]
-    texts = [policy.tokenizer.decode(completion.token_ids) for _, completion in flat]
-    problems = [group.problem for group, _ in flat]
-    tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
-    responses = [
+def read_completions(
+    policy: Policy, problem: Problem, completions: Sequence[Completion]
+) -> tuple[list[str], list[Response]]:
+    """The texts of a problem's completions, and what they say."""
+    tail = policy.renderer.prompt_text(problem.prompt)[-64:]
+    texts = [policy.tokenizer.decode(completion.token_ids) for completion in completions]
+    read = [
         read_response(text, prompt_tail=tail, tokens=len(completion.token_ids))
-        for text, tail, (_, completion) in zip(texts, tails, flat, strict=True)
+        for text, completion in zip(texts, completions, strict=True)
     ]
+    return texts, read
+
+
+def judge_groups(
+    policy: Policy,
+    groups: list[Group],
+    rewards: Sequence[Reward],
+    *,
+    progress: float,
+    accuracy: Judge = judge_accuracy,
+) -> Rollout:
+    """Decode, read and score every completion of every group; ``accuracy`` judges what is right where no reward does.
+    """
+    flat = [(group, completion) for group in groups for completion in group.completions]
+    problems = [group.problem for group, _ in flat]
+    read = [read_completions(policy, group.problem, group.completions) for group in groups]
+    texts = [text for own, _ in read for text in own]
+    responses = [response for _, own in read for response in own]
     scored = score(rewards, problems, responses, progress=progress)
-    right = scored.parts.get("accuracy") or _right(problems, responses)
+    right = scored.parts.get("accuracy") or _right(problems, responses, accuracy)
     shape = (len(groups), len(groups[0].completions))
     return Rollout(
         groups=groups,
@@ -91,10 +109,10 @@ def judge_groups(policy: Policy, groups: list[Group], rewards: Sequence[Reward],
     )
 
 
-def _right(problems: Sequence[Problem], responses: Sequence[Response]) -> list[float | None]:
+def _right(problems: Sequence[Problem], responses: Sequence[Response], accuracy: Judge) -> list[float | None]:
     """Accuracy for the log where it is no reward; ``None`` where no checker judges, or it failed."""
     rows = [i for i, problem in enumerate(problems) if is_reasoning(problem)]
-    verdicts = judge_accuracy([problems[i] for i in rows], [responses[i] for i in rows])
+    verdicts = accuracy([problems[i] for i in rows], [responses[i] for i in rows])
     right = {i: v.score for i, v in zip(rows, verdicts, strict=True) if v.status is not Status.ERROR}
     return [right.get(i) for i in range(len(problems))]
 

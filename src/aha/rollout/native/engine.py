@@ -124,12 +124,14 @@ class NativeEngine:
         params: SamplingParams,
         *,
         limits: Sequence[Sequence[int]] | None = None,
+        done: Callable[[int, list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
         """``len(seeds[p])`` completions of every prompt ``p``, in order. Seeds are integers of at most 63 bits.
 
         A completion depends on its prompt and seed, not on its neighbours. Log-probabilities are those of the
         distribution sampled from, after temperature, top-k and top-p. ``limits``, shaped like ``seeds``, gives each
-        sequence a maximum of new tokens of its own, at most ``max_new_tokens``. Raises ``DataError`` for such a limit
+        sequence a maximum of new tokens of its own, at most ``max_new_tokens``. ``done`` is called with a prompt's
+        number and completions when the last of them has ended and others go on. Raises ``DataError`` for such a limit
         that cannot be, and for a prompt that is empty, has an unknown id or does not fit into
         ``max_position_embeddings`` together with its largest limit. Raises ``InvariantError`` for logits that are NaN
         or infinite.
@@ -149,7 +151,7 @@ class NativeEngine:
         num_sequences = sum(map(len, seeds))
         results: list[list[Completion | None]] = [[None] * len(own) for own in seeds]
         if num_sequences:
-            self._run(prompts, seeds, limits, params, version, results, num_sequences)
+            self._run(prompts, seeds, limits, params, version, results, num_sequences, done)
         return [[c for c in group if c is not None] for group in results]
 
     def _run(
@@ -161,6 +163,7 @@ class NativeEngine:
         version: int,
         results: list[list[Completion | None]],
         num_sequences: int,
+        done: Callable[[int, list[Completion]], None] | None,
     ) -> None:
         runner = self._runner
         longest = max(len(ids) + max(own) for ids, own in zip(prompts, limits, strict=True) if own)
@@ -221,6 +224,10 @@ class NativeEngine:
                 for slot, row, (tokens, logprobs) in zip(slots, rows, said, strict=True):
                     self.sampled_tokens += len(tokens)
                     results[row.group][row.member] = Completion(tuple(tokens), tuple(logprobs), finished[slot], version)
+                if done is not None:
+                    for group in {row.group for row in rows}:
+                        if None not in (own := results[group]):
+                            done(group, [c for c in own if c is not None])
                 if self._prefixes is not None:
                     texts = [
                         (prompts[row.group], tokens[:-1], hash_beginnings(tokens[:-1], hashes[row.group]))
