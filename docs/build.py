@@ -642,6 +642,17 @@ def where(results: Results, root: Path) -> str:
     return _table(("numbers, lengths", "computed by", "tokens/s", "where the time goes"), rows)
 
 
+def where_update(results: Results, root: Path) -> str:
+    """What ``benchmarks/where.py`` found of an update."""
+    if (found := _measured(root, "where")) is None or "updates" not in found:
+        return ""
+    ways = found["updates"]
+    heads = [f"{one['dtype']}, {'kernels' if one['way'] == 'kernels' else 'PyTorch alone'}" for one in ways]
+    rows = [("processor seconds", *(f"{one['seconds']:.2f}" for one in ways))]
+    rows += [(part, *(f"{one['parts'][part]:.1%}" for one in ways)) for part in ways[0]["parts"]]
+    return _table(("", *heads), rows)
+
+
 def cost(results: Results, root: Path) -> str:
     """What ``benchmarks/cost.py`` found."""
     if (found := _measured(root, "cost")) is None:
@@ -751,6 +762,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "fp8": fp8,
     "rollout-speed": rollout_speed,
     "where": where,
+    "where-update": where_update,
     "cost": cost,
     "coverage": coverage,
     "search-student": search_of("student"),
