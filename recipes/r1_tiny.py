@@ -13,6 +13,8 @@ makes data, both SFT stages restart from the base. Sizes and rates are ours; doc
 
 from __future__ import annotations
 
+from functools import partial
+
 from aha.pipeline.graph import Pipeline, Stage
 from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, sft, tokenizer
 from aha.stages.rewarding import Weights
@@ -23,19 +25,21 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     words = Stage("tokenizer", tokenizer.run, tokenizer.Settings(), cost=2)
     asked = Stage("problems", problems.run, problems.Settings(source="toy"), cost=1)
 
-    base = Stage("base", pretrain.run, pretrain.Settings(), {"tokenizer": words}, cost=250)
+    base = Stage("base", pretrain.run, pretrain.Settings(steps=2_400, final_ratio=0.0), {"tokenizer": words}, cost=230)
+    # Sampler and trainer agree to a millionth in float32, so ratios may be to the sampler's own log-probs.
+    grpo = partial(rl.Settings, minibatches=2, importance_cap=None, beta=0.0)
     zero = Stage(
         "r1_zero",
         rl.run,
-        rl.Settings(steps=110, minibatches=2, lr=1.5e-4, final_ratio=0.1),
+        grpo(steps=85, lr=1.5e-4, final_ratio=0.1),
         {"init": base, "problems": asked},
-        cost=180,
+        cost=75,
     )
     coin = Weights(accuracy=0.0, format=0.0, random=1.0)
     random_reward = Stage(
         "random_reward",
         rl.run,
-        rl.Settings(steps=30, minibatches=2, weights=coin),
+        grpo(steps=30, weights=coin),
         {"init": base, "problems": asked},
         cost=40,
     )
@@ -51,9 +55,9 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     dev2 = Stage(
         "dev2",
         rl.run,
-        rl.Settings(steps=80, minibatches=2, lr=1.5e-4, final_ratio=0.1, weights=Weights(language=0.3)),
+        grpo(steps=50, lr=1.5e-4, final_ratio=0.1, weights=Weights(language=0.3)),
         {"init": dev1, "problems": asked},
-        cost=110,
+        cost=35,
     )
     rejection = Stage(
         "rejection",
@@ -62,7 +66,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
         {"policy": dev2, "problems": asked},
         cost=8,
     )
-    dev3 = Stage("dev3", sft.run, sft.Settings(epochs=3), {"init": base, "data": rejection}, cost=20)
+    dev3 = Stage("dev3", sft.run, sft.Settings(epochs=2), {"init": base, "data": rejection}, cost=32)
     helpful = Stage(
         "helpful", reward_model.run, reward_model.Settings(reads="answer"), {"init": dev3, "problems": asked}, cost=8
     )
@@ -73,25 +77,25 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        rl.Settings(steps=80, minibatches=2, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
+        grpo(steps=60, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
-        cost=80,
+        cost=35,
     )
 
     small = pretrain.Shape(hidden_size=48, intermediate_size=128, num_hidden_layers=3)
     student_base = Stage(
         "student_base",
         pretrain.run,
-        pretrain.Settings(shape=small, steps=2_700, lr=4e-3),
+        pretrain.Settings(shape=small, steps=2_100, lr=4e-3, final_ratio=0.0),
         {"tokenizer": words},
-        cost=150,
+        cost=75,
     )
     student_rl = Stage(
         "student_rl",
         rl.run,
-        rl.Settings(steps=50, minibatches=2, lr=1.5e-4, final_ratio=0.3),
+        grpo(steps=50, lr=1.5e-4, final_ratio=0.3),
         {"init": student_base, "problems": asked},
-        cost=100,
+        cost=26,
     )
     student_distilled = Stage(
         "student_distilled",
