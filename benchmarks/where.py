@@ -25,7 +25,7 @@ from aha.util.files import write_json_atomic
 from benchmarks.setting import CONFIG, DTYPES, build_lengths, build_prompts, processor_name, versions
 
 OPERATORS = {
-    "products of weights": ("aten::mm", "aten::addmm", "aten::linear"),
+    "products of weights": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear"),
     "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::index_put_", "aten::_index_put_impl_"),
     "norms and activations": (
         "aten::_fused_rms_norm",
