@@ -43,7 +43,7 @@ from benchmarks.setting import CONFIG, DTYPES, build_lengths, build_prompts, pro
 from benchmarks.train import ADAM, CASES, LEARNING_RATE, TOKEN_BUDGET
 
 OPERATORS = {
-    "products of weights": ("aten::mm", "aten::addmm", "aten::linear"),
+    "products of weights": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear"),
     "attention": ("aten::bmm", "aten::baddbmm", "aten::_softmax", "aten::index_put_", "aten::_index_put_impl_"),
     "norms and activations": (
         "aten::_fused_rms_norm",

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
+from aha.rollout.native.matrix import Matrix
 from aha.rollout.native.source import Source
 
 
 class Dense:
-    """SwiGLU behind a norm; gate and up are one matrix ``[D, 2F]``."""
+    """SwiGLU behind a norm; gate and up are one matrix ``[2F, D]``."""
 
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
         D, width = config.hidden_size, config.intermediate_size
         self._eps = config.rms_norm_eps
-        self._norm_D, self._gate_up, self._down = empty(D), empty(D, 2 * width), empty(width, D)
+        self._norm_D = empty(D)
+        self._gate_up, self._down = Matrix(2 * width, D, empty), Matrix(D, width, empty)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -50,7 +51,7 @@ class Mixture:
         self._router_ED = empty(E, D)
         self._bias_E = empty(E).float() if self._rule.sigmoid else None
         self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
-        self._shared = (empty(D, 2 * shared), empty(shared, D)) if shared else None
+        self._shared = (Matrix(2 * shared, D, empty), Matrix(D, shared, empty)) if shared else None
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -83,18 +84,20 @@ class Mixture:
         return x_BD if self._shared is None else _add_swiglu(x_BD, normed, *self._shared)
 
 
-def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    gate, up = torch.mm(normed_BD, gate_up).chunk(2, 1)
-    return torch.addmm(x_BD, F.silu(gate).mul_(up), down)
+def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
+    gate, up = gate_up.of(normed_BD).chunk(2, 1)
+    return down.add(x_BD, F.silu(gate).mul_(up))
 
 
-def _copy_swiglu(source: Source, at: str, gate_up: Tensor, down: Tensor) -> None:
-    for part, into in zip(("gate", "up"), gate_up.chunk(2, 1), strict=True):
-        source.copy(f"{at}{part}_proj.weight", into.t())
-    source.copy(at + "down_proj.weight", down.t())
+def _copy_swiglu(source: Source, at: str, gate_up: Matrix, down: Matrix) -> None:
+    with gate_up.rewrite() as matrix:
+        for part, into in zip(("gate", "up"), matrix.chunk(2), strict=True):
+            source.copy(f"{at}{part}_proj.weight", into)
+    with down.rewrite() as matrix:
+        source.copy(at + "down_proj.weight", matrix)
 
 
-def _named_swiglu(at: str, gate_up: Tensor, down: Tensor) -> Iterator[tuple[str, Tensor]]:
-    for part, fused in zip(("gate", "up"), gate_up.chunk(2, 1), strict=True):
-        yield f"{at}{part}_proj.weight", fused.t()
-    yield at + "down_proj.weight", down.t()
+def _named_swiglu(at: str, gate_up: Matrix, down: Matrix) -> Iterator[tuple[str, Tensor]]:
+    for part, fused in zip(("gate", "up"), gate_up.read().chunk(2), strict=True):
+        yield f"{at}{part}_proj.weight", fused
+    yield at + "down_proj.weight", down.read()

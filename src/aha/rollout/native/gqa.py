@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
+from aha.rollout.native.matrix import Matrix
 from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
@@ -26,10 +27,10 @@ class GroupedQuery:
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
         self._norm_D = empty(D)
-        self._qkv = empty(D, (N + 2 * K) * H)
+        self._qkv = Matrix((N + 2 * K) * H, D, empty)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
-        self._out = empty(N * H, D)
+        self._out = Matrix(D, N * H, empty)
         self._out_bias = empty(D) if config.o_bias else None
         self._interleave = interleaved(H)
         self._halves = torch.argsort(self._interleave)
@@ -39,9 +40,9 @@ class GroupedQuery:
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
         source.copy(at + "input_layernorm.weight", self._norm_D)
-        for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv, parts, 1), strict=True):
-            name = f"{at}self_attn.{part}_proj.weight"
-            source.copy(name, into.t(), self._rows(heads, interleaved=part != "v"))
+        with self._qkv.rewrite() as matrix:
+            for part, heads, into in zip("qkv", (N, K, K), torch.split(matrix, parts), strict=True):
+                source.copy(f"{at}self_attn.{part}_proj.weight", into, self._rows(heads, interleaved=part != "v"))
         if self._qkv_bias is not None:
             for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
                 name = f"{at}self_attn.{part}_proj.bias"
@@ -50,7 +51,8 @@ class GroupedQuery:
             for part, into in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
                 source.copy(f"{at}self_attn.{part}_norm.weight", into[0], self._interleave)
                 into.copy_(into[0].clone().expand_as(into))
-        source.copy(at + "self_attn.o_proj.weight", self._out.t())
+        with self._out.rewrite() as matrix:
+            source.copy(at + "self_attn.o_proj.weight", matrix)
         if self._out_bias is not None:
             source.copy(at + "self_attn.o_proj.bias", self._out_bias)
 
@@ -59,15 +61,15 @@ class GroupedQuery:
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
         yield at + "input_layernorm.weight", self._norm_D
-        for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv, parts, 1), strict=True):
-            yield f"{at}self_attn.{part}_proj.weight", fused.t()[self._rows(heads, halved=part != "v")]
+        for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv.read(), parts), strict=True):
+            yield f"{at}self_attn.{part}_proj.weight", fused[self._rows(heads, halved=part != "v")]
         if self._qkv_bias is not None:
             for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
                 yield f"{at}self_attn.{part}_proj.bias", fused[self._rows(heads, halved=part != "v")]
         if self._qk_norm is not None:
             for part, fused in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
                 yield f"{at}self_attn.{part}_norm.weight", fused[0][self._halves]
-        yield at + "self_attn.o_proj.weight", self._out.t()
+        yield at + "self_attn.o_proj.weight", self._out.read()
         if self._out_bias is not None:
             yield at + "self_attn.o_proj.bias", self._out_bias
 
@@ -89,16 +91,15 @@ class GroupedQuery:
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their keys and values are written into the layer's ``arena`` ``[2,
         slots, K, columns, H]`` at the places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after
-        each."""
+        each, and S are all."""
         N, K, H = self._heads
-        B, S = len(mask) // K, mask.shape[-1]
+        B = len(mask) // K
         qkv = self._queries_keys_values(x_BD, rotation_B)
         arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
         queries = qkv[:, : N * H].reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
-        keys, values = arena[:, :B].flatten(1, 2)[:, :, :S]
-        weights = torch.baddbmm(mask, queries, keys.transpose(1, 2), alpha=H**-0.5)
-        weights = torch.softmax(weights, -1, dtype=torch.float32).to(x_BD.dtype)
-        read = torch.bmm(weights, values).view(B, K, -1, N // K, H).transpose(1, 2)
+        keys, values = arena[:, :B].flatten(1, 2)
+        scores = torch.add(mask, torch.bmm(queries, keys.transpose(1, 2)), alpha=H**-0.5)
+        read = torch.bmm(torch.softmax(scores, -1), values).view(B, K, -1, N // K, H).transpose(1, 2)
         return self._add_out(x_BD, read.reshape(-1, N * H))
 
     def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
@@ -106,7 +107,7 @@ class GroupedQuery:
         N, K, H = self._heads
         num_heads, num_rotated = N + 2 * K, N + K
         x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
-        qkv = torch.mm(x_BD, self._qkv) if self._qkv_bias is None else torch.addmm(self._qkv_bias, x_BD, self._qkv)
+        qkv = self._qkv.of(x_BD, self._qkv_bias)
         rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
         if self._qk_norm is not None:
             rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))
@@ -118,7 +119,7 @@ class GroupedQuery:
         return qkv
 
     def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:
-        x_BD = torch.addmm(x_BD, read, self._out)
+        x_BD = self._out.add(x_BD, read)
         return x_BD if self._out_bias is None else x_BD.add_(self._out_bias)
 
     def _rows(self, heads: int, *, interleaved: bool = False, halved: bool = False) -> Tensor:

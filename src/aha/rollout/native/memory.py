@@ -91,10 +91,12 @@ def estimate_rollout(
     prefill = at_once * (token_bytes + (3 * D + 2 * heads * config.head_dim + 3 * F) * b)
     logits = slots * V * (4 + 4 + 8)  # and their probabilities, and the sums of those in double precision
     scores = slots * at_a_time * N * columns * (2 * b + 4)
+    laid_out_anew = slots * columns * token_bytes // config.num_hidden_layers  # a layer at a time
     largest = max(V * D, 2 * D * F)
     sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
-    digest = 5 * 8 * min(largest, DIGEST_CHUNK) + 2 * D * F * b
+    digest = 5 * 8 * min(largest, DIGEST_CHUNK) + largest * b
+    tied = V * D * b if config.tie_word_embeddings else 0  # packed apart from the embedding
     return RolloutMemory(
-        held=count_parameters(sampled) * b + slots * (columns * token_bytes + 12 * max_new_tokens),
-        working=max(read + max(prefill, logits + of_drafts, scores), digest),
+        held=count_parameters(sampled) * b + tied + slots * (columns * token_bytes + 12 * max_new_tokens),
+        working=max(read + max(prefill, logits + of_drafts, scores, laid_out_anew), digest),
     )

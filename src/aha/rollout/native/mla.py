@@ -16,6 +16,7 @@ from torch import Tensor
 from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents, expand_read, score_gain
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
+from aha.rollout.native.matrix import Matrix
 from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
@@ -30,12 +31,12 @@ class Latent:
         self._gain = score_gain(config)
         self._norm_D = empty(D)
         self._first = Q or N * (H + R)  # numbers of a token's queries, or of their latent
-        self._down = empty(D, self._first + C + R)
+        self._down = Matrix(self._first + C + R, D, empty)
         self._query_norm_Q = empty(Q) if Q else None
-        self._query_up = empty(Q, N * (H + R)) if Q else None
+        self._query_up = Matrix(N * (H + R), Q, empty) if Q else None
         self._latent_norm_C = empty(C)
         self._up = empty(N, H + W, C)
-        self._out = empty(N * W, D)
+        self._out = Matrix(D, N * W, empty)
         order = torch.arange(R) if config.rope_interleave else interleaved(R)
         head = torch.cat((torch.arange(H), H + order))
         self._query_rows = (torch.arange(N)[:, None] * (H + R) + head).flatten()
@@ -45,34 +46,38 @@ class Latent:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
         own = at + "self_attn."
         source.copy(at + "input_layernorm.weight", self._norm_D)
-        first, last = self._down[:, : self._first], self._down[:, self._first :]
+        with self._down.rewrite() as matrix:
+            first, last = matrix[: self._first], matrix[self._first :]
+            if self._query_up is None:
+                source.copy(own + "q_proj.weight", first, self._query_rows)
+            else:
+                source.copy(own + "q_a_proj.weight", first)
+            source.copy(own + "kv_a_proj_with_mqa.weight", last, self._latent_rows)
         if self._query_up is not None and self._query_norm_Q is not None:
-            source.copy(own + "q_a_proj.weight", first.t())
             source.copy(own + "q_a_layernorm.weight", self._query_norm_Q)
-            source.copy(own + "q_b_proj.weight", self._query_up.t(), self._query_rows)
-        else:
-            source.copy(own + "q_proj.weight", first.t(), self._query_rows)
-        source.copy(own + "kv_a_proj_with_mqa.weight", last.t(), self._latent_rows)
+            with self._query_up.rewrite() as matrix:
+                source.copy(own + "q_b_proj.weight", matrix, self._query_rows)
         source.copy(own + "kv_a_layernorm.weight", self._latent_norm_C)
         source.copy(own + "kv_b_proj.weight", self._up.flatten(0, 1))
-        source.copy(own + "o_proj.weight", self._out.t())
+        with self._out.rewrite() as matrix:
+            source.copy(own + "o_proj.weight", matrix)
 
     def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its published name, in its published layout, read back from the fused storage."""
         own = at + "self_attn."
         yield at + "input_layernorm.weight", self._norm_D
-        first, last = self._down[:, : self._first].t(), self._down[:, self._first :].t()
+        first, last = self._down.read().tensor_split([self._first])
         rows = torch.argsort(self._query_rows)
         if self._query_up is not None and self._query_norm_Q is not None:
             yield own + "q_a_proj.weight", first
             yield own + "q_a_layernorm.weight", self._query_norm_Q
-            yield own + "q_b_proj.weight", self._query_up.t()[rows]
+            yield own + "q_b_proj.weight", self._query_up.read()[rows]
         else:
             yield own + "q_proj.weight", first[rows]
         yield own + "kv_a_proj_with_mqa.weight", last[torch.argsort(self._latent_rows)]
         yield own + "kv_a_layernorm.weight", self._latent_norm_C
         yield own + "kv_b_proj.weight", self._up.flatten(0, 1)
-        yield own + "o_proj.weight", self._out.t()
+        yield own + "o_proj.weight", self._out.read()
 
     def prefill(self, x: Tensor, rotation: Tensor, rows: int, past: Past | None = None) -> tuple[Tensor, Tensor]:
         """``x`` ``[B T, D]`` with what its tokens read added, and what they leave in the cache, ``[1, B, 1, T, X]``.
@@ -87,27 +92,28 @@ class Latent:
         query = torch.cat((q, q_rope), -1).mul_(self._gain).view(rows, -1, N, H + R)
         key = torch.cat((keys_values[..., :H], k_rope), -1).view(rows, -1, N, H + R)
         read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask_B1TS=mask)
-        return torch.addmm(x, read.reshape(len(x), N * W), self._out), cached
+        return self._out.add(x, read.reshape(len(x), N * W)), cached
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,
-        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it."""
+        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after
+        it, and S are all."""
         N, H, R, W, C = self._widths
-        B, S = len(mask), mask.shape[-1]
+        B = len(mask)
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
         arena.view(-1, C + R).index_put_((write_at,), entry[:, None])
         query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1).view(B, -1, C + R)
-        read = attend_to_latents(query, arena[0, :B, 0, :S], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
+        read = attend_to_latents(query, arena[0, :B, 0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
         read = expand_read(read.view(-1, N, C), self._up[:, H:])
-        return torch.addmm(x_BD, read.reshape(-1, N * W), self._out)
+        return self._out.add(x_BD, read.reshape(-1, N * W))
 
     def _queries_and_entry(self, x_BD: Tensor, rotation_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated and rotated queries ``[B, N, H]`` and ``[B, N, R]``, and the cache entry ``[B, X]``."""
         N, H, R, _, C = self._widths
         x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
-        query, latent, k_rope = torch.split(torch.mm(x_BD, self._down), [self._first, C, R], 1)
+        query, latent, k_rope = torch.split(self._down.of(x_BD), [self._first, C, R], 1)
         if self._query_up is not None:
-            query = torch.mm(F.rms_norm(query, query.shape[1:], self._query_norm_Q, LATENT_EPS), self._query_up)
+            query = self._query_up.of(F.rms_norm(query, query.shape[1:], self._query_norm_Q, LATENT_EPS))
         q, q_rope = torch.split(query.view(-1, N, H + R), [H, R], -1)
         latent = F.rms_norm(latent, (C,), self._latent_norm_C, LATENT_EPS)
         entry = torch.cat((latent, _turn(k_rope[:, None], rotation_B)[:, 0]), 1)

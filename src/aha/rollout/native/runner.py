@@ -25,6 +25,7 @@ from aha.rollout.native.rows import LiveRows
 from aha.rollout.native.weights import Weights
 
 _SCORE_ROWS = 1024
+_COLUMN_STEP = 32
 
 
 class CacheShape(NamedTuple):
@@ -89,12 +90,11 @@ class Runner(LiveRows):
             # Zeros, not garbage: what a masked column holds is multiplied by 0 and must be finite.
             self._memory = torch.zeros(0, dtype=self._dtype, device=device)
             self._memory = torch.zeros(size, dtype=self._dtype, device=device)
-        self._arena = self._memory[:size].view(shape)
+        self._room = self._memory[:size].view(shape[0], -1)  # of each layer
+        self._arena = self._room[:, :0].view(*shape[:4], 0, width)
+        self._used = 0  # slots that have had a row
         self._begin_rows(num_slots, params, suspects, stops)
         self._columns = torch.arange(num_columns, device=device)
-        # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
-        first = torch.arange(parts, device=device)[:, None] * num_slots * heads + torch.arange(heads, device=device)
-        self._starts = (self._slots[:, None] * heads + first.flatten()) * num_columns
         self._extend_rotation(num_columns)
 
     @torch.inference_mode()
@@ -165,6 +165,8 @@ class Runner(LiveRows):
         self, slots: Sequence[int], prefixes: Sequence[Prefix], seeds: Sequence[int], limits: Sequence[int]
     ) -> list[tuple[int, int]]:
         """Gives each slot a row behind its prompt and samples its first token. Returns what ``step`` returns."""
+        self._fit(max(self._arena.shape[-2], *(prefix.cache.shape[-2] for prefix in prefixes)))
+        self._used = max(self._used, *(slot + 1 for slot in slots))
         for slot, prefix in zip(slots, prefixes, strict=True):
             self._arena[:, :, slot, :, : prefix.cache.shape[-2]] = prefix.cache
         at = self._tensor(slots)
@@ -181,7 +183,9 @@ class Runner(LiveRows):
 
         Returns (slot, bits of ENDED, SUSPECT, FULL, BROKEN) of the rows that somebody must look at.
         """
-        logits_BV = self._decode(num_live, num_columns)
+        self._used = num_live
+        self._fit(num_columns)
+        logits_BV = self._decode(num_live)
         return self._record(logits_BV, self._slots[:num_live])
 
     @torch.inference_mode()
@@ -205,10 +209,32 @@ class Runner(LiveRows):
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
 
-    def _decode(self, num_rows: int, num_columns: int) -> Tensor:
+    def _fit(self, num_columns: int) -> None:
+        """Lays the rows out anew where they have too few columns, or twice too many.
+
+        They have no more than the longest needs, so that decoding multiplies all of the arena and not a slice of it:
+        on a CPU a slice takes twice as long in float32, and is copied first in bfloat16.
+        """
+        before, found = self._arena, self._arena.shape[-2]
+        if found // 2 < num_columns <= found:
+            return
+        columns = min(-(-num_columns // _COLUMN_STEP) * _COLUMN_STEP, len(self._columns))
+        layers, parts, slots, heads, _, width = before.shape
+        shape = (parts, slots, heads, columns, width)
+        self._arena = self._room[:, : torch.Size(shape).numel()].view(layers, *shape)
+        kept = min(found, columns)
+        for old, new in zip(before, self._arena, strict=True):
+            new[:, : self._used, :, :kept] = old[:, : self._used, :, :kept].clone()
+        # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
+        first = torch.arange(parts, device=self._device)[:, None] * slots * heads
+        first = first + torch.arange(heads, device=self._device)
+        self._starts = (self._slots[:, None] * heads + first.flatten()) * columns
+
+    def _decode(self, num_rows: int) -> Tensor:
         positions_B = self._positions[:num_rows]
         rotation_B = self._rotation[positions_B]
         write_at = self._starts[:num_rows] + positions_B[:, None]
+        num_columns = self._arena.shape[-2]
         mask_BS = torch.zeros(num_rows, num_columns, dtype=self._dtype, device=self._device)
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
         heads = self._cache.heads
@@ -275,7 +301,7 @@ class Runner(LiveRows):
         return F.rms_norm(x, weight_D.shape, weight_D, self._config.rms_norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.weights.head_VD).float()
+        return self.weights.head.of(hidden).float()
 
     def _extend_rotation(self, length: int) -> None:
         if len(self._rotation) < length:

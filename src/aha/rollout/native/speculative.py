@@ -101,9 +101,10 @@ class SpeculativeRunner(Runner):
     @torch.inference_mode()
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
         """As ``Runner.step``; rows grow unequally, so the columns needed are counted here, not by the caller."""
-        num_columns = int(self._positions[:num_live].max()) + self._ahead + 1
-        drafts_BK, draft_probs_BKV, fine_B = self._draft(num_live, num_columns)
-        logits_BTV, hidden_BTD = self._read_drafts(drafts_BK, num_columns)
+        self._used = num_live
+        self._fit(int(self._positions[:num_live].max()) + self._ahead + 2)  # and one for what belongs nowhere
+        drafts_BK, draft_probs_BKV, fine_B = self._draft(num_live)
+        logits_BTV, hidden_BTD = self._read_drafts(drafts_BK)
         params = self._params
         tokens_BT, logprobs_BT, kept_B = verify(
             logits_BTV,
@@ -145,7 +146,7 @@ class SpeculativeRunner(Runner):
             whole.append(replace(prefix, cache=both, tail=(hidden_KD, last)))
         return whole
 
-    def _draft(self, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _draft(self, num_rows: int) -> tuple[Tensor, Tensor, Tensor]:
         """Ids [B, K], their distributions [B, K, V] (empty when greedy), and which rows' logits were finite [B]."""
         W, params = 2 * self._ahead, self._params
         rows_B = self._slots[:num_rows]
@@ -153,8 +154,8 @@ class SpeculativeRunner(Runner):
         places_BW = bases_B[:, None] + self._columns[:W]
         last_B = self._positions[:num_rows] - 1 - bases_B
         real_BW = places_BW.clamp_min(0)
-        trash = self._columns[-1]
-        block = self._block(real_BW, torch.where(places_BW < 0, trash, places_BW), num_columns)
+        trash = self._arena.shape[-2] - 1
+        block = self._block(real_BW, torch.where(places_BW < 0, trash, places_BW))
         next_BX = self._next[:num_rows].clone()
         x = self._hidden[:num_rows].flatten(0, 1)
         drafts, probs = [], []
@@ -178,11 +179,11 @@ class SpeculativeRunner(Runner):
             fine_B &= finite_B
         return torch.stack(drafts, 1), torch.stack(probs, 1), fine_B
 
-    def _read_drafts(self, drafts_BK: Tensor, num_columns: int) -> tuple[Tensor, Tensor]:
+    def _read_drafts(self, drafts_BK: Tensor) -> tuple[Tensor, Tensor]:
         """The body on each row's last token and its drafts: float32 logits [B, T, V], normed states [B, T, D]."""
         num_rows, K = drafts_BK.shape
         positions_BT = self._positions[:num_rows, None] + self._columns[: K + 1]
-        block = self._block(positions_BT, positions_BT, num_columns)
+        block = self._block(positions_BT, positions_BT)
         ids_BT = torch.cat((self._tokens[:num_rows, None], drafts_BK), 1)
         x = F.embedding(ids_BT.flatten(), self.weights.embedding_VD)
         for layer, arena in zip(self.weights.layers, self._arena, strict=False):  # behind them lie the modules'
@@ -226,11 +227,11 @@ class SpeculativeRunner(Runner):
     def _join(self, next_ids: Tensor, x: Tensor, module: Module) -> Tensor:
         """What a module's layer reads, ``[B * T, D]``."""
         embedding = self._norm(F.embedding(next_ids, self.weights.embedding_VD), module.embedding_norm_D)
-        return torch.mm(torch.cat((embedding, self._norm(x, module.hidden_norm_D)), 1), module.join)
+        return module.join.of(torch.cat((embedding, self._norm(x, module.hidden_norm_D)), 1))
 
-    def _block(self, positions_BT: Tensor, columns_BT: Tensor, num_columns: int) -> _Block:
+    def _block(self, positions_BT: Tensor, columns_BT: Tensor) -> _Block:
         """Tokens at ``positions``, each seeing the columns up to its own; what it leaves is kept at ``columns``."""
-        heads = self._cache.heads
+        heads, num_columns = self._cache.heads, self._arena.shape[-2]
         mask_BTS = torch.zeros(*positions_BT.shape, num_columns, dtype=self._dtype, device=self._device)
         mask_BTS.masked_fill_(self._columns[:num_columns] > positions_BT[..., None], float("-inf"))
         write_at = self._starts[: len(columns_BT), None] + columns_BT[..., None]

@@ -1,7 +1,6 @@
 """The sampler's own copy of the weights, fused for decoding, and the digest that proves it equals the trainer's.
 
-D width, V vocabulary. Matrices are stored transposed (``[in, out]``), which is faster for few rows. How a layer's two
-halves are fused stands in ``gqa.py``, ``mla.py`` and ``feed.py``.
+D width, V vocabulary. How a layer's two halves are fused stands in ``gqa.py``, ``mla.py`` and ``feed.py``.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS
 from aha.rollout.native.feed import Dense, Mixture
 from aha.rollout.native.gqa import GroupedQuery
+from aha.rollout.native.matrix import Matrix
 from aha.rollout.native.memory import DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
 from aha.rollout.native.source import Source
@@ -34,7 +34,7 @@ class Module(NamedTuple):
 
     embedding_norm_D: Tensor
     hidden_norm_D: Tensor
-    join: Tensor  # [2D, D]
+    join: Matrix  # [D, 2D]
     layer: Layer
     norm_D: Tensor
 
@@ -53,7 +53,7 @@ class Weights:
             return torch.empty(shape, dtype=dtype, device=device)
 
         self.embedding_VD = empty(V, D)
-        self.head_VD = self.embedding_VD if config.tie_word_embeddings else empty(V, D)
+        self.head = Matrix(V, D, (lambda *_: self.embedding_VD) if config.tie_word_embeddings else empty)
         self.norm_D = empty(D)
         attention = Latent if config.latent_attention else GroupedQuery
 
@@ -62,7 +62,7 @@ class Weights:
 
         self.layers = [layer(index) for index in range(config.num_hidden_layers)]
         self.modules = [
-            Module(empty(D), empty(D), empty(2 * D, D), layer(config.num_hidden_layers + k), empty(D))
+            Module(empty(D), empty(D), Matrix(D, 2 * D, empty), layer(config.num_hidden_layers + k), empty(D))
             for k in range(ahead)
         ]
 
@@ -71,11 +71,15 @@ class Weights:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
         source = Source(decoder)
         source.copy("model.embed_tokens.weight", self.embedding_VD)
-        if not self._config.tie_word_embeddings:
-            source.copy("lm_head.weight", self.head_VD)
+        with self.head.rewrite() as matrix:
+            if not self._config.tie_word_embeddings:
+                source.copy("lm_head.weight", matrix)
         source.copy("model.norm.weight", self.norm_D)
-        for name, weight in self._around_layers():
-            source.copy(name, weight)
+        for index, module in enumerate(self.modules, start=len(self.layers)):
+            for name, weight in _norms_around(module, index):
+                source.copy(name, weight)
+            with module.join.rewrite() as matrix:
+                source.copy(f"model.layers.{index}.eh_proj.weight", matrix)
         for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 half.copy_from(source, f"model.layers.{index}.")
@@ -84,9 +88,11 @@ class Weights:
         """Every weight under the decoder's name, in the decoder's layout, read back from the fused storage."""
         yield "model.embed_tokens.weight", self.embedding_VD
         if not self._config.tie_word_embeddings:
-            yield "lm_head.weight", self.head_VD
+            yield "lm_head.weight", self.head.read()
         yield "model.norm.weight", self.norm_D
-        yield from self._around_layers()
+        for index, module in enumerate(self.modules, start=len(self.layers)):
+            yield from _norms_around(module, index)
+            yield f"model.layers.{index}.eh_proj.weight", module.join.read()
         for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 yield from half.named(f"model.layers.{index}.")
@@ -99,13 +105,12 @@ class Weights:
         """The body's, then those of the modules, as the published names number them."""
         return [*self.layers, *(module.layer for module in self.modules)]
 
-    def _around_layers(self) -> Iterator[tuple[str, Tensor]]:
-        for index, module in enumerate(self.modules, start=len(self.layers)):
-            at = f"model.layers.{index}."
-            yield at + "enorm.weight", module.embedding_norm_D
-            yield at + "hnorm.weight", module.hidden_norm_D
-            yield at + "eh_proj.weight", module.join.t()
-            yield at + "shared_head.norm.weight", module.norm_D
+
+def _norms_around(module: Module, index: int) -> Iterator[tuple[str, Tensor]]:
+    at = f"model.layers.{index}."
+    yield at + "enorm.weight", module.embedding_norm_D
+    yield at + "hnorm.weight", module.hidden_norm_D
+    yield at + "shared_head.norm.weight", module.norm_D
 
 
 def decoder_digest(
