@@ -284,6 +284,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             sync_weights(engine, decoder, version=step)
             seeds = [[step << 32 | p << 16 | g for g in range(case.samples)] for p in range(case.prompts)]
             groups = engine.generate(prompts, seeds, params)
+            engine.release()
             parts["rollout"] = watch.read().cpu
             rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
             advantages_PG = group_advantages(rewards_PG, torch.ones_like(rewards_PG, dtype=torch.bool))

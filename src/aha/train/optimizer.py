@@ -35,7 +35,14 @@ def build_adamw(
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     kind = AdamWBf16Moments if moments == "bf16" else AdamW
-    return kind([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps, fused=True)
+    optimizer = kind([group for group in groups if group["params"]], lr=lr, betas=betas, eps=eps, fused=True)
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, dtype=torch.bfloat16 if moments == "bf16" else None),
+            "exp_avg_sq": torch.zeros_like(parameter, dtype=torch.bfloat16 if moments == "bf16" else None),
+        }
+    return optimizer
 
 
 class AdamW(torch.optim.AdamW):
