@@ -237,3 +237,21 @@ void pull_rows(const void *logits, void *out, const int64_t *target, float sharp
     if (half) pull_rows_(logits, out, target, sharpness, lse, grad, M, V, threads, 1);
     else pull_rows_(logits, out, target, sharpness, lse, grad, M, V, threads, 0);
 }
+
+// ---- Two sums of a tensor's bits from its place `first` on, modulo 2^64: they stand for the tensor in a digest ----
+
+INLINE void sum_bits_(const void *x, int64_t n, int64_t first, int64_t *sums, int threads, int half) {
+    uint64_t plain = 0, weighted = 0;
+#pragma omp parallel for simd reduction(+ : plain, weighted) num_threads(threads) if (parallel : threads > 1)
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = half ? (int64_t)((const int16_t *)x)[i] : (int64_t)((const int32_t *)x)[i];
+        plain += bits;
+        weighted += (bits * bits + bits) * (uint64_t)(2 * (first + i) + 1);
+    }
+    sums[0] += (int64_t)plain;
+    sums[1] += (int64_t)weighted;
+}
+void sum_bits(const void *x, int64_t n, int64_t first, int64_t *sums, int half, int threads) {
+    if (half) sum_bits_(x, n, first, sums, threads, 1);
+    else sum_bits_(x, n, first, sums, threads, 0);
+}

@@ -27,6 +27,7 @@ _SIGNATURES = {  # p a tensor or none, i an integer, f a float; the type of the 
     "rotate_heads": "ppppiiiif",
     "read_rows": "ppfpppii",
     "pull_rows": "pppfppii",
+    "sum_bits": "piip",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
@@ -108,3 +109,9 @@ def pull_rows(
     """The gradient of the logits where that of each log-prob is ``grad_M``, written to ``out``, which may be they."""
     _call("pull_rows", logits_MV, logits_MV, out, targets_M, 1 / temperature, lse_M, grad_M, *logits_MV.shape)
     return out
+
+
+def sum_bits(x: Tensor, first: int, sums_2: Tensor) -> None:
+    """Adds to ``sums_2``, modulo 2^64, the sum of the numbers' bits and that of ``(bits^2 + bits) (2 place + 1)``; the
+    first number's place is ``first``."""
+    _call("sum_bits", x, x, x.numel(), first, sums_2)

@@ -211,6 +211,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 seed=context.seed,
                 step=step,
             )
+        engine.release()
         results = rollout.results
         for pool in pools:
             own = {problem.id for problem in pool.problems}
@@ -253,6 +254,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 token_budget=settings.token_budget,
                 max_grad_norm=settings.max_grad_norm,
             )
+        learner.free_gradients()
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         if age == 0:

@@ -608,7 +608,6 @@ def _update(
     clip_grad_norm(optimizer, max_grad_norm, norm=norm)
     set_learning_rate(optimizer, lr)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # who samples next has the use of their memory
     return sum(losses), figures, norm
 
 
