@@ -339,7 +339,8 @@ def train_trl(case: Case, dtype: str, turn: Turn) -> None:
         save_model(build_decoder(case.config, seed=0), case.config, model)
         common: dict[str, Any] = {
             "output_dir": folder, "model_init_kwargs": {"dtype": dtype}, "max_steps": turn.steps,
-            "learning_rate": LEARNING_RATE, "adam_beta2": ADAM["betas"][1], "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
+            "learning_rate": LEARNING_RATE, "adam_beta2": ADAM["betas"][1], "lr_scheduler_type": "constant",
+            "max_grad_norm": 1.0,
             "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": "none",
             "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no",
         }  # fmt: skip

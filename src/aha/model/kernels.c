@@ -80,6 +80,23 @@ void norm_forward(const void *x, const void *add, const void *weight, void *sum,
     else norm_forward_(x, add, weight, sum, y, scale, M, D, eps, threads, 0);
 }
 
+// The norm again, from the scale of each row
+INLINE void norm_again_(const void *x, const void *weight, const float *scale, void *y, int64_t M, int64_t D, int threads,
+                        int half) {
+    ROWS for (int64_t m = 0; m < M; m++) {
+        const void *row = at(x, m * D, half);
+        void *out = at_(y, m * D, half);
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++)
+            put(out, d, rounded(get(row, d, half) * scale[m], half) * get(weight, d, half), half);
+    }
+}
+void norm_again(const void *x, const void *weight, const float *scale, void *y, int64_t M, int64_t D, int half,
+                int threads) {
+    if (half) norm_again_(x, weight, scale, y, M, D, threads, 1);
+    else norm_again_(x, weight, scale, y, M, D, threads, 0);
+}
+
 // grad_x, with `more` added where it is given; grad_weight [blocks of rows, D]
 INLINE void norm_backward_(const void *grad, const void *more, const void *x, const void *weight, const float *scale,
                            void *grad_x, float *grad_weight, int64_t M, int64_t D, int threads, int half) {

@@ -26,9 +26,9 @@ def build_adamw(
     """AdamW over the trainable parameters: matrices decay, parameters of one dimension (norms, biases) do not.
 
     ``moments`` is the type both moments are kept in; ``float32`` is for that of the parameters. They are made at once,
-    below all that a step makes and frees, or they would lie scattered in what the first step leaves. The fused form updates
-    a tensor in one pass; for the forty small tensors of a tiny model on a CPU it takes a third of the time of the
-    others.
+    below all that a step makes and frees, or they would lie scattered in what the first step leaves. The fused form
+    updates a tensor in one pass; for the forty small tensors of a tiny model on a CPU it takes a third of the time of
+    the others.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     groups = [
