@@ -4,7 +4,8 @@ Cases: a GRPO step (rollout and update of all completions, clip 0.2) of a small 
 SmolLM2-135M (``S``), without and with a KL term; supervised fine-tuning of ``T`` on packed documents of uneven length.
 Each side is a process of its own, so that its peak of memory is its own, and the sides take turns step by step.
 
-In bfloat16 Aha keeps float32 master weights, gradients and moments; TRL keeps all of them in bfloat16.
+In bfloat16 Aha keeps float32 master weights and gradients and, as DeepSeek-V3, moments in bfloat16; TRL keeps all of
+them in bfloat16.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ TOKEN_BUDGET = 1_100  # about a group of T
 MICRO_BATCH = 8  # TRL's fastest, for both shapes
 PACK = 1_024
 LEARNING_RATE = 1e-5
-ADAM: dict[str, Any] = {"lr": LEARNING_RATE, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+ADAM: dict[str, Any] = {"lr": LEARNING_RATE, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def measure(
@@ -264,7 +265,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
     """Sync and check the sampler, sample, judge, advantages, reference, one update; or one update on documents."""
     keep_freed_pages()
     master = build_decoder(case.config, seed=0)
-    optimizer = build_adamw(master, **ADAM)
+    optimizer = build_adamw(master, moments="bf16" if dtype == "bfloat16" else "float32", **ADAM)
     decoder = build_twin(master, optimizer) if dtype == "bfloat16" else master
     limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
     parts: dict[str, float] = {}
@@ -284,6 +285,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             sync_weights(engine, decoder, version=step)
             seeds = [[step << 32 | p << 16 | g for g in range(case.samples)] for p in range(case.prompts)]
             groups = engine.generate(prompts, seeds, params)
+            engine.release()
             parts["rollout"] = watch.read().cpu
             rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
             advantages_PG = group_advantages(rewards_PG, torch.ones_like(rewards_PG, dtype=torch.bool))
@@ -301,6 +303,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             policy_step(
                 decoder, optimizer, batches, algorithm=algorithm, num_sequences=len(rows), importance_cap=2.0, **limits
             )
+            optimizer.zero_grad(set_to_none=True)
             parts["update"] = watch.read().cpu - so_far
 
 
@@ -336,7 +339,8 @@ def train_trl(case: Case, dtype: str, turn: Turn) -> None:
         save_model(build_decoder(case.config, seed=0), case.config, model)
         common: dict[str, Any] = {
             "output_dir": folder, "model_init_kwargs": {"dtype": dtype}, "max_steps": turn.steps,
-            "learning_rate": LEARNING_RATE, "lr_scheduler_type": "constant", "max_grad_norm": 1.0,
+            "learning_rate": LEARNING_RATE, "adam_beta2": ADAM["betas"][1], "lr_scheduler_type": "constant",
+            "max_grad_norm": 1.0,
             "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": "none",
             "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no",
         }  # fmt: skip

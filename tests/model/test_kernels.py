@@ -56,6 +56,25 @@ def test_norm(add: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) ->
     check(run, dtype, monkeypatch)
 
 
+@pytest.mark.parametrize("kernel", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_made_again_bit_for_bit(
+    dtype: torch.dtype, kernel: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm, layer = RMSNorm(37, eps=1e-5).to(dtype), DenseFeedForward(37, 43).to(dtype)
+    x, update, pull = (random(2, ROWS // 2, 37, dtype=dtype, seed=s) for s in range(3))
+    if not kernel:
+        monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    grads = []
+    for kept in (False, True):  # what the feed-forward reads: a norm that carries what it is made of, or does not
+        own = x.clone().requires_grad_()
+        normed = norm.add(own, update)[1]
+        assert torch.equal(normed.made.again(), normed)  # type: ignore[attr-defined]
+        y = layer(normed.view_as(normed) if kept else normed)
+        grads.append(torch.autograd.grad((y * pull).sum(), (own, norm.weight, *layer.parameters())))
+    assert all(torch.equal(*pair) for pair in zip(*grads, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_feed_forward(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = DenseFeedForward(16, 43).to(dtype)

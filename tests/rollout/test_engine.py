@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from aha.errors import CheckpointError, DataError, InvariantError, SettingError
+from aha.model import kernels
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.records import FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native import weights
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.runner import Runner
-from aha.rollout.native.weights import decoder_digest
+from aha.rollout.native.weights import decoder_digest, digest_of
 
 LATENT: dict[str, Any] = {
     "model_type": "deepseek_v3", "vocab_size": 40, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3,
@@ -270,6 +272,34 @@ def test_digest_follows_the_weights() -> None:
             weight = decoder.model.layers[0].self_attn.o_proj.weight
             weight[[0, 1]] = weight[[1, 0]]
         assert decoder_digest(decoder, config) != engine.digest()
+
+
+def test_a_released_engine_needs_weights_and_samples_as_before() -> None:
+    config = CONFIGS["qwen2"]
+    decoder = _decoder(config)
+    engine = _engine(config, decoder)
+    params = SamplingParams(max_new_tokens=5)
+    before = engine.generate(PROMPTS, _seeds(2), params)
+    engine.release()
+    with pytest.raises(InvariantError, match="call load_weights first"):
+        engine.generate(PROMPTS, _seeds(2), params)
+    engine.load_weights(decoder, before[0][0].policy_version)
+    assert engine.generate(PROMPTS, _seeds(2), params) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_digest_is_that_of_plain_sums_in_whatever_blocks_a_tensor_comes(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrix = torch.randn(300, 40, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole = digest_of([("a", matrix), ("b", matrix[0])], dtype)
+    assert digest_of([*(("a", block) for block in torch.split(matrix, 77)), ("b", matrix[0])], dtype) == whole
+    matrix[[3, 5]] = matrix[[5, 3]]
+    swapped = digest_of([("a", matrix), ("b", matrix[0])], dtype)
+    assert swapped != whole
+    monkeypatch.setattr(kernels, "usable", lambda *_: False)
+    monkeypatch.setattr(weights, "DIGEST_CHUNK", 1_000)
+    assert digest_of([("a", matrix), ("b", matrix[0])], dtype) == swapped
 
 
 def test_the_digest_sees_the_bias_of_a_router_exactly_in_any_dtype() -> None:

@@ -61,6 +61,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
             sync_weights(engine, policy.decoder, version=version)
             seeds = [[p * SAMPLES + g for g in range(SAMPLES)] for p in range(PROMPTS)]
             answers = engine.generate(prompts, seeds, SamplingParams(COMPLETION))
+            engine.release()
             learn(
                 learner,
                 judged([Group(problem, ids, tuple(own)) for ids, own in zip(prompts, answers, strict=True)]),
@@ -72,6 +73,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
                 max_new_tokens=COMPLETION,
                 importance_cap=2.0,
             )
+            learner.free_gradients()
 
     rows = PROMPTS * SAMPLES
     layouts, read = (

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
-from aha.model.product import product
+from aha.model.product import made_of, product, take_input
 
 
 class DenseFeedForward(nn.Module):
@@ -31,7 +31,7 @@ class DenseFeedForward(nn.Module):
     def forward(self, x_BTD: Tensor) -> Tensor:
         maps = self.gate_proj, self.up_proj, self.down_proj
         if self.fused and all(type(linear) is nn.Linear for linear in maps):
-            y_BTD: Tensor = _SwiGLU.apply(x_BTD, *(m.weight for m in maps))  # type: ignore[no-untyped-call]
+            y_BTD: Tensor = _SwiGLU.apply(x_BTD, made_of(x_BTD), *(m.weight for m in maps))  # type: ignore[no-untyped-call]
             return y_BTD
         return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD)))
 
@@ -40,17 +40,20 @@ class _SwiGLU(torch.autograd.Function):
     """Keeps the two inner tensors and computes their product again: two passes less, and a third of the bytes."""
 
     @staticmethod
-    def forward(ctx: Any, x_BTD: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x_BTD: Tensor, made: tuple[Tensor, ...], gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor
+    ) -> Tensor:
         x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])
         gate_MF, up_MF = product(x_MD, gate_FD), product(x_MD, up_FD)
-        ctx.save_for_backward(x_MD, gate_MF, up_MF, gate_FD, up_FD, down_DF)
+        ctx.num_made = len(made)
+        ctx.save_for_backward(*(made or (x_MD,)), gate_MF, up_MF, gate_FD, up_FD, down_DF)
         act_MF = kernels.swiglu_forward(gate_MF, up_MF) if kernels.usable(gate_MF) else F.silu(gate_MF).mul_(up_MF)
         return product(act_MF, down_DF).view(*x_BTD.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BTD: Tensor) -> tuple[Tensor | None, ...]:
-        x_MD, gate_MF, up_MF, gate_FD, up_FD, down_DF = ctx.saved_tensors
+        x_MD, (gate_MF, up_MF, gate_FD, up_FD, down_DF) = take_input(ctx)
         grad_MD = grad_BTD.reshape(-1, grad_BTD.shape[-1])
         grad_MF = product(grad_MD, down_DF.T)
         if kernels.usable(gate_MF):
@@ -61,9 +64,10 @@ class _SwiGLU(torch.autograd.Function):
             grad_up = grad_MF * silu_MF
             grad_gate = torch.ops.aten.silu_backward(grad_MF.mul_(up_MF), gate_MF)
             act_MF = silu_MF.mul_(up_MF)
-        needs_x, needs_gate, needs_up, needs_down = ctx.needs_input_grad
+        needs_x, _, needs_gate, needs_up, needs_down = ctx.needs_input_grad
         return (
             product(grad_gate, gate_FD.T).addmm_(grad_up, up_FD).view(grad_BTD.shape) if needs_x else None,
+            None,
             grad_gate.T @ x_MD if needs_gate else None,
             grad_up.T @ x_MD if needs_up else None,
             grad_MD.T @ act_MF if needs_down else None,

@@ -28,6 +28,13 @@ _LEAST = 1e-4  # surprise under which it makes no difference
 _FASTER = 10.0  # times as fast as the decoder, a head of zeros learns
 
 
+def _without_logits(decoder: Decoder) -> Decoder:
+    """A head that is not the embedding is not trained, or an optimiser would keep moments for it."""
+    if not decoder.config.tie_word_embeddings:
+        decoder.lm_head.requires_grad_(False)
+    return decoder
+
+
 class RewardModel(nn.Module):
     """A decoder read at the last token of each sequence by a linear map to one number (Ouyang et al. 2022).
 
@@ -37,7 +44,7 @@ class RewardModel(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder = _without_logits(decoder)
         like = decoder.head_weight
         self.score = nn.Parameter(torch.zeros(1, like.shape[1], dtype=like.dtype, device=like.device))
 
@@ -110,7 +117,7 @@ class ValueModel(nn.Module):
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder = _without_logits(decoder)
         like = decoder.head_weight
         self.value = nn.Parameter(torch.zeros(1, like.shape[1], dtype=like.dtype, device=like.device))
 

@@ -80,6 +80,23 @@ void norm_forward(const void *x, const void *add, const void *weight, void *sum,
     else norm_forward_(x, add, weight, sum, y, scale, M, D, eps, threads, 0);
 }
 
+// The norm again, from the scale of each row
+INLINE void norm_again_(const void *x, const void *weight, const float *scale, void *y, int64_t M, int64_t D, int threads,
+                        int half) {
+    ROWS for (int64_t m = 0; m < M; m++) {
+        const void *row = at(x, m * D, half);
+        void *out = at_(y, m * D, half);
+#pragma omp simd
+        for (int64_t d = 0; d < D; d++)
+            put(out, d, rounded(get(row, d, half) * scale[m], half) * get(weight, d, half), half);
+    }
+}
+void norm_again(const void *x, const void *weight, const float *scale, void *y, int64_t M, int64_t D, int half,
+                int threads) {
+    if (half) norm_again_(x, weight, scale, y, M, D, threads, 1);
+    else norm_again_(x, weight, scale, y, M, D, threads, 0);
+}
+
 // grad_x, with `more` added where it is given; grad_weight [blocks of rows, D]
 INLINE void norm_backward_(const void *grad, const void *more, const void *x, const void *weight, const float *scale,
                            void *grad_x, float *grad_weight, int64_t M, int64_t D, int threads, int half) {
@@ -236,4 +253,22 @@ void pull_rows(const void *logits, void *out, const int64_t *target, float sharp
                int64_t M, int64_t V, int half, int threads) {
     if (half) pull_rows_(logits, out, target, sharpness, lse, grad, M, V, threads, 1);
     else pull_rows_(logits, out, target, sharpness, lse, grad, M, V, threads, 0);
+}
+
+// ---- Two sums of a tensor's bits from its place `first` on, modulo 2^64: they stand for the tensor in a digest ----
+
+INLINE void sum_bits_(const void *x, int64_t n, int64_t first, int64_t *sums, int threads, int half) {
+    uint64_t plain = 0, weighted = 0;
+#pragma omp parallel for simd reduction(+ : plain, weighted) num_threads(threads) if (parallel : threads > 1)
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = half ? (int64_t)((const int16_t *)x)[i] : (int64_t)((const int32_t *)x)[i];
+        plain += bits;
+        weighted += (bits * bits + bits) * (uint64_t)(2 * (first + i) + 1);
+    }
+    sums[0] += (int64_t)plain;
+    sums[1] += (int64_t)weighted;
+}
+void sum_bits(const void *x, int64_t n, int64_t first, int64_t *sums, int half, int threads) {
+    if (half) sum_bits_(x, n, first, sums, threads, 1);
+    else sum_bits_(x, n, first, sums, threads, 0);
 }

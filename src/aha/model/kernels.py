@@ -21,12 +21,14 @@ _SOURCE = Path(__file__).with_name("kernels.c")
 _BLOCK = 64  # BLOCK of kernels.c
 _SIGNATURES = {  # p a tensor or none, i an integer, f a float; the type of the numbers and the threads follow
     "norm_forward": "ppppppiif",
+    "norm_again": "ppppii",
     "norm_backward": "pppppppii",
     "swiglu_forward": "pppii",
     "swiglu_backward": "pppppii",
     "rotate_heads": "ppppiiiif",
     "read_rows": "ppfpppii",
     "pull_rows": "pppfppii",
+    "sum_bits": "piip",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
@@ -59,6 +61,13 @@ def norm_forward(x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> t
     total = x if add is None else torch.empty_like(x)
     _call("norm_forward", x, x, add, weight, total, y, scale, scale.numel(), D, eps)
     return total, y, scale
+
+
+def norm_again(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The norm that ``norm_forward`` gave, the same bits."""
+    y = torch.empty_like(x)
+    _call("norm_again", x, x, weight, scale, y, scale.numel(), x.shape[-1])
+    return y
 
 
 def norm_backward(
@@ -108,3 +117,9 @@ def pull_rows(
     """The gradient of the logits where that of each log-prob is ``grad_M``, written to ``out``, which may be they."""
     _call("pull_rows", logits_MV, logits_MV, out, targets_M, 1 / temperature, lse_M, grad_M, *logits_MV.shape)
     return out
+
+
+def sum_bits(x: Tensor, first: int, sums_2: Tensor) -> None:
+    """Adds to ``sums_2``, modulo 2^64, the sum of the numbers' bits and that of ``(bits^2 + bits) (2 place + 1)``; the
+    first number's place is ``first``."""
+    _call("sum_bits", x, x, x.numel(), first, sums_2)

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
+
+
+class Made(NamedTuple):
+    """What a norm was made of: there anyway, so that who reads the norm need not keep it for the backward pass.
+
+    A norm carries it as its attribute ``made``; a tensor made of a norm, were it a view, does not.
+    """
+
+    x: Tensor
+    scale: Tensor
+    weight: Tensor
+
+    def again(self) -> Tensor:
+        """The norm, the same bits."""
+        if kernels.usable(self.x, self.weight):
+            return kernels.norm_again(self.x, self.weight, self.scale)
+        return (self.x.to(self.scale.dtype) * self.scale).to(self.x.dtype) * self.weight
 
 
 class _AddRMSNorm(torch.autograd.Function):
@@ -19,7 +36,9 @@ class _AddRMSNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, add: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, add: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous()
         add = None if add is None else add.contiguous()
         if kernels.usable(x, weight):
@@ -29,14 +48,15 @@ class _AddRMSNorm(torch.autograd.Function):
             wide = total if total.dtype in (torch.float32, torch.float64) else total.float()
             norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
             scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-            normed = (wide * scale).to(x.dtype) * weight
+            normed = Made(total, scale, weight).again()
         ctx.save_for_backward(total, scale, weight)
         ctx.set_materialize_grads(False)
-        return total, normed
+        ctx.mark_non_differentiable(scale)
+        return total, normed, scale
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_total: Tensor | None, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         total, scale, weight = ctx.saved_tensors
         _, has_add, needs_weight, _ = ctx.needs_input_grad
         if grad is None:
@@ -69,5 +89,6 @@ class RMSNorm(nn.Module):
         """``x + update`` and its norm."""
         total: Tensor
         normed: Tensor
-        total, normed = _AddRMSNorm.apply(x, update, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        total, normed, scale = _AddRMSNorm.apply(x, update, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        normed.made = Made(total.detach(), scale, self.weight.detach())  # type: ignore[attr-defined]
         return total, normed

@@ -52,6 +52,12 @@ class Learner:
         if self.master is not self.policy.decoder:
             refresh_twin(self.policy.decoder, self.master)
 
+    def free_gradients(self) -> None:
+        """Gradients have done their work, and who samples next has the use of their memory."""
+        for optimizer in (self.optimizer, self.critic_optimizer, self.mtp_optimizer):
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+
 
 @dataclass(frozen=True)
 class Learned:

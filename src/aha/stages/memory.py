@@ -53,27 +53,28 @@ def estimate_rl(
     mtp: bool = False,
     twin: bool = False,
 ) -> int:
-    """Bytes at the peak of a step: the sampler's weights and cache, the policy and what the row of the table asks for
-    (a reference, a critic with moments of its own), ``copies`` more of the weights, and the largest of what sampling,
-    log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole rollout's. The
-    gradients of a model stay until its next update begins. With ``mtp`` an update is counted as if the modules of
-    multi-token prediction took part, which have one of their own. With ``twin`` a BF16 copy of the policy computes."""
+    """Bytes at the peak of a step: the policy and what the row of the table asks for (a reference, a critic with
+    moments of its own), ``copies`` more of the weights, and the largest of what sampling (with weights and a cache of
+    its own), log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole
+    rollout's. The gradients of a model stay until its next update begins, or the step ends. With ``mtp`` an update is
+    counted as if the modules of multi-token prediction took part, which have one of their own. With ``twin`` a BF16
+    copy of the policy computes."""
     where: _Where = {**_where(like), "bytes_per_number": 2} if twin else _where(like)
     policy = estimate_held(config, bytes_per_number=where["bytes_per_number"], mtp=mtp)
     step = estimate_step(config, layouts, mtp=mtp, **where)
     copies += bool(algorithm.beta)
-    between = max(rollout.working, estimate_logprobs(config, read, **where))
-    held = rollout.held + policy.weights + policy.moments + copies * policy.weights
+    before = max(rollout.held + rollout.working, estimate_logprobs(config, read, **where))
+    held = policy.weights + policy.moments + copies * policy.weights
     if twin:  # the master's weights, gradients and moments beside the twin's weights
         master = estimate_held(config, bytes_per_number=4, mtp=mtp)
-        held += master.weights + master.gradients + master.moments - policy.moments
+        held += master.weights + master.moments - policy.moments
+        step += master.gradients
     if algorithm.critic is None:
-        return held + max(step, policy.gradients + between)
+        return held + max(step, before)
     critic = estimate_held(config, bytes_per_number=like.itemsize, logits=False)
     critic_step = estimate_step(config, layouts, logits=False, **where)
     held += critic.weights + critic.moments
-    between += policy.gradients + critic.gradients
-    return held + max(step + critic.gradients, critic_step + policy.gradients, between)
+    return held + max(step + critic.gradients, critic_step + policy.gradients, before)
 
 
 def _where(like: Tensor) -> _Where:

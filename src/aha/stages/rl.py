@@ -227,6 +227,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 seed=context.seed,
                 step=step,
             )
+        engine.release()
         early.forget()
         results = rollout.results
         for pool in pools:
@@ -270,6 +271,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 token_budget=settings.token_budget,
                 max_grad_norm=settings.max_grad_norm,
             )
+        learner.free_gradients()
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         row["staleness"] = float(step - min(c.policy_version for g in rollout.groups for c in g.completions))

@@ -197,8 +197,9 @@ def _estimate_micro_batch(
 
     norm = T * (2 * D * b + wide)  # what is normed and the result, and the scale
     attention, attention_forward, attention_backward = _attention(config, layout, b, on_cpu=on_cpu)
-    feed = norm + 2 * T * F * b  # gate and up
-    layer = norm + attention + feed
+    again = T * D * b  # a norm that linear maps read is computed again for their gradients
+    feed = norm - (0 if config.n_routed_experts else again) + 2 * T * F * b  # gate and up
+    layer = norm - again + attention + feed
     rotation = 2 * T * config.head_dim * b
     # Each module keeps the next tokens' embeddings, the two normed halves side by side, and has a head of its own.
     of_module = 3 * norm + 3 * T * D * b + layout.predicted * D * b
@@ -217,13 +218,13 @@ def _estimate_micro_batch(
     waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
-    feed_backward = T * (3 * F + 2 * D) * b
+    feed_backward = T * (3 * F + 2 * D) * b + again
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
         base + L * layer + norm + layout.predicted * D * b + head_forward,
         base + L * layer + head + waiting + norm_backward,
         base + L * layer + waiting + feed_backward + D * F * b,
-        base + (L - 1) * layer + norm + attention + attention_backward + waiting + 2 * residual,
+        base + (L - 1) * layer + norm + attention + attention_backward + waiting + again + 2 * residual,
         base + layer + waiting + so_far + feed_backward,
         before + (0 if later else of_layers) + waiting + embedding + residual,
     ]

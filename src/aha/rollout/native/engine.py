@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,7 +72,11 @@ class NativeEngine:
         self._max_slots = max_slots
         self._cache_bytes = cache_bytes
         self._dtype = dtype
-        self._runner = build_runner(config, dtype=dtype, device=torch.device(device), speculate=speculate)
+        self._build_runner = partial(
+            build_runner, config, dtype=dtype, device=torch.device(device), speculate=speculate
+        )
+        self._held: Runner | CompiledRunner | None = None
+        self._speculation: Speculation | None = None
         self._stops = None if detokenize is None else StopStrings(detokenize, config.vocab_size)
         self._prefixes = PrefixCache(prefix_bytes) if prefix_bytes else None
         self._version: int | None = None
@@ -92,7 +97,7 @@ class NativeEngine:
     @property
     def speculation(self) -> Speculation | None:
         """What came of the drafts of the last call of ``generate``; ``None`` without drafts."""
-        return self._runner.speculation() if isinstance(self._runner, SpeculativeRunner) else None
+        return self._held.speculation() if isinstance(self._held, SpeculativeRunner) else self._speculation
 
     def load_weights(self, decoder: nn.Module, version: int) -> None:
         """Copies the weights of ``decoder`` into storage of its own; later changes of ``decoder`` do not reach it."""
@@ -101,6 +106,19 @@ class NativeEngine:
             self._prefixes.clear()
         self._runner.load(decoder)
         self._version = version
+
+    def release(self) -> None:
+        """Frees weights and cache until the next ``load_weights``, and gives their memory to the rest of the step."""
+        self._speculation = self.speculation
+        self._version = self._held = None
+        if self._prefixes is not None:
+            self._prefixes.clear()
+
+    @property
+    def _runner(self) -> Runner | CompiledRunner:
+        if self._held is None:
+            self._held = self._build_runner()
+        return self._held
 
     def digest(self) -> str:
         """Digest of the weights sampled with; equals ``decoder_digest`` of the decoder after a sync, with this engine's

@@ -10,13 +10,14 @@ from aha.model.count import cache_values_per_layer, count_parameters
 
 MAX_SLOTS = 256
 PREFILL_TOKENS = 4096
-DIGEST_CHUNK = 1 << 20
+DIGEST_CHUNK = 1 << 16
 _COLUMN_STEP = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutMemory:
-    """Bytes: ``held`` from the first rollout on (weights and cache), ``working`` only while sampling."""
+    """Bytes: ``held`` from the loading of weights to their release (with the cache), ``working`` only while
+    sampling."""
 
     held: int
     working: int

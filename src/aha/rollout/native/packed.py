@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from aha.rollout.native.source import Source
 from aha.rollout.native.weights import digest_of
 
 _PARTS = ("q", "k", "v")
+_BLOCK_PANELS = 64
 
 
 def is_packable(config: ModelConfig, dtype: torch.dtype) -> bool:
@@ -65,14 +67,10 @@ class PackedWeights:
         V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
 
         def matrix(name: str, rows: int, columns: int) -> Tensor:
-            found = torch.empty(rows, columns, dtype=self._dtype)
-            source.copy(name, found)
-            return found
+            return source.find(name, (rows, columns)).to("cpu", self._dtype).contiguous()
 
         def vector(name: str, into: Tensor) -> None:
-            rounded = torch.empty(into.shape, dtype=self._dtype)
-            source.copy(name, rounded)
-            into.copy_(rounded)
+            into.copy_(source.find(name, into.shape).to(self._dtype))
 
         pack(matrix("model.embed_tokens.weight", V, D), self._embedding)
         if not config.tie_word_embeddings:
@@ -93,12 +91,15 @@ class PackedWeights:
             pack(matrix(at + "mlp.down_proj.weight", D, width), layer["down"])
 
     def named(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight under the decoder's name, in the decoder's layout, read back from the packed storage."""
+        """Every weight under the decoder's name, in the decoder's layout, read back from the packed storage; the
+        largest in blocks of rows."""
         config, dtype = self._config, self._dtype
         V, D, width = config.vocab_size, config.hidden_size, config.intermediate_size
-        yield "model.embed_tokens.weight", unpack(self._embedding, V, dtype)
-        if not config.tie_word_embeddings:
-            yield "lm_head.weight", unpack(self._head, V, dtype)
+        at_a_time = _BLOCK_PANELS * self._panel
+        wide = {"model.embed_tokens.weight": self._embedding, "lm_head.weight": self._head}
+        for name, panels in islice(wide.items(), 1 if config.tie_word_embeddings else 2):
+            for number, block in enumerate(torch.split(panels, _BLOCK_PANELS)):
+                yield name, unpack(block, min(at_a_time, V - number * at_a_time), dtype)
         yield "model.norm.weight", self.norm_D
         for index, layer in enumerate(self._layers):
             at = f"model.layers.{index}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +18,20 @@ class Source:
 
     def copy(self, name: str, into: Tensor, rows: Tensor | None = None) -> None:
         """Overwrites ``into`` with the tensor, its ``rows`` in that order if given."""
+        tensor = self.find(name, into.shape)
+        into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])
+
+    def find(self, name: str, shape: Sequence[int]) -> Tensor:
+        """The decoder's own tensor, which must have this shape."""
         if name not in self._tensors:
             raise CheckpointError(f"decoder has no {name}, which the sampler's config has: build both from one config")
         tensor = self._tensors[name].detach()
-        if tensor.shape != into.shape:
+        if tensor.shape != torch.Size(shape):
             raise CheckpointError(
-                f"{name} is {tuple(tensor.shape)} in the decoder but {tuple(into.shape)} by the sampler's config: "
+                f"{name} is {tuple(tensor.shape)} in the decoder but {tuple(shape)} by the sampler's config: "
                 f"build both from one config"
             )
-        into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])
+        return tensor
 
 
 def interleaved(width: int) -> Tensor:

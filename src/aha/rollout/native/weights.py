@@ -6,12 +6,15 @@ D width, V vocabulary. How a layer's two halves are fused stands in ``gqa.py``, 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aha.model import kernels
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS
 from aha.rollout.native.feed import Dense, Mixture
@@ -131,22 +134,33 @@ def decoder_digest(
 
 
 def digest_of(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
-    """The digest of named weights as they read in ``dtype``, see ``decoder_digest``."""
+    """The digest of named weights as they read in ``dtype``, see ``decoder_digest``. A tensor may come in blocks of its
+    rows, one after the other under the same name."""
     # Sums of integers do not depend on the order of summation, so every device gives the same.
     lines = []
     with torch.no_grad():
-        for name, tensor in named:
-            if not name.endswith(ROUTER_BIAS):  # which is in float32 in any model
-                tensor = tensor.to(dtype)
-            bits = tensor.detach().contiguous().view(-1).view(_BITS[tensor.dtype.itemsize])
-            plain = weighted = torch.zeros((), dtype=torch.int64, device=bits.device)
-            for start in range(0, len(bits), DIGEST_CHUNK):
-                chunk = bits[start : start + DIGEST_CHUNK].to(torch.int64)
-                place = torch.arange(start, start + len(chunk), device=bits.device).mul_(2).add_(1)
-                plain = plain + chunk.sum()
-                weighted = weighted + (chunk * chunk * place + chunk * place).sum()
-            lines.append(f"{name} {tuple(tensor.shape)} {int(plain)} {int(weighted)}")
+        for name, blocks in itertools.groupby(named, key=itemgetter(0)):
+            sums_2, numbers, rows, rest = torch.zeros(2, dtype=torch.int64), 0, 0, torch.Size()
+            for _, block in blocks:
+                if not name.endswith(ROUTER_BIAS):  # which is in float32 in any model
+                    block = block.to(dtype)
+                _add_sums(sums_2, block.detach().contiguous(), numbers)
+                numbers, rows, rest = numbers + block.numel(), rows + len(block), block.shape[1:]
+            plain, weighted = sums_2.tolist()
+            lines.append(f"{name} {(rows, *rest)} {plain} {weighted}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:32]
+
+
+def _add_sums(sums_2: Tensor, tensor: Tensor, before: int) -> None:
+    """``model.kernels.sum_bits``, on any device and of any type."""
+    if kernels.usable(tensor):
+        kernels.sum_bits(tensor, before, sums_2)
+        return
+    bits = tensor.view(-1).view(_BITS[tensor.dtype.itemsize])
+    for start in range(0, len(bits), DIGEST_CHUNK):
+        chunk = bits[start : start + DIGEST_CHUNK].to(torch.int64)
+        place = torch.arange(before + start, before + start + len(chunk), device=bits.device).mul_(2).add_(1)
+        sums_2 += torch.stack((chunk.sum(), (chunk * chunk * place + chunk * place).sum())).cpu()
 
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
