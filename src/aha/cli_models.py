@@ -13,7 +13,7 @@ from aha import terminal
 from aha.errors import UsageError, nearest
 from aha.terminal import Json
 
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int8")
 
 ModelPath = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A stage of a run, its model folder, or any Hugging Face folder.")
@@ -23,7 +23,7 @@ MaxNewTokens = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 takes the most likely token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from this share of the probability.")]
-Dtype = Annotated[str, typer.Option(help="Type of the weights and of what is computed: float32 or bfloat16.")]
+Dtype = Annotated[str, typer.Option(help="Type of the weights and of what is computed: float32, bfloat16 or int8.")]
 Template = Annotated[
     str | None, typer.Option(help="Prompt with one {question} in it.", show_default="the model's own, or R1-Zero's")
 ]

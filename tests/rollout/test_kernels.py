@@ -106,7 +106,7 @@ def test_prompts_and_steps_equal_pytorch(compiled: Kernels, case: int, dtype: to
     assert torch.allclose(*scores, atol=1e-4 if dtype == torch.float32 else 0.2)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
 def test_a_rows_numbers_are_the_same_bits_in_any_company_and_any_order_of_reading(
     compiled: Kernels, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_rows_numbers_are_the_same_bits_in_any_company_and_any_order_of_readin
     assert torch.equal(logits_of(runner, prompts, tokens), together)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.int8])
 def test_what_a_row_leaves_is_the_cache_of_its_whole_text(compiled: Kernels, dtype: torch.dtype) -> None:
     """Prompts end in the middle of a block and of a pair of columns, completions cross blocks."""
     config = config_of(1)

@@ -9,6 +9,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.records import FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native import engine as engines
 from aha.rollout.native.engine import NativeEngine
 
 CONFIG = ModelConfig(
@@ -34,6 +35,25 @@ def test_a_limited_sequence_is_the_begin_of_the_unlimited_one(max_slots: int) ->
             assert short.token_ids == full.token_ids[:limit]
             assert short.logprobs == pytest.approx(full.logprobs[:limit], abs=1e-5)
             assert short.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_rows_are_laid_out_anew_as_the_longest_comes_and_goes(kernels: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest goes first; when it ends short ones still wait, and the last of them is long again."""
+    if not kernels:
+        monkeypatch.setattr(engines, "load_kernels", lambda: None)
+    config = CONFIG.model_copy(update={"max_position_embeddings": 256})
+    decoder = build_decoder(config, seed=0)
+    engine = NativeEngine(config, max_slots=3)
+    engine.load_weights(decoder, 0)
+    seeds = [[7 * p + g for g in range(5)] for p in range(2)]
+    limits = [[200, 3, 5, 4, 6], [70, 4, 150, 5, 3]]
+    groups = engine.generate(PROMPTS, seeds, SamplingParams(200), limits=limits)
+    for prompt, group, own in zip(PROMPTS, groups, limits, strict=True):
+        for completion, limit in zip(group, own, strict=True):
+            assert len(completion.token_ids) == limit
+            scored = engine.score([[*prompt, *completion.token_ids]])[0][len(prompt) - 1 :]
+            assert completion.logprobs == pytest.approx(scored, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,9 @@ def test_a_sampler_that_computes_another_model_is_found(monkeypatch: pytest.Monk
         sync_weights(engine, policy.decoder, version=0)
 
 
-@pytest.mark.parametrize("gap", [1e-3, float("nan")])
-def test_a_step_whose_tokens_disagree_is_stopped(gap: float) -> None:
-    check_agreement(2e-7, dtype=torch.float32, step=4)
-    with pytest.raises(InvariantError, match="step 4: sampler and trainer differ"):
-        check_agreement(gap, dtype=torch.float32, step=4)
+@pytest.mark.parametrize("dtype,sound,mad", [(torch.float32, 2e-7, 1e-3), (torch.int8, 0.1, 0.4)])
+def test_a_step_whose_tokens_disagree_is_stopped(dtype: torch.dtype, sound: float, mad: float) -> None:
+    check_agreement(sound, dtype=dtype, step=4)
+    for gap in (mad, float("nan")):
+        with pytest.raises(InvariantError, match="step 4: sampler and trainer differ"):
+            check_agreement(gap, dtype=dtype, step=4)

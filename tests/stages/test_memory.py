@@ -20,6 +20,7 @@ from aha.records import FinishReason, Group
 from aha.reward.rubric import Scored
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.sync import sync_weights
 from aha.stages import memory, pretrain, reward_model, rl, sft
@@ -42,10 +43,12 @@ PROMPTS, SAMPLES, PROMPT, COMPLETION, BUDGET, CACHE = 4, 8, 20, 40, 1_024, 1 << 
         ("ppo", {}, torch.float32, {}),  # with a critic
         ("ppo", {}, torch.bfloat16, {"vocab_size": 8_000, "num_hidden_layers": 2}),
         ("grpo-r1", {}, torch.float32, {"vocab_size": 30_000, "num_hidden_layers": 1}),  # its pass takes most
+        ("grpo-r1", {"sampler": torch.int8}, torch.float32, {"vocab_size": 30_000, "num_hidden_layers": 1}),
     ],
 )
 def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype, shape: dict[str, int]) -> None:
-    algorithm = replace(ALGORITHMS[name], **changes)
+    sampler = changes.get("sampler", dtype)
+    algorithm = replace(ALGORITHMS[name], **{key: value for key, value in changes.items() if key != "sampler"})
     config = ModelConfig(
         **{"vocab_size": 500, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4} | shape,
         num_attention_heads=4,
@@ -56,7 +59,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
     def step() -> None:
         policy = Policy(build_decoder(config, seed=0, dtype=dtype), config, tiny_policy().renderer)
         learner = build_learner(policy, algorithm, lr=1e-4)
-        engine = NativeEngine(config, cache_bytes=CACHE, dtype=dtype)
+        engine = NativeEngine(config, cache_bytes=CACHE, dtype=sampler)
         for version in range(2):
             sync_weights(engine, policy.decoder, version=version)
             seeds = [[p * SAMPLES + g for g in range(SAMPLES)] for p in range(PROMPTS)]
@@ -87,7 +90,8 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
         prompt=PROMPT,
         max_new_tokens=COMPLETION,
         cache_bytes=CACHE,
-        bytes_per_number=dtype.itemsize,
+        bytes_per_number=rest_of(sampler).itemsize,
+        int8=sampler == torch.int8,
     )
     estimate = estimate_rl(config, layouts, read, rollout, algorithm, like=torch.empty(0, dtype=dtype))
     measured = measure_peak_memory(step)

@@ -19,10 +19,11 @@ from tiny_rl import SETTINGS, TEMPLATE, plant, rows_of, run_stage, sums, write_i
 from aha.config import override
 from aha.errors import DataError, InvariantError, SettingError, VerifierError
 from aha.records import Completion, FinishReason, Problem, Status, Verdict
+from aha.reward import early
 from aha.reward.response import Response
 from aha.reward.rubric import Reward, each
 from aha.rollout.native.engine import NativeEngine
-from aha.stages import learn, problems, rewarding, rl
+from aha.stages import learn, problems, rl
 from aha.stages.context import Context
 from aha.stages.models import load_policy
 from aha.stages.rewarding import Weights
@@ -235,7 +236,7 @@ def test_a_verifier_that_fails_now_and_then_is_masked_and_stops_the_run_when_it_
         first = Verdict("accuracy", Status.WRONG if len(judged) == 1 else Status.ERROR, 0.0, "out of memory")
         return [first, *[Verdict("accuracy", Status.WRONG, 0.0)] * (len(asked) - 1)]
 
-    monkeypatch.setattr(rewarding, "judge_accuracy", judge)
+    monkeypatch.setattr(early, "judge_accuracy", judge)
     settings = THREE.model_copy(update={"prompts": 8})
     with pytest.raises(InvariantError, match="stopped by a guard at step 2: verifier_errors 0.02083 .limit 0.02"):
         run_stage(rl.run, settings, inputs, tmp_path / "rl")

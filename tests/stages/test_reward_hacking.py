@@ -9,8 +9,9 @@ import pytest
 from tiny_rl import SETTINGS, rows_of, run_stage, sums, write_inputs
 
 from aha.records import Problem, Status, Verdict
+from aha.reward import early
 from aha.reward.response import Response
-from aha.stages import rewarding, rl
+from aha.stages import rl
 from aha.stages.rewarding import Weights
 from aha.train.guards import GuardSettings
 
@@ -48,7 +49,7 @@ def test_a_verifier_that_can_be_pleased_without_an_answer_raises_the_alarm(
     assert all("proxy" in row and "strict" in row for row in honest)
     assert alarms(honest) == []
 
-    monkeypatch.setattr(rewarding, "judge_accuracy", anywhere)
+    monkeypatch.setattr(early, "judge_accuracy", anywhere)
     hacked = rows_of(run_stage(rl.run, ALONE, inputs, tmp_path / "hacked"))
     assert hacked[-1]["proxy"] > hacked[0]["proxy"] + 0.2  # what is rewarded is learned ..
     assert max(row["strict"] for row in hacked) < 0.1  # .. and no sum is

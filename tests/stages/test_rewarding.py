@@ -12,7 +12,6 @@ from aha.model.heads import RewardModel, save_reward_model
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
 from aha.reward.rubric import Judge, each, score
-from aha.stages import rewarding
 from aha.stages.rewarding import (
     Length,
     Weights,
@@ -65,7 +64,7 @@ def test_every_problem_has_its_judges() -> None:
             assert {r.name for r in everything if r.applies(problem)} == {"accuracy", "format"}
 
 
-def test_the_length_reward_leaves_out_what_could_not_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_reward_leaves_out_what_could_not_be_judged() -> None:
     """Two problems of three completions, judged in one call; one verifier fails, and its length is in no range."""
     calls = []
 
@@ -74,18 +73,17 @@ def test_the_length_reward_leaves_out_what_could_not_be_judged(monkeypatch: pyte
         status = {"right": Status.RIGHT, "wrong": Status.WRONG, "error": Status.ERROR}
         return [Verdict("accuracy", status[str(r.answer)], float(r.answer == "right")) for r in responses]
 
-    monkeypatch.setattr(rewarding, "judge_accuracy", judged)
     one, other = few_problems()[2:4]
     said = [("right", 10), ("wrong", 20), ("error", 90), ("right", 30), ("right", 10), ("wrong", 20)]
     responses = [Response("", answer, True, tokens=tokens) for answer, tokens in said]
-    judge = length_judge(Length(kind="kimi"), max_new_tokens=100)
+    judge = length_judge(Length(kind="kimi"), max_new_tokens=100, accuracy=judged)
     verdicts = judge([one] * 3 + [other] * 3, responses)
     # first group: 0.5 - 0 / 10, then min(0, 0.5 - 10 / 10); second: right at 30, 10, wrong in the middle
     assert [v.score for v in verdicts if v.status is not Status.ERROR] == [0.5, -0.5, -0.5, 0.5, 0.0]
     assert [v.status is Status.ERROR for v in verdicts] == [False, False, True, False, False, False]
     assert calls == [6] and {v.name for v in verdicts} == {"length"}
-    overlong = length_judge(Length(kind="overlong", cache=0.2), max_new_tokens=100)([one] * 3, responses[:3])
-    assert [v.score for v in overlong] == [0.0, 0.0, -0.5] and calls == [6]
+    overlong = length_judge(Length(kind="overlong", cache=0.2), max_new_tokens=100, accuracy=judged)
+    assert [v.score for v in overlong([one] * 3, responses[:3])] == [0.0, 0.0, -0.5] and calls == [6]
 
 
 def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:

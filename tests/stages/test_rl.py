@@ -11,6 +11,7 @@ import pytest
 from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, without_time, write_inputs
 
 from aha.data.pool import Choice
+from aha.errors import SettingError
 from aha.objective.algorithms import ALGORITHMS
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
@@ -56,6 +57,8 @@ CONTINUED = {
     "a reference that is refreshed": settings_of("grpo-r1", beta=1.0),
     "a rollback": settings_of("grpo", minibatches=1, rollback_every=1),
     "a rollback in bf16": settings_of("grpo-r1", beta=0.1, minibatches=2, rollback_every=1, precision="bf16"),
+    "moments in bf16": settings_of("grpo", minibatches=1, moments="bf16"),
+    "an int8 sampler": settings_of("grpo-r1", minibatches=2, sampler="int8"),
 }
 
 
@@ -105,7 +108,9 @@ def share_of_digits(problem: Problem, response: Response) -> Verdict:
     return Verdict("digits", Status.RIGHT, sum(word.isdigit() for word in words) / max(len(words), 1))
 
 
-def digits_said(inputs: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, coin: bool) -> float:
+def digits_said(
+    inputs: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, coin: bool, **changes: Any
+) -> float:
     """The share of digits among the words of the last five steps; about half of what an untrained model says."""
 
     def build(weights: Weights, *_: Any, seed: int, step: int, **__: Any) -> list[Reward]:
@@ -115,7 +120,7 @@ def digits_said(inputs: dict[str, Path], out: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(rl, "build_rewards", build)
     settings = settings_of("ppo", steps=30, samples=8, max_new_tokens=24, samples_every=30)
     settings = settings.model_copy(update={"weights": Weights(accuracy=0.0, format=0.0, random=float(coin))})
-    rows = rows_of(run_stage(rl.run, settings, inputs, out, seed=seed))
+    rows = rows_of(run_stage(rl.run, settings.model_copy(update=changes), inputs, out, seed=seed))
     assert 0.3 < rows[0]["reward/digits"] < 0.7
     return sum(row["reward/digits"] for row in rows[-5:]) / 5
 
@@ -126,3 +131,23 @@ def test_ppo_learns_what_is_rewarded_and_a_coin_teaches_nothing(
 ) -> None:
     assert digits_said(inputs, tmp_path / "rl", monkeypatch, seed=seed, coin=False) > 0.9
     assert digits_said(inputs, tmp_path / "coin", monkeypatch, seed=seed, coin=True) < 0.75
+
+
+def test_it_learns_with_all_that_is_bf16(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"precision": "bf16", "moments": "bf16"}
+    assert digits_said(inputs, tmp_path / "rl", monkeypatch, seed=0, coin=False, **changes) > 0.9
+
+
+def test_it_learns_from_what_an_int8_sampler_says(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What sampler and trainer differ by is more than rounding, is reported, and is corrected."""
+    assert digits_said(inputs, tmp_path / "rl", monkeypatch, seed=0, coin=False, sampler="int8") > 0.9
+    rows = rows_of(tmp_path / "rl")
+    assert all(1e-4 < row["logprob_gap"] < 0.05 and row["max_logprob_gap"] < 1 for row in rows)
+    assert all(0.9 < row["is_weight_mean"] < 1.1 for row in rows)
+    for sampler in ("int8", "bf16"):
+        with pytest.raises(SettingError, match=f"sampler {sampler} without importance_cap"):
+            settings_of("grpo-r1", sampler=sampler, importance_cap=None)

@@ -22,9 +22,9 @@ from aha.data.examples import load_examples
 from aha.data.problems import is_held_out, load_problems
 from aha.errors import DataError, InvariantError, SettingError
 from aha.records import Sample
-from aha.reward import rules
+from aha.reward import early, rules
 from aha.reward.response import read_response
-from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, rollout, sft, tokenizer
+from aha.stages import evaluate, examples, pretrain, problems, reward_model, rl, sft, tokenizer
 from aha.stages.context import Interrupted
 from aha.stages.models import load_policy
 from aha.stages.rewarding import Weights
@@ -253,7 +253,7 @@ def test_a_random_reward_trains_on_a_coin_and_still_measures_accuracy(micro: Any
 
 
 def test_accuracy_is_measured_whether_or_not_it_is_rewarded(micro: Any, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rollout, "judge_accuracy", lambda problems, _: [rules.format_tags(p, _GOOD) for p in problems])
+    monkeypatch.setattr(early, "judge_accuracy", lambda problems, _: [rules.format_tags(p, _GOOD) for p in problems])
     weights = Weights(accuracy=0.0, format=0.0, random=1.0)
     settings = RL.model_copy(update={"steps": 1, "weights": weights})
     out = run_stage(rl.run, settings, {"init": micro.base, "problems": micro.problems}, tmp_path / "random")
@@ -291,10 +291,10 @@ def test_every_set_of_problems_is_asked_equally_often(micro: Any, tmp_path: Path
     asked: list[int] = []
     sample_groups = rl.sample_groups
 
-    def count(engine: Any, problems: Any, *rest: Any) -> Any:
+    def count(engine: Any, problems: Any, *rest: Any, **more: Any) -> Any:
         asked.append(sum(problem.id.startswith("own") for problem in problems))
         assert len(problems) == 5
-        return sample_groups(engine, problems, *rest)
+        return sample_groups(engine, problems, *rest, **more)
 
     monkeypatch.setattr(rl, "sample_groups", count)
     run_stage(rl.run, RL.model_copy(update={"prompts": 5, "steps": 2}), inputs, tmp_path / "mixed")

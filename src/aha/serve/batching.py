@@ -126,7 +126,7 @@ def build_batcher(policy: Policy) -> Batcher:
         policy.config,
         cache_bytes=cache_bytes(head.device),
         detokenize=policy.tokenizer.decode,
-        dtype=head.dtype,
+        dtype=policy.sampling_dtype,
         device=head.device,
     )
     sync_weights(engine, policy.decoder, version=0)

@@ -94,7 +94,7 @@ def dropped_golds(bench: Bench) -> list[dict[str, Any]]:
 def _kept_settings(policy: Policy, bench: Bench, settings: Settings, sampling: Sampling) -> dict[str, Any]:
     problems = json_text([asdict(problem) for problem in bench.problems])
     return {
-        "dtype": str(policy.decoder.head_weight.dtype).removeprefix("torch."),
+        "dtype": str(policy.sampling_dtype).removeprefix("torch."),
         "bench": bench.name,
         "problems": len(bench.problems),
         "dropped_golds": dropped_golds(bench),

@@ -38,7 +38,7 @@ def evaluate_model(
     weights = weights_digest(model_folder(path)) if keep else ""
     started = time.perf_counter()
     found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
-    dtype = str(policy.decoder.head_weight.dtype).removeprefix("torch.")
+    dtype = str(policy.sampling_dtype).removeprefix("torch.")
     about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template, "dtype": dtype}
     evaluation = _grade(about, found, {bench.name: dropped_golds(bench) for bench in benches})
     return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)

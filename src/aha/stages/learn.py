@@ -23,7 +23,7 @@ from aha.stages.models import Policy
 from aha.stages.rollout import Rollout
 from aha.train.balance import DEEPSEEK_V3, Balance
 from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy, with_old, with_reference
-from aha.train.optimizer import build_adamw
+from aha.train.optimizer import Moments, build_adamw
 from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_step, value_step
 from aha.train.twin import build_twin, refresh_twin
 
@@ -76,12 +76,13 @@ def build_learner(
     balance: Balance = DEEPSEEK_V3,
     mtp_lr: float = 0.0,
     bf16: bool = False,
+    moments: Moments = "float32",
 ) -> Learner:
     """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one, and with
     ``mtp_lr`` an optimiser for the modules of multi-token prediction, which the policy's own never holds.
 
     With ``bf16`` the policy that computes is the twin of ``policy``, and so is the reference."""
-    build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, moments=moments)
     master = policy.decoder
     ahead = master.modules_ahead().requires_grad_(False)
     optimizer = build_optimizer(master, lr=lr)

@@ -14,6 +14,7 @@ from aha.model.decoder import Decoder
 from aha.model.folder import load_model, save_model
 from aha.model.heads import STEP_HEAD_FILE, ProcessRewardModel, load_process_reward_model
 from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.int8 import rest_of
 from aha.rollout.sync import sync_weights
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -24,11 +25,16 @@ TEMPLATE_FILE = "aha.json"
 
 @dataclass(frozen=True)
 class Policy:
-    """A decoder with what is needed to talk to it."""
+    """A decoder with what is needed to talk to it; ``sampler``: the number type to sample in, if not the decoder's."""
 
     decoder: Decoder
     config: ModelConfig
     renderer: Renderer
+    sampler: torch.dtype | None = None
+
+    @property
+    def sampling_dtype(self) -> torch.dtype:
+        return self.sampler or self.decoder.head_weight.dtype
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -41,7 +47,8 @@ def best_device() -> torch.device:
 
 
 def build_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
-    """A sampler with the policy's device and number type, which drafts ``speculate`` tokens a step; no weights yet.
+    """A sampler with the policy's device and the number type to sample in, which drafts ``speculate`` tokens a step; no
+    weights yet.
 
     Its cache may take a quarter of the device's memory: of all, not of what is free, so that the number of rows, and
     with it the last bit of a log-prob, does not depend on what else runs.
@@ -51,7 +58,7 @@ def build_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
         policy.config,
         cache_bytes=cache_bytes(head.device),
         speculate=speculate,
-        dtype=head.dtype,
+        dtype=policy.sampling_dtype,
         device=head.device,
     )
 
@@ -91,7 +98,7 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 def load_policy(folder: Path, *, template: str | None = None, dtype: torch.dtype = torch.float32) -> Policy:
     """Read a stage's ``model`` folder, or any Hugging Face folder when ``template`` is given, onto the best device, its
-    weights as ``dtype``.
+    weights as ``dtype``; with ``torch.int8`` as bfloat16, from which the sampler makes its own.
 
     ``CheckpointError`` when the tokenizer knows ids that the model has no embedding for, or there is no template.
     """
@@ -104,13 +111,13 @@ def load_policy(folder: Path, *, template: str | None = None, dtype: torch.dtype
             )
         template = str(read_json(path)["template"])
     renderer = Renderer(tokenizer, template)
-    decoder, config = load_model(folder, dtype=dtype)
+    decoder, config = load_model(folder, dtype=rest_of(dtype))
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {config.vocab_size}: they do "
             "not belong together"
         )
-    return Policy(decoder.to(best_device()), config, renderer)
+    return Policy(decoder.to(best_device()), config, renderer, dtype if dtype == torch.int8 else None)
 
 
 def load_step_model(folder: Path, policy: Policy) -> ProcessRewardModel:

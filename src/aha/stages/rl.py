@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
 from pydantic import model_validator
 
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
@@ -47,9 +48,12 @@ from aha.stages.watch import Watch
 from aha.train.balance import Balance
 from aha.train.guards import GuardSettings
 from aha.train.memory import of_completions
+from aha.train.optimizer import Moments
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
 from aha.util.seeds import python_rng
+
+_SAMPLERS = {None: None, "bf16": torch.bfloat16, "int8": torch.int8}
 
 
 class Settings(Frozen):
@@ -72,8 +76,10 @@ class Settings(Frozen):
     samples, without a gradient to the policy.
 
     With ``precision`` bf16 the policy, its reference and the sampler compute in BF16 (attention and norms with float32
-    sums inside); weights, gradients and moments stay float32. What sampler and trainer then differ by, and
-    ``importance_cap`` corrects, is logged.
+    sums inside); weights and gradients stay float32, and the optimiser's ``moments`` unless they are bf16, as
+    DeepSeek-V3 keeps them. What sampler and trainer then differ by, and ``importance_cap`` corrects, is logged. With
+    ``sampler`` only the sampler computes so: its weights are bf16 or int8 copies of the policy's (int8 on a CPU,
+    without latent attention and experts).
     """
 
     algorithm: str = "grpo-r1"
@@ -113,6 +119,8 @@ class Settings(Frozen):
     speculate: Amount = 0
     mtp_lr: NotNegative = 0.0
     precision: Literal["float32", "bf16"] = "float32"
+    moments: Moments = "float32"
+    sampler: Literal["bf16", "int8"] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -126,6 +134,11 @@ class Settings(Frozen):
             )
         if self.precision == "bf16" and self.mtp_lr:
             raise ValueError("precision bf16 with mtp_lr: modules of multi-token prediction learn in float32 alone")
+        if self.sampler and self.importance_cap is None:
+            raise ValueError(
+                f"sampler {self.sampler} without importance_cap: samples are not quite the policy's, and nothing would "
+                "correct it; leave the cap at 2"
+            )
         if self.top_p != 1.0 or self.top_k != 0:
             raise ValueError(
                 f"top_p={self.top_p}, top_k={self.top_k}: a policy gradient needs each token's probability under the "
@@ -140,7 +153,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models; ``scorer`` the process reward
     model that an algorithm of steps is rewarded by (without it a rule does)."""
     algorithm = resolve_algorithm(settings)
-    policy = load_policy(inputs["init"] / "model")
+    policy = replace(load_policy(inputs["init"] / "model"), sampler=_SAMPLERS[settings.sampler])
     sets = [load_problems(inputs[edge] / "train.jsonl") for edge in sorted(inputs) if edge.startswith("problems")]
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
     if len(general) < _num_general(settings, settings.steps):
@@ -157,7 +170,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
     bf16 = settings.precision == "bf16"
     learner = build_learner(
-        policy, algorithm, lr=settings.lr, balance=settings.balance, mtp_lr=settings.mtp_lr, bf16=bf16
+        policy,
+        algorithm,
+        lr=settings.lr,
+        balance=settings.balance,
+        mtp_lr=settings.mtp_lr,
+        bf16=bf16,
+        moments=settings.moments,
     )
     learner.scorer = scorer
     policy = learner.policy
@@ -276,7 +295,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         row = step_metrics(state.step, rollout, learned, lr=lr)
         row["staleness"] = float(step - min(c.policy_version for g in rollout.groups for c in g.completions))
         if not row["staleness"]:
-            check_agreement(row.get("logprob_gap", 0.0), dtype=policy.decoder.head_weight.dtype, step=state.step)
+            check_agreement(row.get("logprob_gap", 0.0), dtype=engine.dtype, step=state.step)
         row |= ahead
         if settings.piece_tokens:
             row["under_way"] = float(len(under_way))
@@ -333,7 +352,7 @@ def _estimate_memory(
     """Bytes of a step all of whose completions are as long as they may be."""
     head = policy.decoder.head_weight
     twin = settings.precision == "bf16"
-    itemsize = 2 if twin else head.itemsize
+    itemsize = 2 if twin or settings.sampler else head.itemsize
     prompt = longest_prompt(policy, problems)
     completion = max([settings.max_new_tokens, *(cap for _, cap in settings.length_stages)])
     rollout = estimate_rollout(
@@ -345,6 +364,7 @@ def _estimate_memory(
         cache_bytes=cache_bytes(head.device),
         speculate=settings.speculate,
         bytes_per_number=itemsize,
+        int8=settings.sampler == "int8",
     )
     rows = settings.prompts * settings.samples
     layouts, read = (

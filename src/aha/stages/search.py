@@ -48,7 +48,7 @@ def build_search_engine(policy: Policy) -> NativeEngine:
         cache_bytes=room,
         prefix_bytes=room // 4,
         detokenize=policy.tokenizer.decode,
-        dtype=head.dtype,
+        dtype=policy.sampling_dtype,
         device=head.device,
     )
     sync_weights(engine, policy.decoder, version=0)

@@ -26,6 +26,7 @@ typedef float vf __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef uint32_t vu __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(4 * VL), aligned(4), may_alias));
 typedef uint16_t vh __attribute__((vector_size(2 * VL), aligned(2), may_alias));
+typedef int8_t vb __attribute__((vector_size(VL), aligned(1), may_alias));
 
 INLINE float as_float(word u) { float f; memcpy(&f, &u, 4); return f; }
 INLINE word as_word(float f) { word u; memcpy(&u, &f, 4); return u; }

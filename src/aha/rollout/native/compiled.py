@@ -23,6 +23,7 @@ from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.kernels import Kernels, ModelPointers, RowPointers, StatePointers, address
 from aha.rollout.native.packed import PackedWeights
 from aha.rollout.native.rows import LiveRows
@@ -59,12 +60,12 @@ class CompiledRunner(LiveRows):
     """Weights, arena and live rows. Arguments are trusted: ``NativeEngine`` checks them."""
 
     def __init__(self, config: ModelConfig, kernels: Kernels, *, dtype: torch.dtype) -> None:
-        super().__init__(config, dtype=dtype, device=torch.device("cpu"))
+        super().__init__(config, dtype=rest_of(dtype), device=torch.device("cpu"))
         self._kernels = kernels
         self.weights = PackedWeights(config, kernels, dtype=dtype)
         width, lanes = config.head_dim, kernels.lanes
         numbers = config.num_hidden_layers * config.num_key_value_heads * (width + -(-width // lanes) * lanes)
-        self._column_words = numbers * dtype.itemsize // 4  # of a block, see kernels.c
+        self._column_words = numbers * self._dtype.itemsize // 4  # of a block, see kernels.c
         self._num_weights = count_parameters(config)
         self._memory = torch.zeros(0, dtype=torch.int32)
         self._logits = torch.zeros(0)
@@ -297,7 +298,7 @@ class CompiledRunner(LiveRows):
         return torch.get_num_threads() if num_rows * self._num_weights > _WORTH_THREADS else 1
 
     def _make_scratch(self, num_rows: int) -> None:
-        config, words = self._config, 4 // self._dtype.itemsize
+        config, words = self._config, 1 if self._model.int8 else 4 // self._dtype.itemsize  # it is float32 at first
         D, H, N, K = config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads
         if self._scratch and len(self._scratch["x"]) >= num_rows:
             return

@@ -14,6 +14,7 @@ from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
+from aha.rollout.native.int8 import check_int8, rest_of
 from aha.rollout.native.kernels import load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.packed import is_packable
@@ -37,9 +38,14 @@ class NativeEngine:
 
     With ``speculate`` that many modules of multi-token prediction each draft a token, and the model verifies them in
     one step (rollout/native/speculative.py). What is sampled has the same distribution, and is the same at temperature
-    0; with a seed it is other text than without drafts, as the random numbers are used otherwise. ``SettingError``
-    where the model has fewer modules, and for drafts together with ``prefix_bytes``: what is kept of a text has not the
-    states that modules draft from.
+    0; with a seed it is other text than without drafts, as the random numbers are used otherwise.
+
+    With ``dtype`` ``torch.int8`` matrices are in int8 and the rest is in bfloat16 (rollout/native/int8.py): half of
+    bfloat16's memory, and log-probs some hundredths from the trainer's.
+
+    ``SettingError`` for int8 on a GPU and with latent attention or experts; where the model has fewer modules than
+    ``speculate``; for drafts together with ``prefix_bytes``, as what is kept of a text has not the states that modules
+    draft from.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class NativeEngine:
                 f"speculate is {speculate} and prefix_bytes {prefix_bytes}: kept prefixes have no states to draft "
                 "from; set one of them to 0"
             )
+        if dtype == torch.int8:
+            check_int8(config, torch.device(device))
         self._config = config
         self._speculate = speculate
         self._max_slots = max_slots
@@ -88,6 +96,11 @@ class NativeEngine:
         if self._version is None:
             raise InvariantError("the engine has no weights yet: call load_weights first")
         return self._version
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the weights; with ``torch.int8`` that of matrices."""
+        return self._dtype
 
     @property
     def speculate(self) -> int:
@@ -192,7 +205,7 @@ class NativeEngine:
             num_columns,
             cache_bytes=self._cache_bytes,
             max_slots=self._max_slots,
-            bytes_per_number=self._dtype.itemsize,
+            bytes_per_number=rest_of(self._dtype).itemsize,
             speculate=self._speculate,
         )
         stops = self._stops.tokens(params.stop) if self._stops is not None and params.stop else ((), ())

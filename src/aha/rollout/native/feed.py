@@ -12,18 +12,17 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
-from aha.rollout.native.matrix import Matrix
+from aha.rollout.native.matrix import Floats, Make, Matrix
 from aha.rollout.native.source import Source
 
 
 class Dense:
     """SwiGLU behind a norm; gate and up are one matrix ``[2F, D]``."""
 
-    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor], matrix: Make) -> None:
         D, width = config.hidden_size, config.intermediate_size
         self._eps = config.rms_norm_eps
-        self._norm_D = empty(D)
-        self._gate_up, self._down = Matrix(2 * width, D, empty), Matrix(D, width, empty)
+        self._norm_D, self._gate_up, self._down = empty(D), matrix(2 * width, D), matrix(D, width)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -51,7 +50,7 @@ class Mixture:
         self._router_ED = empty(E, D)
         self._bias_E = empty(E).float() if self._rule.sigmoid else None
         self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
-        self._shared = (Matrix(2 * shared, D, empty), Matrix(D, shared, empty)) if shared else None
+        self._shared = (Floats(2 * shared, D, empty), Floats(D, shared, empty)) if shared else None
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -90,14 +89,16 @@ def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Matrix, down: Matrix) 
 
 
 def _copy_swiglu(source: Source, at: str, gate_up: Matrix, down: Matrix) -> None:
-    with gate_up.rewrite() as matrix:
-        for part, into in zip(("gate", "up"), matrix.chunk(2), strict=True):
+    with gate_up.rewrite() as plain:
+        for part, into in zip(("gate", "up"), plain.chunk(2), strict=True):
             source.copy(f"{at}{part}_proj.weight", into)
-    with down.rewrite() as matrix:
-        source.copy(at + "down_proj.weight", matrix)
+    with down.rewrite() as plain:
+        source.copy(at + "down_proj.weight", plain)
 
 
 def _named_swiglu(at: str, gate_up: Matrix, down: Matrix) -> Iterator[tuple[str, Tensor]]:
-    for part, fused in zip(("gate", "up"), gate_up.read().chunk(2), strict=True):
-        yield f"{at}{part}_proj.weight", fused
-    yield at + "down_proj.weight", down.read()
+    for suffix, whole in gate_up.read():
+        for part, fused in zip(("gate", "up"), whole.chunk(2), strict=True):
+            yield f"{at}{part}_proj.weight{suffix}", fused
+    for suffix, whole in down.read():
+        yield f"{at}down_proj.weight{suffix}", whole

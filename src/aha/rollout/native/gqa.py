@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
-from aha.rollout.native.matrix import Matrix
+from aha.rollout.native.matrix import Make
 from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
@@ -22,15 +22,15 @@ from aha.rollout.native.source import Source, interleaved
 class GroupedQuery:
     """A token leaves keys and values of K heads in the cache: 2 parts, K heads, H numbers."""
 
-    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
+    def __init__(self, config: ModelConfig, empty: Callable[..., Tensor], matrix: Make) -> None:
         D, H = config.hidden_size, config.head_dim
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
         self._norm_D = empty(D)
-        self._qkv = Matrix((N + 2 * K) * H, D, empty)
+        self._qkv = matrix((N + 2 * K) * H, D)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
-        self._out = Matrix(D, N * H, empty)
+        self._out = matrix(D, N * H)
         self._out_bias = empty(D) if config.o_bias else None
         self._interleave = interleaved(H)
         self._halves = torch.argsort(self._interleave)
@@ -40,8 +40,8 @@ class GroupedQuery:
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
         source.copy(at + "input_layernorm.weight", self._norm_D)
-        with self._qkv.rewrite() as matrix:
-            for part, heads, into in zip("qkv", (N, K, K), torch.split(matrix, parts), strict=True):
+        with self._qkv.rewrite() as plain:
+            for part, heads, into in zip("qkv", (N, K, K), torch.split(plain, parts), strict=True):
                 source.copy(f"{at}self_attn.{part}_proj.weight", into, self._rows(heads, interleaved=part != "v"))
         if self._qkv_bias is not None:
             for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
@@ -51,8 +51,8 @@ class GroupedQuery:
             for part, into in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
                 source.copy(f"{at}self_attn.{part}_norm.weight", into[0], self._interleave)
                 into.copy_(into[0].clone().expand_as(into))
-        with self._out.rewrite() as matrix:
-            source.copy(at + "self_attn.o_proj.weight", matrix)
+        with self._out.rewrite() as plain:
+            source.copy(at + "self_attn.o_proj.weight", plain)
         if self._out_bias is not None:
             source.copy(at + "self_attn.o_proj.bias", self._out_bias)
 
@@ -61,15 +61,17 @@ class GroupedQuery:
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
         yield at + "input_layernorm.weight", self._norm_D
-        for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv.read(), parts), strict=True):
-            yield f"{at}self_attn.{part}_proj.weight", fused[self._rows(heads, halved=part != "v")]
+        for suffix, whole in self._qkv.read():
+            for part, heads, fused in zip("qkv", (N, K, K), torch.split(whole, parts), strict=True):
+                yield f"{at}self_attn.{part}_proj.weight{suffix}", fused[self._rows(heads, halved=part != "v")]
         if self._qkv_bias is not None:
             for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
                 yield f"{at}self_attn.{part}_proj.bias", fused[self._rows(heads, halved=part != "v")]
         if self._qk_norm is not None:
             for part, fused in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
                 yield f"{at}self_attn.{part}_norm.weight", fused[0][self._halves]
-        yield at + "self_attn.o_proj.weight", self._out.read()
+        for suffix, whole in self._out.read():
+            yield f"{at}self_attn.o_proj.weight{suffix}", whole
         if self._out_bias is not None:
             yield at + "self_attn.o_proj.bias", self._out_bias
 

@@ -5,10 +5,17 @@
 // residual stream, softmax and sampling are float32. A row's numbers do not depend on how many rows or threads there are:
 // every sum has one order.
 //
-// A matrix [out, in] is packed as [out / NR][words of in][NR], so that a tile of rows meets it as two vectors a word.
+// With int8 matrices have whole numbers of -127 to 127 and a step for each output; a row that meets one gets
+// the same, but for its largest (`squeeze`). Their products are summed exactly. Attention and the cache stay as half says.
+//
+// A matrix [out, in] is packed as [out / NR][words of in][NR], so that a tile of rows meets it as two vectors a word; in
+// int8 a word has four numbers, each 128 more than it is, and one word more has the outputs' steps.
 // A sequence's cache is a block of `cols` columns (a multiple of NR): for each layer and key/value head first the keys,
 // [cols / NR][words of H][NR], then the values, [cols][H padded to VL], in bfloat16 two columns a word.
 #include "vectors.h"
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#include <immintrin.h>
+#endif
 #ifdef _OPENMP
 #include <omp.h>
 #endif
@@ -19,13 +26,13 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    int64_t half, layers, D, V, N, K, H, F;
+    int64_t half, int8, layers, D, V, N, K, H, F;
     float eps;
     const word *embedding, *head;   // packed, and the same where the model ties them
     const float *norm, *cos, *sin;  // cos, sin: [positions, H / 2]
     const Layer *layer;
     float *x, *qkv;                    // [B, D], [B, (N + 2 K) H]
-    word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)]
+    word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)]; with int8 as many as of float32
 } Model;
 
 typedef struct {  // of B rows: which token, where; its sequence's block, and one behind which that begins (or length 0)
@@ -42,6 +49,7 @@ INLINE vf load(const float *x, int64_t left, float rest) {  // the first `left` 
 // Rows of words lie a little apart, so that those of one tile do not compete for the same lines of the cache.
 INLINE int64_t leading(int64_t words) { return (words + 15) / 16 * 16 + 16; }
 INLINE int64_t words_of(const int half, int64_t numbers) { return half ? numbers / 2 : numbers; }
+INLINE int64_t quarters(int64_t numbers) { return (numbers + 3) / 4; }
 INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // number i and the n - 1 behind it, at most VL
     vh halves = to_halves(x);
     if (n < VL) memcpy((char *)row + (half ? 2 : 4) * i, half ? (void *)&halves : (void *)&x, (size_t)((half ? 2 : 4) * n));
@@ -49,9 +57,106 @@ INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // num
     else *(vf *)(row + i) = x;
 }
 
+// ---- int8 ----------------------------------------------------------------------------------------------------------
+
+enum { OUTLIERS = 8 };
+enum { STEP, OFFSET, NUM, FAR };  // what stands behind a row's numbers: FAR has a pair of words for each of NUM
+
+// The row's n float32 become int8 in their place, four a word. The largest that needs no more than int8 is the largest of
+// all, halved as long as at most OUTLIERS are larger; of those a second number stands behind the row, which counts 128
+// times, with the word it belongs to. OFFSET takes off what is added to the numbers of matrices. A number that is not
+// finite makes the step NaN.
+static void squeeze(word *row, int64_t n) {
+    const float *x = (const float *)row;
+    vf most = {0}, wrong = {0};
+    vi sums = {0};
+    for (int64_t i = 0; i < n; i += VL) {
+        vf v = load(x + i, n - i, 0), size = (vf)((vi)v & 0x7fffffff);
+        most = pick(size > most, size, most);
+        wrong += v - v;
+    }
+    float largest = max_of(most), near = largest;
+    for (int halved = 0; halved < 7; halved++) {
+        vi larger = {0};
+        for (int64_t i = 0; i < n; i += VL) larger -= (vf)((vi)load(x + i, n - i, 0) & 0x7fffffff) > near / 2;
+        int32_t num = 0;
+        for (int j = 0; j < VL; j++) num += larger[j];
+        if (num > OUTLIERS) break;
+        near /= 2;
+    }
+    float scale = near > 1e-30f ? 127.0f / near : 0;
+    word far[2 * OUTLIERS], num = 0;
+    for (int64_t i = 0; i < n; i += VL) {
+        vf v = load(x + i, n - i, 0) * scale;
+        for (int j = 0; j < VL; j++) v[j] = rintf(v[j]);
+        vi whole = __builtin_convertvector(v, vi), over = (whole > 127) | (whole < -127);
+        sums += whole;
+        int32_t any = 0;
+        for (int j = 0; j < VL; j++) any |= over[j];
+        for (int j = 0; any && j < VL && num < OUTLIERS; j++) {
+            if (!over[j]) continue;
+            int32_t high = (whole[j] + 64) >> 7;
+            whole[j] -= 128 * high;
+            far[2 * num] = (word)(i + j) / 4;
+            far[2 * num++ + 1] = (word)(high & 255) << 8 * ((i + j) % 4);
+        }
+        vb bytes = __builtin_convertvector(whole, vb);
+        memcpy((char *)row + i, &bytes, VL);
+    }
+    int32_t sum = 0;
+    for (int j = 0; j < VL; j++) sum += sums[j];
+    row += quarters(n);
+    row[STEP] = as_word(near / 127.0f + sum_of(wrong));
+    row[OFFSET] = (word)(-128 * sum);
+    row[NUM] = num;
+    memcpy(row + FAR, far, num * 8);
+}
+
+INLINE vi dot8(vi sum, word a, vu b) {  // four signed numbers of a, four of 0 to 255 of every lane of b
+#if defined(__AVX512VNNI__) && VL == 16
+    return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)b, _mm512_set1_epi32((int)a));
+#elif defined(__AVXVNNI__) && VL == 8
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)b, _mm256_set1_epi32((int)a));
+#else
+    for (int j = 0; j < 4; j++) sum += (vi)(b >> 8 * j & 255) * (int8_t)(a >> 8 * j);
+    return sum;
+#endif
+}
+
+INLINE void tile8(const int R, const word *a, int64_t lda, const word *w, int64_t words, float *into) {
+    vi sum[MR][2];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = (vi){0} + (int32_t)a[r * lda + words + OFFSET];
+    for (int64_t k = 0; k < words; k++) {
+        vu b0 = *(const vu *)(w + k * NR), b1 = *(const vu *)(w + k * NR + VL);
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+            word x = a[r * lda + k];
+            sum[r][0] = dot8(sum[r][0], x, b0);
+            sum[r][1] = dot8(sum[r][1], x, b1);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++) { *(vi *)(into + r * NR) = sum[r][0]; *(vi *)(into + r * NR + VL) = sum[r][1]; }
+}
+
+// What a tile has left in `sum` of one row, with the row's outliers added, as float32.
+INLINE void settle(const word *behind, const word *w, int64_t words, float *sum) {
+    vi far0 = {0}, far1 = {0};
+    const word *far = behind + FAR, *steps = w + words * NR;
+    for (word i = 0; i < behind[NUM]; i++, far += 2) {
+        far0 = dot8(far0, far[1], *(const vu *)(w + far[0] * NR));
+        far1 = dot8(far1, far[1], *(const vu *)(w + far[0] * NR + VL));
+    }
+    float step = as_float(behind[STEP]);
+    *(vf *)sum = __builtin_convertvector(*(vi *)sum + 128 * far0, vf) * (step * *(const vf *)steps);
+    *(vf *)(sum + VL) = __builtin_convertvector(*(vi *)(sum + VL) + 128 * far1, vf) * (step * *(const vf *)(steps + VL));
+}
+
 // ---- matrix product ------------------------------------------------------------------------------------------------
 
 enum { STORE, ADD, SWIGLU };
+enum { INT8 = 2 };  // beside float32 and bfloat16, which are `half` 0 and 1
 
 INLINE void tile(const int half, const int R, const word *a, int64_t lda, const word *w, int64_t words, float *into) {
     vf sum[MR][2];
@@ -71,18 +176,21 @@ INLINE void tile(const int half, const int R, const word *a, int64_t lda, const 
 }
 
 // One thread's share of out [B, N] = (out +) a w + bias. SWIGLU: a panel has VL gates, then their VL ups; out is words.
-INLINE void product(const int half, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
+INLINE void product(const int kind, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
                     const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
     int64_t panels = (N + NR - 1) / NR, tiles = (B + MR - 1) / MR;
     for (int64_t p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
-        const word *panel = w + p * words * NR;
+        const word *panel = w + p * (words + (kind == INT8)) * NR;
         int64_t wide = N - p * NR < NR ? N - p * NR : NR;
         for (int64_t t = 0; t < tiles; t++) {
             int64_t first = B * t / tiles, rows = B * (t + 1) / tiles - first;
             float sums[MR * NR];
             const word *from = a + first * lda;
             switch (rows) {
-#define TILE(R) case R: tile(half, R, from, lda, panel, words, sums); break;
+#define TILE(R) \
+    case R: \
+        if (kind == INT8) tile8(R, from, lda, panel, words, sums); else tile(kind, R, from, lda, panel, words, sums); \
+        break;
                 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 #if MR > 6
                 TILE(7) TILE(8) TILE(9) TILE(10) TILE(11) TILE(12) TILE(13) TILE(14)
@@ -90,10 +198,11 @@ INLINE void product(const int half, int64_t B, int64_t words, int64_t N, const w
             }
             for (int64_t r = 0; r < rows; r++) {
                 float *sum = sums + r * NR;
+                if (kind == INT8) settle(from + r * lda + words, panel, words, sum);
                 if (mode == SWIGLU) {
                     vf gate = *(vf *)sum, made = gate / (exponential(-gate) + 1.0f) * *(vf *)(sum + VL);
                     word *row = (word *)out + (first + r) * ldo;
-                    put(half, row, p * VL, VL, made);
+                    put(kind == 1, row, p * VL, VL, made);
                     continue;
                 }
                 float *row = (float *)out + (first + r) * ldo + p * NR;
@@ -108,9 +217,10 @@ INLINE void product(const int half, int64_t B, int64_t words, int64_t N, const w
     }
 }
 
-static void multiply(int half, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
+static void multiply(int kind, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
                      const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
-    if (half) product(1, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
+    if (kind == INT8) product(INT8, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
+    else if (kind) product(1, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
     else product(0, B, words, N, a, lda, w, bias, out, ldo, mode, thread, threads);
 }
 
@@ -208,7 +318,7 @@ INLINE void gather(const int half, const int G, const int W, const word *weights
 }
 
 // G query heads of one key/value head over two blocks; `scores` has room for twice G ld floats, and G padded(H).
-INLINE void attend(const int half, const int G, int64_t H, const word *query, const word *past, int64_t past_cols,
+INLINE void attend(const int half, const int out_half, const int G, int64_t H, const word *query, const word *past, int64_t past_cols,
                    int64_t past_length, const word *own, int64_t own_cols, int64_t own_length, float *scores,
                    int64_t ld, word *out) {
     int64_t words = words_of(half, H), Hp = padded(H), before = (past_length + NR - 1) / NR * NR;
@@ -239,21 +349,26 @@ INLINE void attend(const int half, const int G, int64_t H, const word *query, co
         for (; i < Hp; i += VL) gather(half, G, 1, from, ld, values + i, num, Hp, read + i, Hp);
     }
     for (int g = 0; g < G; g++)
-        for (int64_t i = 0; i < H; i += VL) put(half, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
+        for (int64_t i = 0; i < H; i += VL) put(out_half, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
 }
 
 // ---- the layers ----------------------------------------------------------------------------------------------------
 
-INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int64_t longest, int thread, int threads) {
+INLINE void run(const int half, const int int8, const Model *m, int64_t B, const Rows *rows, int64_t longest, int thread, int threads) {
     int64_t D = m->D, N = m->N, K = m->K, H = m->H, width = (N + 2 * K) * H, group = N / K;
     int64_t first = B * thread / threads, last = B * (thread + 1) / threads;
-    int64_t lead_D = leading(words_of(half, D)), lead_N = leading(words_of(half, N * H));
-    int64_t lead_F = leading(words_of(half, m->F)), query_words = words_of(half, group * H);
+    const int kind = int8 ? INT8 : half, made = half && !int8;  // of products; of what they meet when it is made
+    int64_t words_D = int8 ? quarters(D) : words_of(half, D), words_N = int8 ? quarters(N * H) : words_of(half, N * H);
+    int64_t words_F = int8 ? quarters(m->F) : words_of(half, m->F), lead_query = leading(words_of(half, N * H));
+    int64_t lead_D = leading(words_of(made, D)), lead_N = leading(words_of(made, N * H));
+    int64_t lead_F = leading(words_of(made, m->F));
     float *scores = malloc((size_t)(4 * (2 * longest + padded(H))) * 4);
     for (int64_t b = first; b < last; b++) {
-        int64_t token = rows->token[b], words = words_of(half, D);
+        int64_t token = rows->token[b], words = int8 ? words_D + 1 : words_D;
         const word *row = m->embedding + token / NR * words * NR + token % NR;
-        for (int64_t i = 0; i < words; i++) {
+        for (int64_t i = 0; int8 && i < D; i++)
+            m->x[b * D + i] = (float)((int32_t)(row[i / 4 * NR] >> i % 4 * 8 & 255) - 128) * as_float(row[words_D * NR]);
+        for (int64_t i = 0; !int8 && i < words; i++) {
             word w = row[i * NR];
             if (half) { m->x[b * D + 2 * i] = as_float(w << 16); m->x[b * D + 2 * i + 1] = as_float(w & 0xffff0000); }
             else m->x[b * D + i] = as_float(w);
@@ -261,10 +376,12 @@ INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int
     }
     for (int64_t l = 0; l < m->layers; l++) {
         const Layer *layer = m->layer + l;
-        for (int64_t b = first; b < last; b++)
-            normalise(half, m->x + b * D, layer->norm, D, m->eps, m->normed + b * lead_D);
+        for (int64_t b = first; b < last; b++) {
+            normalise(made, m->x + b * D, layer->norm, D, m->eps, m->normed + b * lead_D);
+            if (int8) squeeze(m->normed + b * lead_D, D);
+        }
 #pragma omp barrier
-        multiply(half, B, words_of(half, D), width, m->normed, lead_D, layer->qkv, layer->qkv_bias, m->qkv, width,
+        multiply(kind, B, words_D, width, m->normed, lead_D, layer->qkv, layer->qkv_bias, m->qkv, width,
                  STORE, thread, threads);
 #pragma omp barrier
         for (int64_t b = first; b < last; b++) {
@@ -273,7 +390,7 @@ INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int
             int64_t cols = rows->own_cols[b];
             for (int64_t n = 0; n < N + K; n++)
                 turn(heads + n * H, H, n < N ? layer->query_norm : layer->key_norm, m->eps, cos, sin);
-            for (int64_t i = 0; i < N * H; i += VL) put(half, m->query + b * lead_N, i, N * H - i, load(heads + i, N * H - i, 0));
+            for (int64_t i = 0; i < N * H; i += VL) put(half, m->query + b * lead_query, i, N * H - i, load(heads + i, N * H - i, 0));
             for (int64_t k = 0; k < K; k++)
                 keep(half, H, (word *)rows->own[b] + (l * K + k) * head_words(half, H, cols), cols,
                      rows->position[b] - rows->past_length[b], heads + (N + k) * H, heads + (N + K + k) * H);
@@ -283,37 +400,50 @@ INLINE void run(const int half, const Model *m, int64_t B, const Rows *rows, int
             int64_t k = i / B, b = i % B, done = 0, past_length = rows->past_length[b];
             const word *own = (const word *)rows->own[b] + (l * K + k) * head_words(half, H, rows->own_cols[b]);
             const word *past = (const word *)rows->past[b] + (l * K + k) * head_words(half, H, rows->past_cols[b]);
-            const word *query = m->query + b * lead_N + k * query_words;
-            word *out = m->read + b * lead_N + k * query_words;
+            const word *query = m->query + b * lead_query + k * words_of(half, group * H);
+            word *out = m->read + b * lead_N + k * words_of(made, group * H);
 #define ATTEND(G) \
     for (; group - done >= G; done += G) \
-        attend(half, G, H, query + words_of(half, done * H), past, rows->past_cols[b], past_length, own, \
-               rows->own_cols[b], rows->position[b] - past_length + 1, scores, longest, out + words_of(half, done * H));
+        attend(half, made, G, H, query + words_of(half, done * H), past, rows->past_cols[b], past_length, own, \
+               rows->own_cols[b], rows->position[b] - past_length + 1, scores, longest, out + words_of(made, done * H));
             ATTEND(4) ATTEND(3) ATTEND(2) ATTEND(1)
         }
 #pragma omp barrier
-        multiply(half, B, words_of(half, N * H), D, m->read, lead_N, layer->out, layer->out_bias, m->x, D, ADD, thread,
+        if (int8) {
+            for (int64_t b = first; b < last; b++) squeeze(m->read + b * lead_N, N * H);
+#pragma omp barrier
+        }
+        multiply(kind, B, words_N, D, m->read, lead_N, layer->out, layer->out_bias, m->x, D, ADD, thread,
                  threads);
 #pragma omp barrier
-        for (int64_t b = first; b < last; b++)
-            normalise(half, m->x + b * D, layer->feed_norm, D, m->eps, m->normed + b * lead_D);
+        for (int64_t b = first; b < last; b++) {
+            normalise(made, m->x + b * D, layer->feed_norm, D, m->eps, m->normed + b * lead_D);
+            if (int8) squeeze(m->normed + b * lead_D, D);
+        }
 #pragma omp barrier
-        multiply(half, B, words_of(half, D), (m->F + VL - 1) / VL * NR, m->normed, lead_D, layer->gate_up, NULL, m->act,
+        multiply(kind, B, words_D, (m->F + VL - 1) / VL * NR, m->normed, lead_D, layer->gate_up, NULL, m->act,
                  lead_F, SWIGLU, thread, threads);
 #pragma omp barrier
-        multiply(half, B, words_of(half, m->F), D, m->act, lead_F, layer->down, NULL, m->x, D, ADD, thread, threads);
+        if (int8) {
+            for (int64_t b = first; b < last; b++) squeeze(m->act + b * lead_F, m->F);
+#pragma omp barrier
+        }
+        multiply(kind, B, words_F, D, m->act, lead_F, layer->down, NULL, m->x, D, ADD, thread, threads);
 #pragma omp barrier
     }
     free(scores);
 }
 
-INLINE void read_off(const int half, const Model *m, int64_t B, const int64_t *row, float *logits, int thread,
+INLINE void read_off(const int half, const int int8, const Model *m, int64_t B, const int64_t *row, float *logits, int thread,
                      int threads) {
-    int64_t D = m->D, lead_D = leading(words_of(half, D));
-    for (int64_t b = B * thread / threads; b < B * (thread + 1) / threads; b++)
-        normalise(half, m->x + (row ? row[b] : b) * D, m->norm, D, m->eps, m->normed + b * lead_D);
+    const int kind = int8 ? INT8 : half, made = half && !int8;
+    int64_t D = m->D, lead_D = leading(words_of(made, D)), words = int8 ? quarters(D) : words_of(half, D);
+    for (int64_t b = B * thread / threads; b < B * (thread + 1) / threads; b++) {
+        normalise(made, m->x + (row ? row[b] : b) * D, m->norm, D, m->eps, m->normed + b * lead_D);
+        if (int8) squeeze(m->normed + b * lead_D, D);
+    }
 #pragma omp barrier
-    multiply(half, B, words_of(half, D), m->V, m->normed, lead_D, m->head, NULL, logits, m->V, STORE, thread, threads);
+    multiply(kind, B, words, m->V, m->normed, lead_D, m->head, NULL, logits, m->V, STORE, thread, threads);
 }
 
 #ifdef _OPENMP
@@ -329,13 +459,24 @@ int64_t vector_lanes(void) { return VL; }
 // of both blocks together, each rounded up to NR.
 void forward(const Model *m, int64_t B, const Rows *rows, int64_t longest, int64_t threads) {
 #pragma omp parallel num_threads((int)threads) if (threads > 1)
-    if (m->half) run(1, m, B, rows, longest, THREAD); else run(0, m, B, rows, longest, THREAD);
+    if (m->int8) run(1, 1, m, B, rows, longest, THREAD);
+    else if (m->half) run(1, 0, m, B, rows, longest, THREAD);
+    else run(0, 0, m, B, rows, longest, THREAD);
 }
 
 // Logits [B, V] of the given rows of the last forward; of the first B where `row` is NULL.
 void read_logits(const Model *m, int64_t B, const int64_t *row, float *logits, int64_t threads) {
 #pragma omp parallel num_threads((int)threads) if (threads > 1)
-    if (m->half) read_off(1, m, B, row, logits, THREAD); else read_off(0, m, B, row, logits, THREAD);
+    if (m->int8) read_off(1, 1, m, B, row, logits, THREAD);
+    else if (m->half) read_off(1, 0, m, B, row, logits, THREAD);
+    else read_off(0, 0, m, B, row, logits, THREAD);
+}
+
+// out [B, N] of B rows of n float32, leading(n) words apart, which become int8, and a packed int8 matrix.
+void multiply_int8(int64_t B, int64_t n, int64_t N, word *rows, const word *w, float *out) {
+    int64_t lead = leading(n);
+    for (int64_t b = 0; b < B; b++) squeeze(rows + b * lead, n);
+    multiply(INT8, B, quarters(n), N, rows, lead, w, NULL, out, N, STORE, 0, 1);
 }
 
 // Copies the cache of texts, `length` tokens from the start of a block behind the first `at` of another, in rows of `copy`:

@@ -30,7 +30,7 @@ class ModelPointers(ctypes.Structure):
     """``Model`` of kernels.c."""
 
     _fields_ = [
-        *((name, _INT) for name in ("half", "layers", "D", "V", "N", "K", "H", "F")),
+        *((name, _INT) for name in ("half", "int8", "layers", "D", "V", "N", "K", "H", "F")),
         ("eps", ctypes.c_float),
         *((name, _POINTER) for name in ("embedding", "head", "norm", "cos", "sin")),
         ("layer", ctypes.POINTER(LayerPointers)),
@@ -64,6 +64,8 @@ class Kernels:
         self.forward.argtypes = [ctypes.POINTER(ModelPointers), _INT, ctypes.POINTER(RowPointers), _INT, _INT]
         self.read_logits = library.read_logits
         self.read_logits.argtypes = [ctypes.POINTER(ModelPointers), _INT, _POINTER, _POINTER, _INT]
+        self.multiply_int8 = library.multiply_int8
+        self.multiply_int8.argtypes = [_INT, _INT, _INT, _POINTER, _POINTER, _POINTER]
         self.copy_cache = library.copy_cache
         self.copy_cache.argtypes = [ctypes.POINTER(ModelPointers), _INT, _POINTER]
         self.sample = library.sample
@@ -72,7 +74,7 @@ class Kernels:
             *(ctypes.c_float, _INT, ctypes.c_double),
             *(_POINTER, _POINTER, _POINTER, _POINTER, _INT),
         ]
-        for function in (self.forward, self.read_logits, self.copy_cache, self.sample):
+        for function in (self.forward, self.read_logits, self.multiply_int8, self.copy_cache, self.sample):
             function.restype = None
         self.record = library.record
         self.record.argtypes = [ctypes.POINTER(StatePointers), _INT, *[_POINTER] * 3]

@@ -66,10 +66,12 @@ def estimate_rollout(
     cache_bytes: int,
     speculate: int = 0,
     bytes_per_number: int = 4,
+    int8: bool = False,
 ) -> RolloutMemory:
     """For ``samples`` completions of each of ``prompts`` prompts of up to ``prompt`` tokens, temperature sampling.
 
     With ``speculate`` modules that draft, their weights and cache, and logits and scores of as many tokens more a row.
+    With ``int8`` matrices are in it, and the rest has ``bytes_per_number``.
     """
     b, D, F, V = bytes_per_number, config.hidden_size, config.intermediate_size, config.vocab_size
     N, heads = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
@@ -96,8 +98,14 @@ def estimate_rollout(
     largest = max(V * D, 2 * D * F)
     sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
     digest = 5 * 8 * min(largest, DIGEST_CHUNK) + largest * b
-    tied = V * D * b if config.tie_word_embeddings else 0  # packed apart from the embedding
+    weights = count_parameters(sampled) * b
+    if config.tie_word_embeddings:
+        weights += V * D * b  # packed apart from the embedding
+    if int8:  # numbers, and a step for each output; when loaded they are read as float32, and raised for the kernels
+        outputs = config.num_hidden_layers * (heads * config.head_dim + 2 * D + 2 * F) + 2 * V
+        weights = count_parameters(sampled) + 4 * outputs
+        digest = 5 * 8 * min(largest, DIGEST_CHUNK) + max(5 * V * D, 2 * D * F * (4 + 3))
     return RolloutMemory(
-        held=count_parameters(sampled) * b + tied + slots * (columns * token_bytes + 12 * max_new_tokens),
+        held=weights + slots * (columns * token_bytes + 12 * max_new_tokens),
         working=max(read + max(prefill, logits + of_drafts, scores, laid_out_anew), digest),
     )

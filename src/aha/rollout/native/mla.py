@@ -16,7 +16,7 @@ from torch import Tensor
 from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents, expand_read, score_gain
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
-from aha.rollout.native.matrix import Matrix
+from aha.rollout.native.matrix import Floats
 from aha.rollout.native.prefixes import Past
 from aha.rollout.native.source import Source, interleaved
 
@@ -31,12 +31,12 @@ class Latent:
         self._gain = score_gain(config)
         self._norm_D = empty(D)
         self._first = Q or N * (H + R)  # numbers of a token's queries, or of their latent
-        self._down = Matrix(self._first + C + R, D, empty)
+        self._down = Floats(self._first + C + R, D, empty)
         self._query_norm_Q = empty(Q) if Q else None
-        self._query_up = Matrix(N * (H + R), Q, empty) if Q else None
+        self._query_up = Floats(N * (H + R), Q, empty) if Q else None
         self._latent_norm_C = empty(C)
         self._up = empty(N, H + W, C)
-        self._out = Matrix(D, N * W, empty)
+        self._out = Floats(D, N * W, empty)
         order = torch.arange(R) if config.rope_interleave else interleaved(R)
         head = torch.cat((torch.arange(H), H + order))
         self._query_rows = (torch.arange(N)[:, None] * (H + R) + head).flatten()
@@ -46,8 +46,8 @@ class Latent:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
         own = at + "self_attn."
         source.copy(at + "input_layernorm.weight", self._norm_D)
-        with self._down.rewrite() as matrix:
-            first, last = matrix[: self._first], matrix[self._first :]
+        with self._down.rewrite() as plain:
+            first, last = plain[: self._first], plain[self._first :]
             if self._query_up is None:
                 source.copy(own + "q_proj.weight", first, self._query_rows)
             else:
@@ -55,29 +55,29 @@ class Latent:
             source.copy(own + "kv_a_proj_with_mqa.weight", last, self._latent_rows)
         if self._query_up is not None and self._query_norm_Q is not None:
             source.copy(own + "q_a_layernorm.weight", self._query_norm_Q)
-            with self._query_up.rewrite() as matrix:
-                source.copy(own + "q_b_proj.weight", matrix, self._query_rows)
+            with self._query_up.rewrite() as plain:
+                source.copy(own + "q_b_proj.weight", plain, self._query_rows)
         source.copy(own + "kv_a_layernorm.weight", self._latent_norm_C)
         source.copy(own + "kv_b_proj.weight", self._up.flatten(0, 1))
-        with self._out.rewrite() as matrix:
-            source.copy(own + "o_proj.weight", matrix)
+        with self._out.rewrite() as plain:
+            source.copy(own + "o_proj.weight", plain)
 
     def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its published name, in its published layout, read back from the fused storage."""
         own = at + "self_attn."
         yield at + "input_layernorm.weight", self._norm_D
-        first, last = self._down.read().tensor_split([self._first])
+        first, last = self._down.plain().tensor_split([self._first])
         rows = torch.argsort(self._query_rows)
         if self._query_up is not None and self._query_norm_Q is not None:
             yield own + "q_a_proj.weight", first
             yield own + "q_a_layernorm.weight", self._query_norm_Q
-            yield own + "q_b_proj.weight", self._query_up.read()[rows]
+            yield own + "q_b_proj.weight", self._query_up.plain()[rows]
         else:
             yield own + "q_proj.weight", first[rows]
         yield own + "kv_a_proj_with_mqa.weight", last[torch.argsort(self._latent_rows)]
         yield own + "kv_a_layernorm.weight", self._latent_norm_C
         yield own + "kv_b_proj.weight", self._up.flatten(0, 1)
-        yield own + "o_proj.weight", self._out.read()
+        yield own + "o_proj.weight", self._out.plain()
 
     def prefill(self, x: Tensor, rotation: Tensor, rows: int, past: Past | None = None) -> tuple[Tensor, Tensor]:
         """``x`` ``[B T, D]`` with what its tokens read added, and what they leave in the cache, ``[1, B, 1, T, X]``.

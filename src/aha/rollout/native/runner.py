@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Past, Plain
 from aha.rollout.native.rows import LiveRows
@@ -66,10 +67,10 @@ class Runner(LiveRows):
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
-        super().__init__(config, dtype=dtype, device=device, ahead=ahead)
+        super().__init__(config, dtype=rest_of(dtype), device=device, ahead=ahead)
         self._cache = CacheShape.of(config)
         self.weights = Weights(config, dtype=dtype, device=device, ahead=ahead)
-        self._memory = torch.zeros(0, dtype=dtype, device=device)
+        self._memory = torch.zeros(0, dtype=self._dtype, device=device)
         self._rotation = torch.zeros(0, 1, config.head_dim // 2, dtype=torch.complex64, device=device)
 
     @torch.inference_mode()
@@ -239,7 +240,7 @@ class Runner(LiveRows):
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
         heads = self._cache.heads
         mask = mask_BS.repeat_interleave(heads, 0).unsqueeze(1) if heads > 1 else mask_BS.unsqueeze(1)
-        x_BD = F.embedding(self._tokens[:num_rows], self.weights.embedding_VD)
+        x_BD = self.weights.embedding.rows(self._tokens[:num_rows])
         for layer, arena in zip(self.weights.layers, self._arena, strict=True):
             x_BD = layer.attention.decode(x_BD, rotation_B, arena, write_at, mask)
             x_BD = layer.feed.forward(x_BD)
@@ -273,7 +274,7 @@ class Runner(LiveRows):
             behind: list[Past | None] = [None] * len(self.weights.layers)
         else:
             rotation, behind = self._place(pasts, T)
-        x = F.embedding(ids_BT.view(-1), self.weights.embedding_VD)
+        x = self.weights.embedding.rows(ids_BT.view(-1))
         for layer, past in zip(self.weights.layers, behind, strict=True):
             x, cached = layer.attention.prefill(x, rotation, B, past)
             x = layer.feed.forward(x)

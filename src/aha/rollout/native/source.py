@@ -22,7 +22,7 @@ class Source:
         into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])
 
     def find(self, name: str, shape: Sequence[int]) -> Tensor:
-        """The decoder's own tensor, which must have this shape."""
+        """The decoder's own tensor. ``CheckpointError`` where there is none, or of another shape."""
         if name not in self._tensors:
             raise CheckpointError(f"decoder has no {name}, which the sampler's config has: build both from one config")
         tensor = self._tensors[name].detach()

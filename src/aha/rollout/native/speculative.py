@@ -185,7 +185,7 @@ class SpeculativeRunner(Runner):
         positions_BT = self._positions[:num_rows, None] + self._columns[: K + 1]
         block = self._block(positions_BT, positions_BT)
         ids_BT = torch.cat((self._tokens[:num_rows, None], drafts_BK), 1)
-        x = F.embedding(ids_BT.flatten(), self.weights.embedding_VD)
+        x = self.weights.embedding.rows(ids_BT.flatten())
         for layer, arena in zip(self.weights.layers, self._arena, strict=False):  # behind them lie the modules'
             x = self._run_block(x, layer, arena, block)
         hidden = self._norm(x, self.weights.norm_D)
@@ -226,7 +226,7 @@ class SpeculativeRunner(Runner):
 
     def _join(self, next_ids: Tensor, x: Tensor, module: Module) -> Tensor:
         """What a module's layer reads, ``[B * T, D]``."""
-        embedding = self._norm(F.embedding(next_ids, self.weights.embedding_VD), module.embedding_norm_D)
+        embedding = self._norm(self.weights.embedding.rows(next_ids), module.embedding_norm_D)
         return module.join.of(torch.cat((embedding, self._norm(x, module.hidden_norm_D)), 1))
 
     def _block(self, positions_BT: Tensor, columns_BT: Tensor) -> _Block:

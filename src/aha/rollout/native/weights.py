@@ -19,7 +19,8 @@ from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS
 from aha.rollout.native.feed import Dense, Mixture
 from aha.rollout.native.gqa import GroupedQuery
-from aha.rollout.native.matrix import Matrix
+from aha.rollout.native.int8 import STEP, as_int8, rest_of
+from aha.rollout.native.matrix import Floats, Int8, Matrix
 from aha.rollout.native.memory import DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
 from aha.rollout.native.source import Source
@@ -37,7 +38,7 @@ class Module(NamedTuple):
 
     embedding_norm_D: Tensor
     hidden_norm_D: Tensor
-    join: Matrix  # [D, 2D]
+    join: Floats  # [D, 2D]
     layer: Layer
     norm_D: Tensor
 
@@ -52,20 +53,27 @@ class Weights:
         self._config = config
         V, D = config.vocab_size, config.hidden_size
 
-        def empty(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=dtype, device=device)
+        self._dtype, rest = dtype, rest_of(dtype)
 
-        self.embedding_VD = empty(V, D)
-        self.head = Matrix(V, D, (lambda *_: self.embedding_VD) if config.tie_word_embeddings else empty)
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=rest, device=device)
+
+        def matrix(O: int, I: int, *, plain: bool = False) -> Matrix:  # noqa: E741
+            return Int8(O, I) if dtype == torch.int8 else Floats(O, I, empty, plain=plain)
+
+        self.embedding = matrix(V, D, plain=True)
+        self.head = self.embedding if config.tie_word_embeddings else matrix(V, D)
         self.norm_D = empty(D)
-        attention = Latent if config.latent_attention else GroupedQuery
 
         def layer(index: int) -> Layer:
-            return Layer(attention(config, empty), (Mixture if config.has_experts(index) else Dense)(config, empty))
+            return Layer(
+                Latent(config, empty) if config.latent_attention else GroupedQuery(config, empty, matrix),
+                Mixture(config, empty) if config.has_experts(index) else Dense(config, empty, matrix),
+            )
 
         self.layers = [layer(index) for index in range(config.num_hidden_layers)]
         self.modules = [
-            Module(empty(D), empty(D), Matrix(D, 2 * D, empty), layer(config.num_hidden_layers + k), empty(D))
+            Module(empty(D), empty(D), Floats(D, 2 * D, empty), layer(config.num_hidden_layers + k), empty(D))
             for k in range(ahead)
         ]
 
@@ -73,40 +81,47 @@ class Weights:
     def copy_from(self, decoder: nn.Module) -> None:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
         source = Source(decoder)
-        source.copy("model.embed_tokens.weight", self.embedding_VD)
-        with self.head.rewrite() as matrix:
-            if not self._config.tie_word_embeddings:
-                source.copy("lm_head.weight", matrix)
+        with self.embedding.rewrite() as plain:
+            source.copy("model.embed_tokens.weight", plain)
+        if self._config.tie_word_embeddings:
+            self.head = self.embedding.as_head()
+        else:
+            with self.head.rewrite() as plain:
+                source.copy("lm_head.weight", plain)
         source.copy("model.norm.weight", self.norm_D)
         for index, module in enumerate(self.modules, start=len(self.layers)):
             for name, weight in _norms_around(module, index):
                 source.copy(name, weight)
-            with module.join.rewrite() as matrix:
-                source.copy(f"model.layers.{index}.eh_proj.weight", matrix)
+            with module.join.rewrite() as plain:
+                source.copy(f"model.layers.{index}.eh_proj.weight", plain)
         for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 half.copy_from(source, f"model.layers.{index}.")
 
     def named(self) -> Iterable[tuple[str, Tensor]]:
         """Every weight under the decoder's name, in the decoder's layout, read back from the fused storage."""
-        yield "model.embed_tokens.weight", self.embedding_VD
+        yield from _named("model.embed_tokens.weight", self.embedding)
         if not self._config.tie_word_embeddings:
-            yield "lm_head.weight", self.head.read()
+            yield from _named("lm_head.weight", self.head)
         yield "model.norm.weight", self.norm_D
         for index, module in enumerate(self.modules, start=len(self.layers)):
             yield from _norms_around(module, index)
-            yield f"model.layers.{index}.eh_proj.weight", module.join.read()
+            yield f"model.layers.{index}.eh_proj.weight", module.join.plain()
         for index, layer in enumerate(self._all_layers()):
             for half in layer:
                 yield from half.named(f"model.layers.{index}.")
 
     def digest(self) -> str:
         """Equals ``decoder_digest`` of the decoder that was copied, read with this storage's dtype and ``ahead``."""
-        return digest_of(self.named(), self.norm_D.dtype)
+        return digest_of(self.named(), self._dtype)
 
     def _all_layers(self) -> list[Layer]:
         """The body's, then those of the modules, as the published names number them."""
         return [*self.layers, *(module.layer for module in self.modules)]
+
+
+def _named(name: str, matrix: Matrix) -> Iterator[tuple[str, Tensor]]:
+    return ((name + suffix, whole) for suffix, whole in matrix.read())
 
 
 def _norms_around(module: Module, index: int) -> Iterator[tuple[str, Tensor]]:
@@ -130,20 +145,20 @@ def decoder_digest(
     for index in range(config.num_hidden_layers + ahead, config.num_hidden_layers + config.num_nextn_predict_layers):
         unused = f"model.layers.{index}."
         parameters = {name: weight for name, weight in parameters.items() if not name.startswith(unused)}
-    return digest_of(parameters.items(), dtype)
+    return digest_of(as_int8(parameters.items()) if dtype == torch.int8 else parameters.items(), dtype)
 
 
 def digest_of(named: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> str:
-    """The digest of named weights as they read in ``dtype``, see ``decoder_digest``. A tensor may come in blocks of its
-    rows, one after the other under the same name."""
+    """The digest of named weights as they read in ``dtype`` (``int8``: those that are in it are), see
+    ``decoder_digest``. A tensor may come in blocks of its rows, one after the other under the same name."""
     # Sums of integers do not depend on the order of summation, so every device gives the same.
     lines = []
     with torch.no_grad():
         for name, blocks in itertools.groupby(named, key=itemgetter(0)):
             sums_2, numbers, rows, rest = torch.zeros(2, dtype=torch.int64), 0, 0, torch.Size()
             for _, block in blocks:
-                if not name.endswith(ROUTER_BIAS):  # which is in float32 in any model
-                    block = block.to(dtype)
+                if block.dtype != torch.int8 and not name.endswith((ROUTER_BIAS, STEP)):  # in float32 in any model
+                    block = block.to(rest_of(dtype))
                 _add_sums(sums_2, block.detach().contiguous(), numbers)
                 numbers, rows, rest = numbers + block.numel(), rows + len(block), block.shape[1:]
             plain, weighted = sums_2.tolist()
@@ -163,4 +178,4 @@ def _add_sums(sums_2: Tensor, tensor: Tensor, before: int) -> None:
         sums_2 += torch.stack((chunk.sum(), (chunk * chunk * place + chunk * place).sum())).cpu()
 
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
