@@ -31,7 +31,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     zero = Stage(
         "r1_zero",
         rl.run,
-        grpo(steps=85, lr=1.5e-4, final_ratio=0.1),
+        grpo(steps=105, lr=1.5e-4, final_ratio=0.1),
         {"init": base, "problems": asked},
         cost=75,
     )
@@ -86,7 +86,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     student_base = Stage(
         "student_base",
         pretrain.run,
-        pretrain.Settings(shape=small, steps=2_100, lr=4e-3, final_ratio=0.0),
+        pretrain.Settings(shape=small, steps=2_700, lr=4e-3, final_ratio=0.0),
         {"tokenizer": words},
         cost=75,
     )
