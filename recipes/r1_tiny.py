@@ -77,7 +77,7 @@ def r1_tiny(*, seed: int = 0) -> Pipeline:
     r1 = Stage(
         "r1",
         rl.run,
-        grpo(steps=60, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
+        grpo(steps=80, lr=1.2e-4, final_ratio=0.2, general_share=0.375, weights=everything),
         {"init": dev3, "problems": asked, "helpful": helpful, "safe": safe},
         cost=35,
     )
