@@ -134,7 +134,7 @@ def measure(dtype: str, *, skew: bool) -> dict[str, Any]:
     parts = {part: clock[name] / seconds for name, part in FUNCTIONS.items()}
     found["kernels"] = {"parts": parts | {"Python": 1 - sum(parts.values())}, "tokens/s": tokens / seconds}
 
-    engine._runner = Runner(CONFIG, dtype=DTYPES[dtype], device=torch.device("cpu"))
+    engine._held = Runner(CONFIG, dtype=DTYPES[dtype], device=torch.device("cpu"))
     engine.load_weights(build_decoder(CONFIG, seed=0), 0)
     roll_out(engine, 0, skew=skew)
     start = time.perf_counter()

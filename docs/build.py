@@ -552,8 +552,9 @@ def train_speed(results: Results, root: Path) -> str:
     )
     repeats = sorted({run["setting"]["repeat"] for run in runs})
     peers = ", ".join(f"{name} {versions[package]}" for name, package in (("TRL", "trl"), ("torch", "torch")))
+    steps = "One step each" if repeats == [1] else f"Medians of {repeats[0]} to {repeats[-1]} steps"
     parts.append(
-        f"Medians of {repeats[0]} to {repeats[-1]} steps, while the machine did other things, too. One thread of an "
+        f"{steps}, while the machine did other things, too. One thread of an "
         f"{setting['processor']}; {peers}. Matrix products alone, GFLOP a second: {rates}."
     )
     return "\n\n".join(parts)
@@ -606,11 +607,11 @@ def rollout_speed(results: Results, root: Path) -> str:
     for path in sorted((root / "docs" / "measured").glob("rollout_*.json")):
         found = read_json(path)
         setting = found["setting"]
-        of = {row["name"]: row for row in found["rows"] if row["unit"] == "tokens/s"}
+        of = {row["name"]: row for row in found["rows"] if row["unit"] == "tokens/s of processor time"}
         peers = {name: of[name]["median"] for name in sides[2:] if name in of}
         best = max(peers, key=lambda name: peers[name])
         ratios = [ours / theirs for ours, theirs in zip(of["aha"]["values"], of[best]["values"], strict=True)]
-        limit = of["limit of the machine"]["median"]
+        limit = next(row["median"] for row in found["rows"] if row["name"] == "limit of the machine")
         lengths = "even" if isinstance(setting["new_tokens"], int) else "uneven"
         rows.append(
             (
@@ -626,7 +627,7 @@ def rollout_speed(results: Results, root: Path) -> str:
     if not rows:
         return ""
     heads = ("model, numbers, lengths", *sides, "aha / best peer", "limit", "our share", "peak MiB, in this order")
-    return _table(heads, rows) + f"\n\nTokens a second, medians; {'; '.join(sorted(processors))}."
+    return _table(heads, rows) + f"\n\nTokens a second of processor time, medians; {'; '.join(sorted(processors))}."
 
 
 def where(results: Results, root: Path) -> str:
