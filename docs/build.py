@@ -623,7 +623,7 @@ def rollout_speed(results: Results, root: Path) -> str:
                 " / ".join(f"{of[name]['peak_rss_mib']:,.0f}" for name in sides if name in of),
             )
         )
-        processors.add(f"{setting['processor']}, {setting['threads']} thread, {setting['repeat']} runs in turn")
+        processors.add(f"{setting['processor']}, {setting['threads']} thread, runs in turn: {setting['repeat']}")
     if not rows:
         return ""
     heads = ("model, numbers, lengths", *sides, "aha / best peer", "limit", "our share", "peak MiB, in this order")
