@@ -16,7 +16,7 @@ from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.int8 import OUTLIERS, multiply, quantise, quantise_rows
-from aha.rollout.native.kernels import Kernels, address, load_kernels
+from aha.rollout.native.kernels import Kernels, address
 from aha.rollout.native.packed import PackedWeights, pack_int8, unpack_int8
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.weights import decoder_digest
@@ -36,14 +36,6 @@ CONFIGS = [
         | {"intermediate_size": 96, "attention_bias": True},
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def compiled() -> Kernels:
-    found = load_kernels()
-    if found is None:
-        pytest.skip("no C compiler here")
-    return found
 
 
 def numbers(seed: int, *shape: int) -> Tensor:

@@ -12,7 +12,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
-from aha.rollout.native.kernels import Kernels, address, load_kernels
+from aha.rollout.native.kernels import Kernels, address
 from aha.rollout.native.packed import pack, unpack
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.sampler import draw, probabilities, uniforms
@@ -30,14 +30,6 @@ FAMILIES = [
     {"model_type": "llama", "attention_bias": True},
 ]
 GREEDY = SamplingParams(40, temperature=0.0)
-
-
-@pytest.fixture(scope="module")
-def compiled() -> Kernels:
-    found = load_kernels()
-    if found is None:
-        pytest.skip("no C compiler here")
-    return found
 
 
 def config_of(case: int) -> ModelConfig:
