@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import inspect
 import re
 import shlex
 import shutil
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,25 +25,16 @@ from aha.pipeline.recipe import load_pipeline
 from aha.stages import evaluate, rl_metrics
 from aha.train import step
 from aha.util.files import read_json, write_json_atomic
+from building.blocks import BLOCK, pages, render
+from building.results import load_results
+from building.runs import take
 
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(
     r"^(<!-- no-run: (?P<reason>[^\n]+) -->\n)?```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 PRINTS = re.compile(r"^print\(.*\)  # (.*)$", re.MULTILINE)
-
-
-def load_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["docs_build"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build = load_build()
-PAGES = build.pages(ROOT)
+PAGES = pages(ROOT)
 
 
 @dataclass(frozen=True)
@@ -145,16 +133,16 @@ def test_a_benchmark_is_started_as_a_module_that_has_a_main() -> None:
 
 
 def test_generated_blocks_are_current() -> None:
-    made = build.render(ROOT)
+    made = render(ROOT)
     stale = [str(path.relative_to(ROOT)) for path in made if path.read_text(encoding="utf-8") != made[path]]
     assert not stale, "run python docs/build.py and look at what changes"
 
 
 def test_results_are_there_for_every_block_made_from_runs() -> None:
     assert list((ROOT / "docs" / "results").glob("*.json")), "docs/build.py RUN takes over a finished run"
-    found = [match for page in PAGES for match in build.BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    found = [match for page in PAGES for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
     empty = [match[2] for match in found if not match[3]]
-    recipes = build.load_results(ROOT)
+    recipes = load_results(ROOT)
     assert not [name for name in empty if name in ("demo", "figure") or name.partition("-")[0] in recipes]
 
 
@@ -211,31 +199,31 @@ def test_build_fills_the_blocks_from_a_run_and_changes_nothing_the_second_time(t
     for seed in (1, 0):
         run = make_run(tmp_path / f"run{seed}", seed=seed)
         before = sorted(run.rglob("*"))
-        taken = build.take(run, copy)
+        taken = take(run, copy)
         assert sorted(run.rglob("*")) == before, "a run folder is only read"
         assert read_json(taken)["seed"] == seed
-    pages = build.render(copy)
-    readme, tiny = pages[copy / "README.md"], pages[copy / "docs" / "r1_tiny.md"]
+    filled = render(copy)
+    readme, tiny = filled[copy / "README.md"], filled[copy / "docs" / "r1_tiny.md"]
     assert "![" in readme and (copy / "docs" / "figures" / "r1_tiny.png").stat().st_size > 0
     assert "| R1-Zero |" in readme and "report: runs/r1_tiny/report.html" in readme
     assert "seed 0 | seed 1 |" in tiny
-    for path, text in pages.items():
+    for path, text in filled.items():
         path.write_text(text, encoding="utf-8")
-    assert build.render(copy) == pages
+    assert render(copy) == filled
 
 
 def test_build_refuses_an_unfinished_run_and_one_with_other_settings(tmp_path: Path, copy: Path) -> None:
     with pytest.raises(UsageError, match="not finished: r1;"):
-        build.take(make_run(tmp_path / "unfinished", skipped="r1"), copy)
+        take(make_run(tmp_path / "unfinished", skipped="r1"), copy)
     run = make_run(tmp_path / "other")
     recipe = canonical(read_json(run / "recipe.json"))
     next(stage for stage in recipe["stages"] if stage["name"] == "r1_zero")["settings"]["steps"] = 3
     write_json_atomic(run / "recipe.json", recipe)
     with pytest.raises(UsageError, match=r"r1_zero\.steps 3 -> "):
-        build.take(run, copy)
+        take(run, copy)
 
 
 def test_build_refuses_a_marker_that_nobody_fills(copy: Path) -> None:
     (copy / "docs" / "metrics.md").write_text("<!-- generated:nothing -->\n<!-- /generated -->\n", encoding="utf-8")
     with pytest.raises(UsageError, match="no generated block 'nothing'"):
-        build.render(copy)
+        render(copy)

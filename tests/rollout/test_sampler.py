@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aha.rollout.native.sampler import keep_top_k, keep_top_p, sample, uniforms
+from aha.testing import measure_peak_memory
 
 
 def _split_mix(seed: int, index: int) -> float:
@@ -110,3 +111,9 @@ def test_tokens_without_probability_are_never_drawn() -> None:
     logits[:, 2] = 0.0
     tokens, logprobs = sample(logits, torch.arange(1000), torch.arange(1000), temperature=1.0, top_k=0, top_p=1.0)
     assert set(tokens.tolist()) == {2} and set(logprobs.tolist()) == {0.0}
+
+
+def test_sampling_holds_probabilities_and_their_sums_and_no_copy_of_either() -> None:
+    logits, rows = torch.randn(16, 20_000), torch.arange(16)
+    peak = measure_peak_memory(lambda: sample(logits, rows, rows, temperature=1.0, top_k=0, top_p=1.0))
+    assert peak == pytest.approx(logits.numel() * (4 + 8), rel=0.01)

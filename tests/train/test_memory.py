@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from aha.model import kernels
+from aha.model.attention import compiled
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.model.heads import RewardModel, ValueModel
@@ -78,6 +80,20 @@ DOCUMENTS = {  # lengths, row width, rows a micro-batch
     ],
 )
 def test_a_step_on_documents(config: ModelConfig, case: str, dtype: torch.dtype) -> None:
+    check_documents(config, case, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("config", "case"), [(LLAMA, "short"), (WIDE, "short"), (WIDE_UNTIED, "one row at a time")])
+def test_a_step_without_compiled_functions(
+    config: ModelConfig, case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (kernels, compiled):
+        monkeypatch.setattr(module, "load_library", lambda source: None)
+    check_documents(config, case, dtype)
+
+
+def check_documents(config: ModelConfig, case: str, dtype: torch.dtype) -> None:
     lengths, width, rows = DOCUMENTS[case]
     documents = [([1] * length, [1.0] * length) for length in lengths]
 

@@ -39,8 +39,13 @@ def usable(*tensors: Tensor) -> bool:
     return (
         dtype in (torch.float32, torch.bfloat16)
         and all(x.dtype == dtype and x.device.type == "cpu" for x in tensors)
-        and load_library(_SOURCE) is not None
+        and available()
     )
+
+
+def available() -> bool:
+    """Whether there is a compiler, or was one."""
+    return load_library(_SOURCE) is not None
 
 
 def _call(name: str, like: Tensor, *values: Tensor | int | float | None) -> None:

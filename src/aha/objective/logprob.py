@@ -57,7 +57,7 @@ def _read(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Ten
     logits_NV = _scaled(logits_NV, temperature)
     lse_N = logits_NV.logsumexp(-1)
     table_NV = logits_NV - lse_N[:, None]
-    return table_NV.gather(1, targets_N[:, None])[:, 0], -torch.linalg.vecdot(table_NV.exp(), table_NV), lse_N
+    return table_NV.gather(1, targets_N[:, None])[:, 0], -table_NV.exp().mul_(table_NV).sum(-1), lse_N
 
 
 def _pull(

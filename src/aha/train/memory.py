@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from aha.model import kernels
 from aha.model.attention import compiled
 from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
@@ -170,7 +171,7 @@ def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bo
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
     chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
     rotation = 2 * T * config.head_dim * b
-    head = layout.predicted * D * b + chunk * V * (b if on_cpu else 3 * max(b, 4))
+    head = layout.predicted * D * b + chunk * V * _logit_bytes(b, fused=_fused(b, on_cpu=on_cpu))
     return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
 
 
@@ -189,7 +190,7 @@ def _estimate_micro_batch(
     modules = config.num_nextn_predict_layers if mtp else 0
     T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     L = config.num_hidden_layers + modules
-    wide = max(b, 4)
+    wide, fused = max(b, 4), _fused(b, on_cpu=on_cpu)
     embedding = V * D * b
     gradients = _num_trained(config, logits=logits, mtp=mtp) * b
     of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
@@ -204,21 +205,23 @@ def _estimate_micro_batch(
     # Each module keeps the next tokens' embeddings, the two normed halves side by side, and has a head of its own.
     of_module = 3 * norm + 3 * T * D * b + layout.predicted * D * b
     base = before + rotation + modules * of_module
-    norm_backward = T * D * (2 * b if on_cpu else 3 * wide + b)
+    norm_backward = T * D * (2 * b if fused else 3 * wide + b)
 
     head = norm - T * D * b + layout.predicted * D * b  # the places that have a loss are picked out
     head_forward = 0
     if logits:  # the gradients are formed in the forward pass
         n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
-        summed = V * D * b
-        if n < layout.predicted and b < wide:  # over chunks in 32 bits, a chunk's own is widened
-            summed += 2 * V * D * wide
-        head_forward = n * V * (b if on_cpu else 3 * wide) + 2 * layout.predicted * D * b + summed
+        several = n < layout.predicted
+        reading = n * V * _logit_bytes(b, fused=fused) + (V * D * wide if several else 0)
+        summing = n * V * (b if fused else 2 * b) + V * D * b
+        if several and b < wide:  # over chunks in 32 bits, a chunk's own is widened
+            summing += 2 * V * D * wide
+        head_forward = 2 * layout.predicted * D * b + max(reading, summing)
     # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
     waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
-    feed_backward = T * (3 * F + 2 * D) * b + again
+    feed_backward = T * ((3 if fused else 4) * F + 2 * D) * b + again
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
         base + L * layer + norm + layout.predicted * D * b + head_forward,
@@ -229,6 +232,17 @@ def _estimate_micro_batch(
         before + (0 if later else of_layers) + waiting + embedding + residual,
     ]
     return max(peaks)
+
+
+def _fused(b: int, *, on_cpu: bool) -> bool:
+    """Whether norms, SwiGLU, and what reads logits are compiled functions, which hold nothing beside their results."""
+    return on_cpu and b <= 4 and kernels.available()
+
+
+def _logit_bytes(b: int, *, fused: bool) -> int:
+    """What a logit takes while it is read: with PyTorch also itself, if narrower, and its log-prob and what becomes the
+    entropy's term, all in 32 bits or more."""
+    return b if fused else 3 * b if b >= 4 else b + 3 * 4
 
 
 def _feed_width(config: ModelConfig) -> int:

@@ -72,8 +72,8 @@ def multiply(x_BI: Tensor, numbers_OI: Tensor, step_O: Tensor) -> Tensor:
     rows_BI, step_B = quantise_rows(x_BI)
     far_BI = torch.where(rows_BI.abs() > 127, rows_BI + 64 >> 7, 0)
     near_BI = rows_BI - 128 * far_BI
-    sums = [torch._int_mm(part.to(torch.int8), numbers_OI.t()) for part in (near_BI, far_BI)]
-    return (sums[0] + 128 * sums[1]).float() * (step_B[:, None] * step_O)
+    near_BO, far_BO = (torch._int_mm(part.to(torch.int8), numbers_OI.t()) for part in (near_BI, far_BI))
+    return near_BO.add_(far_BO, alpha=128).float().mul_(step_B[:, None] * step_O)
 
 
 def is_int8(name: str) -> bool:

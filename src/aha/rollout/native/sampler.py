@@ -57,7 +57,7 @@ def probabilities(logits_BV: Tensor, *, temperature: float, top_k: int, top_p: f
 
 def draw(weights_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row in proportion to ``weights``: ids int64 and the float64 sums of the rows, both [B, 1]."""
-    cdf_BV = torch.cumsum(weights_BV, -1, dtype=torch.float64)
+    cdf_BV = weights_BV.to(torch.float64, copy=True).cumsum_(-1)  # in place: a copy less of the widest numbers
     total_B1 = cdf_BV[:, -1:]
     target_B1 = uniforms_B.unsqueeze(-1) * total_B1
     # Strictly under the total, so that the search ends on a token whose probability is not 0.

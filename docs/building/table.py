@@ -1,0 +1,18 @@
+"""How tables and their cells are written in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aha.report.names import percent
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under headings, a text for each cell."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def interval(measure: Mapping[str, float]) -> str:
+    """A share with its interval."""
+    return f"{percent(measure['value'])} ({percent(measure['low'])} to {percent(measure['high'])})"
