@@ -23,6 +23,7 @@ from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Past, Plain
 from aha.rollout.native.rows import LiveRows
+from aha.rollout.native.sampler import sample, uniforms
 from aha.rollout.native.weights import Weights
 
 _SCORE_ROWS = 1024
@@ -95,6 +96,7 @@ class Runner(LiveRows):
         self._arena = self._room[:, :0].view(*shape[:4], 0, width)
         self._used = 0  # slots that have had a row
         self._begin_rows(num_slots, params, suspects, stops)
+        self._uniforms = torch.zeros_like(self._out_logprobs, dtype=torch.float64)  # of all tokens a row may sample
         self._columns = torch.arange(num_columns, device=device)
         self._extend_rotation(num_columns)
 
@@ -171,12 +173,13 @@ class Runner(LiveRows):
         for slot, prefix in zip(slots, prefixes, strict=True):
             self._arena[:, :, slot, :, : prefix.cache.shape[-2]] = prefix.cache
         at = self._tensor(slots)
-        self._seeds[at] = self._tensor(seeds)
+        own_B = self._seeds[at] = self._tensor(seeds)
+        self._uniforms[at] = uniforms(own_B[:, None], torch.arange(self._uniforms.shape[1], device=self._device))
         self._limits[at] = self._tensor(limits)
         # One less: recording the first token moves on to the position at which that token is fed.
         self._positions[at] = self._tensor([prefix.cache.shape[-2] for prefix in prefixes]) - 1
         self._counts[at] = 0
-        return self._record(torch.stack([prefix.logits_V for prefix in prefixes]), at)
+        return self._finish(at, torch.stack([prefix.logits_V for prefix in prefixes]))
 
     @torch.inference_mode()
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
@@ -186,8 +189,7 @@ class Runner(LiveRows):
         """
         self._used = num_live
         self._fit(num_columns)
-        logits_BV = self._decode(num_live)
-        return self._record(logits_BV, self._slots[:num_live])
+        return self._finish(slice(num_live), self._decode(num_live))
 
     @torch.inference_mode()
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
@@ -209,6 +211,21 @@ class Runner(LiveRows):
     def load(self, decoder: nn.Module) -> None:
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
+
+    def _row_states(self) -> tuple[Tensor, ...]:
+        return (*super()._row_states(), self._uniforms)
+
+    def _finish(self, at: slice | Tensor, logits_BV: Tensor) -> list[tuple[int, int]]:
+        """Samples the next token of the rows ``at`` and records it."""
+        params = self._params
+        tokens_B, logprobs_B = sample(
+            logits_BV,
+            self._uniforms[self._slots[at], self._counts[at]],
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+        )
+        return self._record(at, tokens_B, logprobs_B)
 
     def _fit(self, num_columns: int) -> None:
         """Lays the rows out anew where they have too few columns, or twice too many.
