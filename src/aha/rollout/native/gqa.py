@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.rollout.native.matrix import Make
-from aha.rollout.native.prefixes import Past
+from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -90,16 +90,15 @@ class GroupedQuery:
         )
         return self._add_out(x, read.transpose(1, 2).reshape(len(x), N * H)), cached
 
-    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row, or T side by side: their keys and values are written into the layer's ``arena`` ``[2,
-        slots, K, columns, H]`` at the places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after
-        each, and S are all."""
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row, or T side by side: their keys and values are written into the layer's cache at the
+        places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after each, and S are all."""
         N, K, H = self._heads
         B = len(mask) // K
         qkv = self._queries_keys_values(x_BD, rotation_B)
-        arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
+        lines.all.index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
         queries = qkv[:, : N * H].reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
-        keys, values = arena[:, :B].flatten(1, 2)
+        keys, values = lines.parts
         scores = torch.add(mask, torch.bmm(queries, keys.transpose(1, 2)), alpha=H**-0.5)
         read = torch.bmm(torch.softmax(scores, -1), values).view(B, K, -1, N // K, H).transpose(1, 2)
         return self._add_out(x_BD, read.reshape(-1, N * H))
@@ -117,7 +116,7 @@ class GroupedQuery:
             torch.view_as_complex(qkv.view(-1, num_heads, H // 2, 2)[:, :num_rotated]).mul_(rotation_B)
         else:
             turned = torch.view_as_complex(rotated.float().view(-1, num_rotated, H // 2, 2)).mul_(rotation_B)
-            rotated.copy_(torch.view_as_real(turned).flatten(-2))
+            rotated.copy_(turned.view(torch.float32))
         return qkv
 
     def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:

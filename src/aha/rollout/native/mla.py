@@ -17,7 +17,7 @@ from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents,
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
 from aha.rollout.native.matrix import Floats
-from aha.rollout.native.prefixes import Past
+from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -94,16 +94,15 @@ class Latent:
         read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask_B1TS=mask)
         return self._out.add(x, read.reshape(len(x), N * W)), cached
 
-    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,
-        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after
-        it, and S are all."""
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row, or T side by side: their entries are written into the layer's cache at the places
+        ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it, and S are all."""
         N, H, R, W, C = self._widths
         B = len(mask)
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
-        arena.view(-1, C + R).index_put_((write_at,), entry[:, None])
+        lines.all.index_put_((write_at,), entry[:, None])
         query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1).view(B, -1, C + R)
-        read = attend_to_latents(query, arena[0, :B, 0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
+        read = attend_to_latents(query, lines.parts[0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
         read = expand_read(read.view(-1, N, C), self._up[:, H:])
         return self._out.add(x_BD, read.reshape(-1, N * W))
 
