@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.rollout.native.matrix import Make
+from aha.rollout.native.norm import Norm
 from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
 
@@ -26,7 +27,7 @@ class GroupedQuery:
         D, H = config.hidden_size, config.head_dim
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
-        self._norm_D = empty(D)
+        self._norm = Norm(D, config.rms_norm_eps, empty)
         self._qkv = matrix((N + 2 * K) * H, D)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
@@ -39,7 +40,8 @@ class GroupedQuery:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
-        source.copy(at + "input_layernorm.weight", self._norm_D)
+        with self._norm.rewrite() as plain:
+            source.copy(at + "input_layernorm.weight", plain)
         with self._qkv.rewrite() as plain:
             for part, heads, into in zip("qkv", (N, K, K), torch.split(plain, parts), strict=True):
                 source.copy(f"{at}self_attn.{part}_proj.weight", into, self._rows(heads, interleaved=part != "v"))
@@ -60,7 +62,7 @@ class GroupedQuery:
         """Every weight under its published name, in its published layout, read back from the fused storage."""
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
-        yield at + "input_layernorm.weight", self._norm_D
+        yield at + "input_layernorm.weight", self._norm.weight_D
         for suffix, whole in self._qkv.read():
             for part, heads, fused in zip("qkv", (N, K, K), torch.split(whole, parts), strict=True):
                 yield f"{at}self_attn.{part}_proj.weight{suffix}", fused[self._rows(heads, halved=part != "v")]
@@ -107,8 +109,7 @@ class GroupedQuery:
         """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
         N, K, H = self._heads
         num_heads, num_rotated = N + 2 * K, N + K
-        x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
-        qkv = self._qkv.of(x_BD, self._qkv_bias)
+        qkv = self._qkv.of(self._norm.of(x_BD), self._qkv_bias)
         rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
         if self._qk_norm is not None:
             rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))

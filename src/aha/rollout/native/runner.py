@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aha.model.config import ModelConfig
@@ -271,7 +270,7 @@ class Runner(LiveRows):
         for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=True):
             x_BD = layer.attention.decode(x_BD, rotation_B, lines, write_at, mask)
             x_BD = layer.feed.forward(x_BD)
-        return self._logits(self._norm(x_BD, self.weights.norm_D))
+        return self._logits(self.weights.norm.of(x_BD))
 
     def _read(self, batch: Sequence[Sequence[int]]) -> list[Prefix]:
         entries: list[Tensor] = []
@@ -307,7 +306,7 @@ class Runner(LiveRows):
             x = layer.feed.forward(x)
             if entries is not None:
                 entries.append(cached)
-        return self._norm(x, self.weights.norm_D).view(B, T, -1)
+        return self.weights.norm.of(x).view(B, T, -1)
 
     def _place(self, pasts: Sequence[Tensor], T: int) -> tuple[Tensor, list[Past | None]]:
         """For T tokens behind each past: their rotation, and what every layer has of the pasts."""
@@ -324,9 +323,6 @@ class Runner(LiveRows):
         sees_own = (steps_T <= steps_T[:, None]).expand(len(pasts), -1, -1)
         mask = torch.cat((sees_past, sees_own), -1)[:, None]
         return rotation, [Past(of_layer, mask) for of_layer in cache]
-
-    def _norm(self, x: Tensor, weight_D: Tensor) -> Tensor:
-        return F.rms_norm(x, weight_D.shape, weight_D, self._config.rms_norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.weights.head.of(hidden).float()

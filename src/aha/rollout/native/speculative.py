@@ -135,7 +135,7 @@ class SpeculativeRunner(Runner):
             x, cached = module.layer.attention.prefill(
                 self._join(ids_BT.roll(-k, 1).flatten(), x, module), rotation, B
             )
-            x = self._norm(module.layer.feed.forward(x), module.norm_D)
+            x = module.norm.of(module.layer.feed.forward(x))
             ahead.append(cached)
         modules = torch.stack(ahead)
         whole = []
@@ -164,7 +164,7 @@ class SpeculativeRunner(Runner):
         opened = self._open(num_rows)[self._config.num_hidden_layers :]
         for k, (module, lines) in enumerate(zip(self.weights.modules, opened, strict=True)):
             x = self._join(next_BX[:, k : k + W].flatten(), x, module)
-            x = self._norm(self._run_block(x, module.layer, lines, block), module.norm_D)
+            x = module.norm.of(self._run_block(x, module.layer, lines, block))
             logits_BV = self._logits(x.view(num_rows, W, -1)[rows_B, last_B])
             tokens_B, probs_BV, finite_B = draft(
                 logits_BV,
@@ -189,7 +189,7 @@ class SpeculativeRunner(Runner):
         x = self.weights.embedding.rows(ids_BT.flatten())
         for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=False):  # behind: the modules'
             x = self._run_block(x, layer, lines, block)
-        hidden = self._norm(x, self.weights.norm_D)
+        hidden = self.weights.norm.of(x)
         return self._logits(hidden).view(num_rows, K + 1, -1), hidden.view(num_rows, K + 1, -1)
 
     def _extend(
@@ -227,8 +227,8 @@ class SpeculativeRunner(Runner):
 
     def _join(self, next_ids: Tensor, x: Tensor, module: Module) -> Tensor:
         """What a module's layer reads, ``[B * T, D]``."""
-        embedding = self._norm(self.weights.embedding.rows(next_ids), module.embedding_norm_D)
-        return module.join.of(torch.cat((embedding, self._norm(x, module.hidden_norm_D)), 1))
+        embedding = module.embedding_norm.of(self.weights.embedding.rows(next_ids))
+        return module.join.of(torch.cat((embedding, module.hidden_norm.of(x)), 1))
 
     def _block(self, positions_BT: Tensor, columns_BT: Tensor) -> _Block:
         """Tokens at ``positions``, each seeing the columns up to its own; what it leaves is kept at ``columns``."""
