@@ -81,8 +81,7 @@ class GroupedQuery:
         """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``. Without a
         ``past`` the tokens are a text's first."""
         N, K, H = self._heads
-        qkv = self._queries_keys_values(x, rotation)
-        heads = qkv.view(rows, -1, N + 2 * K, H).transpose(1, 2)
+        heads = self._queries_keys_values(x, rotation).view(rows, -1, N + 2 * K, H).transpose(1, 2)
         queries, keys, values = torch.split(heads, [N, K, K], 1)
         cached, mask = torch.stack((keys, values)), None
         if past is not None:
@@ -97,28 +96,26 @@ class GroupedQuery:
         places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after each, and S are all."""
         N, K, H = self._heads
         B = len(mask) // K
-        qkv = self._queries_keys_values(x_BD, rotation_B)
-        lines.all.index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
-        queries = qkv[:, : N * H].reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
+        queries, keys_values = torch.split(self._queries_keys_values(x_BD, rotation_B), [N, 2 * K], 1)
+        lines.all.index_put_((write_at,), keys_values)
+        queries = queries.reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
         keys, values = lines.parts
         scores = torch.add(mask, torch.bmm(queries, keys.transpose(1, 2)), alpha=H**-0.5)
         read = torch.bmm(torch.softmax(scores, -1), values).view(B, K, -1, N // K, H).transpose(1, 2)
         return self._add_out(x_BD, read.reshape(-1, N * H))
 
     def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
-        """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
+        """``[B, N + 2K, H]``: queries and keys normalised where the architecture does, and rotated."""
         N, K, H = self._heads
-        num_heads, num_rotated = N + 2 * K, N + K
-        qkv = self._qkv.of(self._norm.of(x_BD), self._qkv_bias)
-        rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
+        heads = self._qkv.of(self._norm.of(x_BD), self._qkv_bias).view(-1, N + 2 * K, H)
+        rotated = heads[:, : N + K]
         if self._qk_norm is not None:
             rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))
-        if qkv.dtype == torch.float32:
-            torch.view_as_complex(qkv.view(-1, num_heads, H // 2, 2)[:, :num_rotated]).mul_(rotation_B)
-        else:
-            turned = torch.view_as_complex(rotated.float().view(-1, num_rotated, H // 2, 2)).mul_(rotation_B)
-            rotated.copy_(turned.view(torch.float32))
-        return qkv
+        exact = rotated.float()  # in float32 the same numbers, not a copy
+        exact.view(torch.complex64).mul_(rotation_B)
+        if exact is not rotated:
+            rotated.copy_(exact)
+        return heads
 
     def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:
         x_BD = self._out.add(x_BD, read)
