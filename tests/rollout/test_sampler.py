@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from aha.rollout.native.sampler import keep_top_k, keep_top_p, sample, uniforms
+from aha.rollout.native.sampler import draw, keep_top_k, keep_top_p, sample, uniforms
 from aha.testing import measure_peak_memory
 
 
@@ -54,8 +54,7 @@ def test_samples_follow_the_distribution_and_its_log_probs(temperature: float, t
     n = 40_000
     tokens, logprobs = sample(
         logits.expand(n, 8),
-        torch.arange(n) * 7919,
-        torch.arange(n) % 13,
+        uniforms(torch.arange(n) * 7919, torch.arange(n) % 13),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -87,7 +86,7 @@ def test_ties_are_kept_together_whatever_their_order() -> None:
 
 def test_greedy_is_the_largest_logit_with_certainty() -> None:
     logits = torch.randn(5, 11, generator=torch.Generator().manual_seed(1))
-    tokens, logprobs = sample(logits, torch.arange(5), torch.arange(5), temperature=0.0, top_k=0, top_p=1.0)
+    tokens, logprobs = sample(logits, torch.zeros(5, dtype=torch.float64), temperature=0.0, top_k=0, top_p=1.0)
     assert torch.equal(tokens, logits.argmax(-1)) and logprobs.tolist() == [0.0] * 5
 
 
@@ -100,8 +99,8 @@ def test_a_logit_that_is_no_number_shows_in_its_rows_log_prob_alone(
 ) -> None:
     logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
     logits[1, 4] = bad
-    index = torch.arange(3)
-    tokens, logprobs = sample(logits, index, index, temperature=temperature, top_k=top_k, top_p=top_p)
+    numbers = uniforms(torch.arange(3), torch.arange(3))
+    tokens, logprobs = sample(logits, numbers, temperature=temperature, top_k=top_k, top_p=top_p)
     assert logprobs.isfinite().tolist() == [True, False, True]
     assert all(0 <= token < 11 for token in tokens.tolist())
 
@@ -109,11 +108,20 @@ def test_a_logit_that_is_no_number_shows_in_its_rows_log_prob_alone(
 def test_tokens_without_probability_are_never_drawn() -> None:
     logits = torch.full((1000, 6), float("-inf"))
     logits[:, 2] = 0.0
-    tokens, logprobs = sample(logits, torch.arange(1000), torch.arange(1000), temperature=1.0, top_k=0, top_p=1.0)
+    numbers = uniforms(torch.arange(1000), torch.arange(1000))
+    tokens, logprobs = sample(logits, numbers, temperature=1.0, top_k=0, top_p=1.0)
     assert set(tokens.tolist()) == {2} and set(logprobs.tolist()) == {0.0}
 
 
 def test_sampling_holds_probabilities_and_their_sums_and_no_copy_of_either() -> None:
-    logits, rows = torch.randn(16, 20_000), torch.arange(16)
-    peak = measure_peak_memory(lambda: sample(logits, rows, rows, temperature=1.0, top_k=0, top_p=1.0))
+    logits, numbers = torch.randn(16, 20_000), torch.rand(16, dtype=torch.float64)
+    peak = measure_peak_memory(lambda: sample(logits, numbers, temperature=1.0, top_k=0, top_p=1.0))
     assert peak == pytest.approx(logits.numel() * (4 + 8), rel=0.01)
+
+
+def test_the_largest_uniform_number_draws_the_last_token_with_a_weight() -> None:
+    weights = torch.rand(10_000, 6, generator=torch.Generator().manual_seed(1)) + 1e-3
+    weights[:, 4:] = 0.0
+    weights[1] = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0, 0.0])
+    tokens, _ = draw(weights, torch.full((10_000,), 1 - 2.0**-53, dtype=torch.float64))
+    assert set(tokens.flatten().tolist()) == {3}

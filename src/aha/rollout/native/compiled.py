@@ -185,7 +185,8 @@ class CompiledRunner(LiveRows):
         # One less: recording the first token moves on to the position at which that token is fed.
         self._positions[at] = lengths - 1
         self._counts[at] = 0
-        return self._record(torch.stack([prefix.logits_V for prefix in prefixes]), at)
+        logits_BV = torch.stack([prefix.logits_V for prefix in prefixes])
+        return self._record(at, *self._sample(logits_BV, self._seeds[at], self._counts[at]))
 
     @torch.inference_mode()
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:

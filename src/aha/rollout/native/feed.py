@@ -13,6 +13,7 @@ from torch import Tensor
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
 from aha.rollout.native.matrix import Floats, Make, Matrix
+from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
 
 
@@ -21,22 +22,23 @@ class Dense:
 
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor], matrix: Make) -> None:
         D, width = config.hidden_size, config.intermediate_size
-        self._eps = config.rms_norm_eps
-        self._norm_D, self._gate_up, self._down = empty(D), matrix(2 * width, D), matrix(D, width)
+        self._norm = Norm(D, config.rms_norm_eps, empty)
+        self._gate_up, self._down = matrix(2 * width, D), matrix(D, width)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
-        source.copy(at + "post_attention_layernorm.weight", self._norm_D)
+        with self._norm.rewrite() as plain:
+            source.copy(at + "post_attention_layernorm.weight", plain)
         _copy_swiglu(source, at + "mlp.", self._gate_up, self._down)
 
     def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its published name, in its published layout."""
-        yield at + "post_attention_layernorm.weight", self._norm_D
+        yield at + "post_attention_layernorm.weight", self._norm.weight_D
         yield from _named_swiglu(at + "mlp.", self._gate_up, self._down)
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """``x`` with the feed-forward of its norm added."""
-        return _add_swiglu(x_BD, F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps), self._gate_up, self._down)
+        return _add_swiglu(x_BD, self._norm.of(x_BD), self._gate_up, self._down)
 
 
 class Mixture:
@@ -45,8 +47,7 @@ class Mixture:
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
         D, E, width = config.hidden_size, config.n_routed_experts, config.moe_intermediate_size
         shared = config.n_shared_experts * width
-        self._eps, self._rule = config.rms_norm_eps, RoutingRule.of(config)
-        self._norm_D = empty(D)
+        self._rule, self._norm = RoutingRule.of(config), Norm(D, config.rms_norm_eps, empty)
         self._router_ED = empty(E, D)
         self._bias_E = empty(E).float() if self._rule.sigmoid else None
         self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
@@ -54,7 +55,8 @@ class Mixture:
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
-        source.copy(at + "post_attention_layernorm.weight", self._norm_D)
+        with self._norm.rewrite() as plain:
+            source.copy(at + "post_attention_layernorm.weight", plain)
         source.copy(at + "mlp.gate.weight", self._router_ED)
         if self._bias_E is not None:
             source.copy(f"{at}mlp.gate.{ROUTER_BIAS}", self._bias_E)
@@ -65,7 +67,7 @@ class Mixture:
 
     def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
         """Every weight under the name that the decoder has it by."""
-        yield at + "post_attention_layernorm.weight", self._norm_D
+        yield at + "post_attention_layernorm.weight", self._norm.weight_D
         yield at + "mlp.gate.weight", self._router_ED
         if self._bias_E is not None:
             yield f"{at}mlp.gate.{ROUTER_BIAS}", self._bias_E
@@ -76,7 +78,7 @@ class Mixture:
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """``x`` with the mixture of its norm added."""
-        normed = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
+        normed = self._norm.of(x_BD)
         _, weights_BK, experts_BK = route(normed, self._router_ED, self._bias_E, self._rule)
         made = run_experts(normed, weights_BK, experts_BK, self._experts_gate_up, self._experts_down)
         x_BD = x_BD + made

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.rollout.native.matrix import Make
-from aha.rollout.native.prefixes import Past
+from aha.rollout.native.norm import Norm
+from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -26,7 +27,7 @@ class GroupedQuery:
         D, H = config.hidden_size, config.head_dim
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
-        self._norm_D = empty(D)
+        self._norm = Norm(D, config.rms_norm_eps, empty)
         self._qkv = matrix((N + 2 * K) * H, D)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
@@ -39,7 +40,8 @@ class GroupedQuery:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
-        source.copy(at + "input_layernorm.weight", self._norm_D)
+        with self._norm.rewrite() as plain:
+            source.copy(at + "input_layernorm.weight", plain)
         with self._qkv.rewrite() as plain:
             for part, heads, into in zip("qkv", (N, K, K), torch.split(plain, parts), strict=True):
                 source.copy(f"{at}self_attn.{part}_proj.weight", into, self._rows(heads, interleaved=part != "v"))
@@ -60,7 +62,7 @@ class GroupedQuery:
         """Every weight under its published name, in its published layout, read back from the fused storage."""
         N, K, H = self._heads
         parts = [N * H, K * H, K * H]
-        yield at + "input_layernorm.weight", self._norm_D
+        yield at + "input_layernorm.weight", self._norm.weight_D
         for suffix, whole in self._qkv.read():
             for part, heads, fused in zip("qkv", (N, K, K), torch.split(whole, parts), strict=True):
                 yield f"{at}self_attn.{part}_proj.weight{suffix}", fused[self._rows(heads, halved=part != "v")]
@@ -79,8 +81,7 @@ class GroupedQuery:
         """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``. Without a
         ``past`` the tokens are a text's first."""
         N, K, H = self._heads
-        qkv = self._queries_keys_values(x, rotation)
-        heads = qkv.view(rows, -1, N + 2 * K, H).transpose(1, 2)
+        heads = self._queries_keys_values(x, rotation).view(rows, -1, N + 2 * K, H).transpose(1, 2)
         queries, keys, values = torch.split(heads, [N, K, K], 1)
         cached, mask = torch.stack((keys, values)), None
         if past is not None:
@@ -90,35 +91,31 @@ class GroupedQuery:
         )
         return self._add_out(x, read.transpose(1, 2).reshape(len(x), N * H)), cached
 
-    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row, or T side by side: their keys and values are written into the layer's ``arena`` ``[2,
-        slots, K, columns, H]`` at the places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after
-        each, and S are all."""
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row, or T side by side: their keys and values are written into the layer's cache at the
+        places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after each, and S are all."""
         N, K, H = self._heads
         B = len(mask) // K
-        qkv = self._queries_keys_values(x_BD, rotation_B)
-        arena.view(-1, H).index_put_((write_at,), qkv[:, N * H :].view(-1, 2 * K, H))
-        queries = qkv[:, : N * H].reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
-        keys, values = arena[:, :B].flatten(1, 2)
+        queries, keys_values = torch.split(self._queries_keys_values(x_BD, rotation_B), [N, 2 * K], 1)
+        lines.all.index_put_((write_at,), keys_values)
+        queries = queries.reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
+        keys, values = lines.parts
         scores = torch.add(mask, torch.bmm(queries, keys.transpose(1, 2)), alpha=H**-0.5)
         read = torch.bmm(torch.softmax(scores, -1), values).view(B, K, -1, N // K, H).transpose(1, 2)
         return self._add_out(x_BD, read.reshape(-1, N * H))
 
     def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
-        """``[B, (N + 2K) H]``: queries and keys normalised where the architecture does, and rotated."""
+        """``[B, N + 2K, H]``: queries and keys normalised where the architecture does, and rotated."""
         N, K, H = self._heads
-        num_heads, num_rotated = N + 2 * K, N + K
-        x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
-        qkv = self._qkv.of(x_BD, self._qkv_bias)
-        rotated = qkv.view(-1, num_heads, H)[:, :num_rotated]
+        heads = self._qkv.of(self._norm.of(x_BD), self._qkv_bias).view(-1, N + 2 * K, H)
+        rotated = heads[:, : N + K]
         if self._qk_norm is not None:
             rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))
-        if qkv.dtype == torch.float32:
-            torch.view_as_complex(qkv.view(-1, num_heads, H // 2, 2)[:, :num_rotated]).mul_(rotation_B)
-        else:
-            turned = torch.view_as_complex(rotated.float().view(-1, num_rotated, H // 2, 2)).mul_(rotation_B)
-            rotated.copy_(torch.view_as_real(turned).flatten(-2))
-        return qkv
+        exact = rotated.float()  # in float32 the same numbers, not a copy
+        exact.view(torch.complex64).mul_(rotation_B)
+        if exact is not rotated:
+            rotated.copy_(exact)
+        return heads
 
     def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:
         x_BD = self._out.add(x_BD, read)

@@ -49,7 +49,7 @@ class Floats:
     def of(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """``[B, O]``."""
         if self._packs:
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(x_BI, self._weight, bias_O, "none", [], "")
+            product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x_BI, self._weight, bias_O, "none", [], "")
             return product
         return F.linear(x_BI, self._weight, bias_O)
 

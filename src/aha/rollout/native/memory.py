@@ -94,6 +94,7 @@ def estimate_rollout(
     prefill = at_once * (token_bytes + (3 * D + 2 * heads * config.head_dim + 3 * F) * b)
     logits = slots * V * (4 + 4 + 8)  # and their probabilities, and the sums of those in double precision
     scores = slots * at_a_time * N * columns * (2 * b + 4)
+    uniforms = 4 * 8 * slots * max_new_tokens  # of all tokens of the rows that are admitted, while they are mixed
     laid_out_anew = slots * columns * token_bytes // config.num_hidden_layers  # a layer at a time
     largest = max(V * D, 2 * D * F)
     sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
@@ -106,6 +107,6 @@ def estimate_rollout(
         weights = count_parameters(sampled) + 4 * outputs
         digest = 5 * 8 * min(largest, DIGEST_CHUNK) + max(5 * V * D, 2 * D * F * (4 + 3))
     return RolloutMemory(
-        held=weights + slots * (columns * token_bytes + 12 * max_new_tokens),
-        working=max(read + max(prefill, logits + of_drafts, scores, laid_out_anew), digest),
+        held=weights + slots * (columns * token_bytes + 20 * max_new_tokens),
+        working=max(read + max(prefill, logits + of_drafts, scores, uniforms, laid_out_anew), digest),
     )

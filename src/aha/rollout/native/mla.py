@@ -17,7 +17,8 @@ from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents,
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
 from aha.rollout.native.matrix import Floats
-from aha.rollout.native.prefixes import Past
+from aha.rollout.native.norm import Norm
+from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
 
 
@@ -27,14 +28,14 @@ class Latent:
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor]) -> None:
         D, N, C, R = config.hidden_size, config.num_attention_heads, config.kv_lora_rank, config.qk_rope_head_dim
         H, W, Q = config.qk_nope_head_dim, config.v_head_dim, config.q_lora_rank
-        self._eps, self._widths = config.rms_norm_eps, (N, H, R, W, C)
+        self._widths = (N, H, R, W, C)
         self._gain = score_gain(config)
-        self._norm_D = empty(D)
+        self._norm = Norm(D, config.rms_norm_eps, empty)
         self._first = Q or N * (H + R)  # numbers of a token's queries, or of their latent
         self._down = Floats(self._first + C + R, D, empty)
-        self._query_norm_Q = empty(Q) if Q else None
+        self._query_norm = Norm(Q, LATENT_EPS, empty) if Q else None
         self._query_up = Floats(N * (H + R), Q, empty) if Q else None
-        self._latent_norm_C = empty(C)
+        self._latent_norm = Norm(C, LATENT_EPS, empty)
         self._up = empty(N, H + W, C)
         self._out = Floats(D, N * W, empty)
         order = torch.arange(R) if config.rope_interleave else interleaved(R)
@@ -45,7 +46,8 @@ class Latent:
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
         own = at + "self_attn."
-        source.copy(at + "input_layernorm.weight", self._norm_D)
+        with self._norm.rewrite() as plain:
+            source.copy(at + "input_layernorm.weight", plain)
         with self._down.rewrite() as plain:
             first, last = plain[: self._first], plain[self._first :]
             if self._query_up is None:
@@ -53,11 +55,13 @@ class Latent:
             else:
                 source.copy(own + "q_a_proj.weight", first)
             source.copy(own + "kv_a_proj_with_mqa.weight", last, self._latent_rows)
-        if self._query_up is not None and self._query_norm_Q is not None:
-            source.copy(own + "q_a_layernorm.weight", self._query_norm_Q)
+        if self._query_up is not None and self._query_norm is not None:
+            with self._query_norm.rewrite() as plain:
+                source.copy(own + "q_a_layernorm.weight", plain)
             with self._query_up.rewrite() as plain:
                 source.copy(own + "q_b_proj.weight", plain, self._query_rows)
-        source.copy(own + "kv_a_layernorm.weight", self._latent_norm_C)
+        with self._latent_norm.rewrite() as plain:
+            source.copy(own + "kv_a_layernorm.weight", plain)
         source.copy(own + "kv_b_proj.weight", self._up.flatten(0, 1))
         with self._out.rewrite() as plain:
             source.copy(own + "o_proj.weight", plain)
@@ -65,17 +69,17 @@ class Latent:
     def named(self, at: str) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its published name, in its published layout, read back from the fused storage."""
         own = at + "self_attn."
-        yield at + "input_layernorm.weight", self._norm_D
+        yield at + "input_layernorm.weight", self._norm.weight_D
         first, last = self._down.plain().tensor_split([self._first])
         rows = torch.argsort(self._query_rows)
-        if self._query_up is not None and self._query_norm_Q is not None:
+        if self._query_up is not None and self._query_norm is not None:
             yield own + "q_a_proj.weight", first
-            yield own + "q_a_layernorm.weight", self._query_norm_Q
+            yield own + "q_a_layernorm.weight", self._query_norm.weight_D
             yield own + "q_b_proj.weight", self._query_up.plain()[rows]
         else:
             yield own + "q_proj.weight", first[rows]
         yield own + "kv_a_proj_with_mqa.weight", last[torch.argsort(self._latent_rows)]
-        yield own + "kv_a_layernorm.weight", self._latent_norm_C
+        yield own + "kv_a_layernorm.weight", self._latent_norm.weight_D
         yield own + "kv_b_proj.weight", self._up.flatten(0, 1)
         yield own + "o_proj.weight", self._out.plain()
 
@@ -94,29 +98,26 @@ class Latent:
         read = fused_causal(query, key, keys_values.view(rows, -1, N, H + W)[..., H:], mask_B1TS=mask)
         return self._out.add(x, read.reshape(len(x), N * W)), cached
 
-    def decode(self, x_BD: Tensor, rotation_B: Tensor, arena: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
-        """One token of each row, or T side by side: their entries are written into the layer's ``arena`` ``[1, slots,
-        1, columns, X]`` at the places ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after
-        it, and S are all."""
+    def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
+        """One token of each row, or T side by side: their entries are written into the layer's cache at the places
+        ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it, and S are all."""
         N, H, R, W, C = self._widths
         B = len(mask)
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
-        arena.view(-1, C + R).index_put_((write_at,), entry[:, None])
+        lines.all.index_put_((write_at,), entry[:, None])
         query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1).view(B, -1, C + R)
-        read = attend_to_latents(query, arena[0, :B, 0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
+        read = attend_to_latents(query, lines.parts[0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
         read = expand_read(read.view(-1, N, C), self._up[:, H:])
         return self._out.add(x_BD, read.reshape(-1, N * W))
 
     def _queries_and_entry(self, x_BD: Tensor, rotation_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Unrotated and rotated queries ``[B, N, H]`` and ``[B, N, R]``, and the cache entry ``[B, X]``."""
         N, H, R, _, C = self._widths
-        x_BD = F.rms_norm(x_BD, x_BD.shape[1:], self._norm_D, self._eps)
-        query, latent, k_rope = torch.split(self._down.of(x_BD), [self._first, C, R], 1)
-        if self._query_up is not None:
-            query = self._query_up.of(F.rms_norm(query, query.shape[1:], self._query_norm_Q, LATENT_EPS))
+        query, latent, k_rope = torch.split(self._down.of(self._norm.of(x_BD)), [self._first, C, R], 1)
+        if self._query_up is not None and self._query_norm is not None:
+            query = self._query_up.of(self._query_norm.of(query))
         q, q_rope = torch.split(query.view(-1, N, H + R), [H, R], -1)
-        latent = F.rms_norm(latent, (C,), self._latent_norm_C, LATENT_EPS)
-        entry = torch.cat((latent, _turn(k_rope[:, None], rotation_B)[:, 0]), 1)
+        entry = torch.cat((self._latent_norm.of(latent), _turn(k_rope[:, None], rotation_B)[:, 0]), 1)
         return q, _turn(q_rope, rotation_B), entry
 
 

@@ -50,6 +50,14 @@ class Past(NamedTuple):
     mask: Tensor
 
 
+class Lines(NamedTuple):
+    """One layer's cache as B rows decode with it: ``all`` of it by lines, ``[parts * slots * heads * columns, width]``,
+    in which is written, and of each part what is read, ``[B * heads, columns, width]``."""
+
+    all: Tensor
+    parts: tuple[Tensor, ...]
+
+
 class _Entry(NamedTuple):
     ids: tuple[int, ...]
     kept: Kept

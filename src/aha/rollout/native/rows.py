@@ -12,7 +12,6 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.sampler import sample
 
 # Why a row is reported, as bits.
 ENDED = 1
@@ -23,7 +22,7 @@ STOPPED = 16  # the token's own text has a stop string
 
 
 class LiveRows:
-    """State of rows by slot, and the end of a step: sampling, and recording what was sampled.
+    """State of rows by slot, and the end of a step: recording what was sampled.
 
     A step may write ``ahead`` tokens more than a row keeps.
     """
@@ -76,33 +75,19 @@ class LiveRows:
         rows = (self._tokens, self._positions, self._counts, self._seeds, self._limits)
         return (*rows, self._out_tokens, self._out_logprobs)
 
-    def _record(self, logits_BV: Tensor, at: Tensor) -> list[tuple[int, int]]:
-        """Samples the next token of the rows ``at``; returns those that somebody must look at, with their bits."""
-        counts_B = self._counts[at]
-        tokens_B, logprobs_B = self._sample(logits_BV, self._seeds[at], counts_B)
-        self._out_tokens[at, counts_B] = tokens_B
-        self._out_logprobs[at, counts_B] = logprobs_B
+    def _record(self, at: slice | Tensor, tokens_B: Tensor, logprobs_B: Tensor) -> list[tuple[int, int]]:
+        """Appends a token to each of the rows ``at``; returns those that somebody must look at, with their bits."""
+        rows_B, counts_B = self._slots[at], self._counts[at]
+        self._out_tokens[rows_B, counts_B] = tokens_B
+        self._out_logprobs[rows_B, counts_B] = logprobs_B
         self._tokens[at] = tokens_B
         self._positions[at] += 1
         counts_B += 1
         self._counts[at] = counts_B
-        bits_B = self._flags_V[tokens_B] | (counts_B >= self._limits[at]).to(torch.uint8).mul_(FULL)
-        bits_B |= logprobs_B.isfinite().logical_not_().to(torch.uint8).mul_(BROKEN)
-        reported = bits_B.nonzero().squeeze(-1)
-        if not len(reported):
-            return []
-        return list(zip(at[reported].tolist(), bits_B[reported].tolist(), strict=True))
-
-    def _sample(self, logits_BV: Tensor, seeds_B: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
-        params = self._params
-        return sample(
-            logits_BV,
-            seeds_B,
-            index_B,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-        )
+        bits_B = self._flags_V[tokens_B]
+        bits_B.add_(counts_B >= self._limits[at], alpha=FULL).add_(logprobs_B.isnan(), alpha=BROKEN)
+        bits = bits_B.tolist()
+        return [(slot, own) for slot, own in zip(rows_B.tolist(), bits, strict=True) if own] if any(bits) else []
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._device)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aha.model.config import ModelConfig
@@ -21,8 +20,9 @@ from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.memory import PREFILL_TOKENS
-from aha.rollout.native.prefixes import Past, Plain
+from aha.rollout.native.prefixes import Lines, Past, Plain
 from aha.rollout.native.rows import LiveRows
+from aha.rollout.native.sampler import sample, uniforms
 from aha.rollout.native.weights import Weights
 
 _SCORE_ROWS = 1024
@@ -93,8 +93,10 @@ class Runner(LiveRows):
             self._memory = torch.zeros(size, dtype=self._dtype, device=device)
         self._room = self._memory[:size].view(shape[0], -1)  # of each layer
         self._arena = self._room[:, :0].view(*shape[:4], 0, width)
+        self._lines: list[Lines] = []
         self._used = 0  # slots that have had a row
         self._begin_rows(num_slots, params, suspects, stops)
+        self._uniforms = torch.zeros_like(self._out_logprobs, dtype=torch.float64)  # of all tokens a row may sample
         self._columns = torch.arange(num_columns, device=device)
         self._extend_rotation(num_columns)
 
@@ -171,12 +173,13 @@ class Runner(LiveRows):
         for slot, prefix in zip(slots, prefixes, strict=True):
             self._arena[:, :, slot, :, : prefix.cache.shape[-2]] = prefix.cache
         at = self._tensor(slots)
-        self._seeds[at] = self._tensor(seeds)
+        own_B = self._seeds[at] = self._tensor(seeds)
+        self._uniforms[at] = uniforms(own_B[:, None], torch.arange(self._uniforms.shape[1], device=self._device))
         self._limits[at] = self._tensor(limits)
         # One less: recording the first token moves on to the position at which that token is fed.
         self._positions[at] = self._tensor([prefix.cache.shape[-2] for prefix in prefixes]) - 1
         self._counts[at] = 0
-        return self._record(torch.stack([prefix.logits_V for prefix in prefixes]), at)
+        return self._record(at, *self._sample(torch.stack([prefix.logits_V for prefix in prefixes]), at))
 
     @torch.inference_mode()
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
@@ -186,8 +189,8 @@ class Runner(LiveRows):
         """
         self._used = num_live
         self._fit(num_columns)
-        logits_BV = self._decode(num_live)
-        return self._record(logits_BV, self._slots[:num_live])
+        at = slice(num_live)
+        return self._record(at, *self._sample(self._decode(num_live), at))
 
     @torch.inference_mode()
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
@@ -210,6 +213,19 @@ class Runner(LiveRows):
         """Copies the decoder's weights."""
         self.weights.copy_from(decoder)
 
+    def _row_states(self) -> tuple[Tensor, ...]:
+        return (*super()._row_states(), self._uniforms)
+
+    def _sample(self, logits_BV: Tensor, at: slice | Tensor) -> tuple[Tensor, Tensor]:
+        params = self._params
+        return sample(
+            logits_BV,
+            self._uniforms[self._slots[at], self._counts[at]],
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+        )
+
     def _fit(self, num_columns: int) -> None:
         """Lays the rows out anew where they have too few columns, or twice too many.
 
@@ -226,10 +242,21 @@ class Runner(LiveRows):
         kept = min(found, columns)
         for old, new in zip(before, self._arena, strict=True):
             new[:, : self._used, :, :kept] = old[:, : self._used, :, :kept].clone()
+        self._lines = []
         # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
         first = torch.arange(parts, device=self._device)[:, None] * slots * heads
         first = first + torch.arange(heads, device=self._device)
         self._starts = (self._slots[:, None] * heads + first.flatten()) * columns
+
+    def _open(self, num_rows: int) -> list[Lines]:
+        """Of every layer the part of the arena that decoding so many rows reads, laid out anew where it is another."""
+        heads = self._cache.heads
+        if not self._lines or len(self._lines[0].parts[0]) != num_rows * heads:
+            self._lines = [
+                Lines(arena.view(-1, arena.shape[-1]), arena[:, :num_rows].flatten(1, 2).unbind())
+                for arena in self._arena
+            ]
+        return self._lines
 
     def _decode(self, num_rows: int) -> Tensor:
         positions_B = self._positions[:num_rows]
@@ -238,13 +265,12 @@ class Runner(LiveRows):
         num_columns = self._arena.shape[-2]
         mask_BS = torch.zeros(num_rows, num_columns, dtype=self._dtype, device=self._device)
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
-        heads = self._cache.heads
-        mask = mask_BS.repeat_interleave(heads, 0).unsqueeze(1) if heads > 1 else mask_BS.unsqueeze(1)
+        mask = mask_BS[:, None].expand(-1, self._cache.heads, -1).reshape(-1, 1, num_columns)
         x_BD = self.weights.embedding.rows(self._tokens[:num_rows])
-        for layer, arena in zip(self.weights.layers, self._arena, strict=True):
-            x_BD = layer.attention.decode(x_BD, rotation_B, arena, write_at, mask)
+        for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=True):
+            x_BD = layer.attention.decode(x_BD, rotation_B, lines, write_at, mask)
             x_BD = layer.feed.forward(x_BD)
-        return self._logits(self._norm(x_BD, self.weights.norm_D))
+        return self._logits(self.weights.norm.of(x_BD))
 
     def _read(self, batch: Sequence[Sequence[int]]) -> list[Prefix]:
         entries: list[Tensor] = []
@@ -280,7 +306,7 @@ class Runner(LiveRows):
             x = layer.feed.forward(x)
             if entries is not None:
                 entries.append(cached)
-        return self._norm(x, self.weights.norm_D).view(B, T, -1)
+        return self.weights.norm.of(x).view(B, T, -1)
 
     def _place(self, pasts: Sequence[Tensor], T: int) -> tuple[Tensor, list[Past | None]]:
         """For T tokens behind each past: their rotation, and what every layer has of the pasts."""
@@ -297,9 +323,6 @@ class Runner(LiveRows):
         sees_own = (steps_T <= steps_T[:, None]).expand(len(pasts), -1, -1)
         mask = torch.cat((sees_past, sees_own), -1)[:, None]
         return rotation, [Past(of_layer, mask) for of_layer in cache]
-
-    def _norm(self, x: Tensor, weight_D: Tensor) -> Tensor:
-        return F.rms_norm(x, weight_D.shape, weight_D, self._config.rms_norm_eps)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.weights.head.of(hidden).float()

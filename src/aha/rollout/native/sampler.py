@@ -16,7 +16,7 @@ _FIRST_WINDOW = 128
 
 
 def uniforms(seeds_B: Tensor, index_B: Tensor) -> Tensor:
-    """Uniform numbers in [0, 1), float64 [B], of token ``index`` of the sequence with seed ``seed`` (both int64 [B]).
+    """Multiples of 2**-53 in [0, 1), float64 [B], of token ``index`` of the sequence with ``seed`` (both int64 [B]).
 
     SplitMix64 (Steele, Lea, Flood 2014) read at position ``index``; the products wrap around at 64 bits.
     """
@@ -28,7 +28,7 @@ def uniforms(seeds_B: Tensor, index_B: Tensor) -> Tensor:
 
 
 def sample(
-    logits_BV: Tensor, seeds_B: Tensor, index_B: Tensor, *, temperature: float, top_k: int, top_p: float
+    logits_BV: Tensor, uniforms_B: Tensor, *, temperature: float, top_k: int, top_p: float
 ) -> tuple[Tensor, Tensor]:
     """Draws one token a row: ids [B] int64 and their float32 log-probabilities [B] under the distribution drawn from.
 
@@ -40,8 +40,8 @@ def sample(
         largest_B = logits_BV.gather(-1, tokens_B.unsqueeze(-1)).squeeze(-1)
         return tokens_B, (largest_B - largest_B).to(torch.float32)
     probs_BV = probabilities(logits_BV, temperature=temperature, top_k=top_k, top_p=top_p)
-    tokens_B1, total_B1 = draw(probs_BV, uniforms(seeds_B, index_B))
-    logprobs_B1 = torch.log(probs_BV.gather(-1, tokens_B1)) - torch.log(total_B1)
+    tokens_B1, total_B1 = draw(probs_BV, uniforms_B)
+    logprobs_B1 = (probs_BV.gather(-1, tokens_B1) / total_B1).log_()
     return tokens_B1.squeeze(-1), logprobs_B1.squeeze(-1).to(torch.float32)
 
 
@@ -59,10 +59,10 @@ def draw(weights_BV: Tensor, uniforms_B: Tensor) -> tuple[Tensor, Tensor]:
     """One token a row in proportion to ``weights``: ids int64 and the float64 sums of the rows, both [B, 1]."""
     cdf_BV = weights_BV.to(torch.float64, copy=True).cumsum_(-1)  # in place: a copy less of the widest numbers
     total_B1 = cdf_BV[:, -1:]
-    target_B1 = uniforms_B.unsqueeze(-1) * total_B1
-    # Strictly under the total, so that the search ends on a token whose probability is not 0.
-    target_B1 = torch.minimum(target_B1, torch.nextafter(total_B1, torch.zeros_like(total_B1)))
-    tokens_B1 = torch.searchsorted(cdf_BV, target_B1, right=True).clamp_max_(cdf_BV.shape[-1] - 1)
+    # A uniform number is at most 1 - 2**-53, and so the product is rounded to less than the total: the search ends on
+    # a token whose probability is not 0.
+    tokens_B1 = torch.searchsorted(cdf_BV, uniforms_B.unsqueeze(-1) * total_B1, right=True)
+    tokens_B1.clamp_max_(cdf_BV.shape[-1] - 1)  # where a row has NaN
     return tokens_B1, total_B1
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.acceptance import draft, verify
+from aha.rollout.native.prefixes import Lines
 from aha.rollout.native.rows import BROKEN, FULL
 from aha.rollout.native.runner import Prefix, Runner
 from aha.rollout.native.weights import Layer, Module
@@ -134,7 +135,7 @@ class SpeculativeRunner(Runner):
             x, cached = module.layer.attention.prefill(
                 self._join(ids_BT.roll(-k, 1).flatten(), x, module), rotation, B
             )
-            x = self._norm(module.layer.feed.forward(x), module.norm_D)
+            x = module.norm.of(module.layer.feed.forward(x))
             ahead.append(cached)
         modules = torch.stack(ahead)
         whole = []
@@ -160,10 +161,10 @@ class SpeculativeRunner(Runner):
         x = self._hidden[:num_rows].flatten(0, 1)
         drafts, probs = [], []
         fine_B = torch.ones(num_rows, dtype=torch.bool, device=self._device)
-        arenas = self._arena[self._config.num_hidden_layers :]
-        for k, (module, arena) in enumerate(zip(self.weights.modules, arenas, strict=True)):
+        opened = self._open(num_rows)[self._config.num_hidden_layers :]
+        for k, (module, lines) in enumerate(zip(self.weights.modules, opened, strict=True)):
             x = self._join(next_BX[:, k : k + W].flatten(), x, module)
-            x = self._norm(self._run_block(x, module.layer, arena, block), module.norm_D)
+            x = module.norm.of(self._run_block(x, module.layer, lines, block))
             logits_BV = self._logits(x.view(num_rows, W, -1)[rows_B, last_B])
             tokens_B, probs_BV, finite_B = draft(
                 logits_BV,
@@ -186,9 +187,9 @@ class SpeculativeRunner(Runner):
         block = self._block(positions_BT, positions_BT)
         ids_BT = torch.cat((self._tokens[:num_rows, None], drafts_BK), 1)
         x = self.weights.embedding.rows(ids_BT.flatten())
-        for layer, arena in zip(self.weights.layers, self._arena, strict=False):  # behind them lie the modules'
-            x = self._run_block(x, layer, arena, block)
-        hidden = self._norm(x, self.weights.norm_D)
+        for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=False):  # behind: the modules'
+            x = self._run_block(x, layer, lines, block)
+        hidden = self.weights.norm.of(x)
         return self._logits(hidden).view(num_rows, K + 1, -1), hidden.view(num_rows, K + 1, -1)
 
     def _extend(
@@ -226,8 +227,8 @@ class SpeculativeRunner(Runner):
 
     def _join(self, next_ids: Tensor, x: Tensor, module: Module) -> Tensor:
         """What a module's layer reads, ``[B * T, D]``."""
-        embedding = self._norm(self.weights.embedding.rows(next_ids), module.embedding_norm_D)
-        return module.join.of(torch.cat((embedding, self._norm(x, module.hidden_norm_D)), 1))
+        embedding = module.embedding_norm.of(self.weights.embedding.rows(next_ids))
+        return module.join.of(torch.cat((embedding, module.hidden_norm.of(x)), 1))
 
     def _block(self, positions_BT: Tensor, columns_BT: Tensor) -> _Block:
         """Tokens at ``positions``, each seeing the columns up to its own; what it leaves is kept at ``columns``."""
@@ -238,9 +239,9 @@ class SpeculativeRunner(Runner):
         hidden = mask_BTS.repeat_interleave(self._config.num_attention_heads // heads, 1).repeat_interleave(heads, 0)
         return _Block(self._rotation[positions_BT.flatten()], write_at.flatten(0, 1), hidden)
 
-    def _run_block(self, x: Tensor, layer: Layer, arena: Tensor, block: _Block) -> Tensor:
+    def _run_block(self, x: Tensor, layer: Layer, lines: Lines, block: _Block) -> Tensor:
         """``x`` [B * T, D], a few tokens of each row, through one layer and its part of the arena."""
-        x = layer.attention.decode(x, block.rotation, arena, block.write_at, block.hidden)
+        x = layer.attention.decode(x, block.rotation, lines, block.write_at, block.hidden)
         return layer.feed.forward(x)
 
 

@@ -23,6 +23,7 @@ from aha.rollout.native.int8 import STEP, as_int8, rest_of
 from aha.rollout.native.matrix import Floats, Int8, Matrix
 from aha.rollout.native.memory import DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
+from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
 
 
@@ -36,11 +37,11 @@ class Layer(NamedTuple):
 class Module(NamedTuple):
     """One module of multi-token prediction: its layer and what stands around it (model/mtp.py)."""
 
-    embedding_norm_D: Tensor
-    hidden_norm_D: Tensor
+    embedding_norm: Norm
+    hidden_norm: Norm
     join: Floats  # [D, 2D]
     layer: Layer
-    norm_D: Tensor
+    norm: Norm
 
 
 class Weights:
@@ -63,7 +64,10 @@ class Weights:
 
         self.embedding = matrix(V, D, plain=True)
         self.head = self.embedding if config.tie_word_embeddings else matrix(V, D)
-        self.norm_D = empty(D)
+        def norm() -> Norm:
+            return Norm(D, config.rms_norm_eps, empty)
+
+        self.norm = norm()
 
         def layer(index: int) -> Layer:
             return Layer(
@@ -73,7 +77,7 @@ class Weights:
 
         self.layers = [layer(index) for index in range(config.num_hidden_layers)]
         self.modules = [
-            Module(empty(D), empty(D), Floats(D, 2 * D, empty), layer(config.num_hidden_layers + k), empty(D))
+            Module(norm(), norm(), Floats(D, 2 * D, empty), layer(config.num_hidden_layers + k), norm())
             for k in range(ahead)
         ]
 
@@ -88,10 +92,12 @@ class Weights:
         else:
             with self.head.rewrite() as plain:
                 source.copy("lm_head.weight", plain)
-        source.copy("model.norm.weight", self.norm_D)
+        with self.norm.rewrite() as plain:
+            source.copy("model.norm.weight", plain)
         for index, module in enumerate(self.modules, start=len(self.layers)):
-            for name, weight in _norms_around(module, index):
-                source.copy(name, weight)
+            for name, norm in _norms_around(module, index):
+                with norm.rewrite() as plain:
+                    source.copy(name, plain)
             with module.join.rewrite() as plain:
                 source.copy(f"model.layers.{index}.eh_proj.weight", plain)
         for index, layer in enumerate(self._all_layers()):
@@ -103,9 +109,9 @@ class Weights:
         yield from _named("model.embed_tokens.weight", self.embedding)
         if not self._config.tie_word_embeddings:
             yield from _named("lm_head.weight", self.head)
-        yield "model.norm.weight", self.norm_D
+        yield "model.norm.weight", self.norm.weight_D
         for index, module in enumerate(self.modules, start=len(self.layers)):
-            yield from _norms_around(module, index)
+            yield from ((name, norm.weight_D) for name, norm in _norms_around(module, index))
             yield f"model.layers.{index}.eh_proj.weight", module.join.plain()
         for index, layer in enumerate(self._all_layers()):
             for half in layer:
@@ -124,11 +130,11 @@ def _named(name: str, matrix: Matrix) -> Iterator[tuple[str, Tensor]]:
     return ((name + suffix, whole) for suffix, whole in matrix.read())
 
 
-def _norms_around(module: Module, index: int) -> Iterator[tuple[str, Tensor]]:
+def _norms_around(module: Module, index: int) -> Iterator[tuple[str, Norm]]:
     at = f"model.layers.{index}."
-    yield at + "enorm.weight", module.embedding_norm_D
-    yield at + "hnorm.weight", module.hidden_norm_D
-    yield at + "shared_head.norm.weight", module.norm_D
+    yield at + "enorm.weight", module.embedding_norm
+    yield at + "hnorm.weight", module.hidden_norm
+    yield at + "shared_head.norm.weight", module.norm
 
 
 def decoder_digest(
