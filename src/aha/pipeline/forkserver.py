@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import aha
+from aha.util.allocator import NO_SPLINTERS
 
 IMPORTED_LATE = ("pandas",)
 """What pyarrow imports with its first table, which most stages write: 0.6 s, else in each of them."""
@@ -38,9 +39,11 @@ def start_forkserver(preload: Iterable[str]) -> ForkServerContext:
 
 @contextlib.contextmanager
 def _environment_of_stages() -> Iterator[None]:
-    """What the server passes on: fixed hashes, and deafness to Ctrl-C from the first moment, as only runners decide."""
-    before = os.environ.get("PYTHONHASHSEED")
-    os.environ["PYTHONHASHSEED"] = "1"
+    """What the server passes on: fixed hashes, memory that stays whole, and deafness to Ctrl-C from the first moment,
+    as only runners decide."""
+    wanted = {"PYTHONHASHSEED": "1", **NO_SPLINTERS}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
     try:
@@ -48,7 +51,8 @@ def _environment_of_stages() -> Iterator[None]:
     finally:
         if in_main:
             signal.signal(signal.SIGINT, handler)
-        if before is None:
-            del os.environ["PYTHONHASHSEED"]
-        else:
-            os.environ["PYTHONHASHSEED"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
