@@ -19,6 +19,7 @@ from aha.model.attention.gqa import GroupedQueryAttention
 from aha.model.attention.mla import MultiHeadLatentAttention
 from aha.model.attention.plan import Attend, Branches, plan_attention, plan_branches
 from aha.model.config import ModelConfig
+from aha.model.embedding import build_embedding
 from aha.model.feedforward import DenseFeedForward
 from aha.model.moe import Experts, MixtureOfExperts
 from aha.model.mtp import MtpModule, look_ahead
@@ -56,7 +57,7 @@ class _Trunk(nn.Module):
         super().__init__()
         # A table of one's own is not filled: that, on "meta", imports torch's compiler (2 seconds, 70 MB).
         table = torch.empty(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
+        self.embed_tokens = build_embedding(table, tied=config.tie_word_embeddings)
         layers, ahead = config.num_hidden_layers, config.num_nextn_predict_layers
         modules = (
             MtpModule(DecoderLayer(config, layers + k), width=config.hidden_size, eps=config.rms_norm_eps)

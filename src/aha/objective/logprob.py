@@ -17,6 +17,7 @@ from aha.model.product import product
 
 # Logits held at a time: 32 MiB in float32. A tiny vocabulary has its whole micro-batch in one chunk.
 CHUNK_ELEMENTS = 2**23
+WORDS_AT_ONCE = 2**13
 
 Slope = Callable[[Tensor, slice], Tensor]
 """What the loss's derivative by each log-prob will be: of some log-probs ``[n]``, those at a slice of the positions."""
@@ -41,13 +42,19 @@ def token_logprobs(
     The backward pass uses them if the derivative that then comes is the one that was foretold, else it forms its own.
     """
     if chunk is None:
-        chunk = max(1, CHUNK_ELEMENTS // head_VD.shape[0])
+        chunk = positions_at_once(len(hidden_ND), *head_VD.shape, itemsize=head_VD.itemsize)
     if slope is not None and not (torch.is_grad_enabled() and (hidden_ND.requires_grad or head_VD.requires_grad)):
         slope = None
     logp_N, entropy_N = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden_ND, head_VD, targets_N, temperature, chunk, slope
     )
     return logp_N, entropy_N
+
+
+def positions_at_once(N: int, V: int, D: int, *, itemsize: int) -> int:
+    """How many of N positions have logits at a time. In 16 bits all have them up to D positions, whose logits take what
+    the head's gradient does: half of the float32 sum that chunks would need."""
+    return max(1, N if itemsize < 4 and N <= D else min(N, CHUNK_ELEMENTS // V))
 
 
 def _read(logits_NV: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,15 +99,22 @@ class _Gradients:
 
     def add(self, grad_nV: Tensor, part: slice) -> None:
         self.grad_hidden.append(product(grad_nV, self.head_VD.T))
-        if self.grad_head is not None and self.grad_head.dtype == grad_nV.dtype:
-            self.grad_head.addmm_(grad_nV.T, self.hidden_ND[part])
-            return
-        own = grad_nV.T @ self.hidden_ND[part]
-        if self.grad_head is not None:
-            self.grad_head.add_(own)
+        several = len(self.hidden_ND) > len(grad_nV)
+        if several and grad_nV.dtype in (torch.float16, torch.bfloat16):
+            self._add_narrow(grad_nV, part)
+        elif self.grad_head is None:
+            self.grad_head = grad_nV.T @ self.hidden_ND[part]
         else:
-            several = len(self.hidden_ND) > len(grad_nV)
-            self.grad_head = own.float() if several and own.dtype in (torch.float16, torch.bfloat16) else own
+            self.grad_head.addmm_(grad_nV.T, self.hidden_ND[part])
+
+    def _add_narrow(self, grad_nV: Tensor, part: slice) -> None:
+        """Some words at a time, or the product and what it is widened to would take as much again as the sum."""
+        if self.grad_head is None:
+            self.grad_head = torch.zeros_like(self.head_VD, dtype=torch.float32)
+        for summed, grad_nv in zip(
+            torch.split(self.grad_head, WORDS_AT_ONCE), torch.split(grad_nV, WORDS_AT_ONCE, 1), strict=True
+        ):
+            summed.add_(grad_nv.T @ self.hidden_ND[part])
 
     def result(self) -> tuple[Tensor, Tensor]:
         assert self.grad_head is not None
