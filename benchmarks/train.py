@@ -4,8 +4,8 @@ Cases: a GRPO step (rollout and update of all completions, clip 0.2) of a small 
 SmolLM2-135M (``S``), without and with a KL term; supervised fine-tuning of ``T`` on packed documents of uneven length.
 Each side is a process of its own, so that its peak of memory is its own, and the sides take turns step by step.
 
-In bfloat16 Aha keeps float32 master weights and gradients and, as DeepSeek-V3, moments in bfloat16; TRL keeps all of
-them in bfloat16.
+In bfloat16 Aha keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over micro-
+batches; moments are in bfloat16, as DeepSeek-V3's. TRL keeps all of them in bfloat16.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -26,14 +27,17 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
 from aha.errors import UsageError
+from aha.model.checkpointing import checkpoint_layers
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
-from aha.model.decoder import build_decoder
+from aha.model.decoder import Decoder, build_decoder
 from aha.model.folder import save_model
+from aha.model.mapped import MappedDecoder
 from aha.objective.advantages import group_advantages
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
@@ -41,10 +45,10 @@ from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, with_reference
+from aha.train.halves import narrow
 from aha.train.optimizer import build_adamw
 from aha.train.step import compute_logprobs, nll_step, policy_step
-from aha.train.twin import build_twin
-from aha.util.allocator import keep_freed_pages
+from aha.util.allocator import NO_SPLINTERS, keep_freed_pages
 from benchmarks.setting import CONFIG, DTYPES, Peak, Side, Stopwatch, Taken, processor_name, row, versions
 
 SMOLLM2 = ModelConfig(
@@ -61,7 +65,8 @@ SMOLLM2 = ModelConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens, or ``packs`` rows of SFT."""
+    """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens, or ``packs`` rows of SFT; in float32
+    ``recomputed`` layers keep no activations."""
 
     name: str
     config: ModelConfig
@@ -71,10 +76,11 @@ class Case:
     new: int = 0
     beta: float = 0.0
     packs: int = 0
+    recomputed: int = 0
 
 
 _T = {"config": CONFIG, "prompts": 8, "samples": 8, "new": 128}
-_S = {"config": SMOLLM2, "prompts": 2, "samples": 4, "new": 64}
+_S = {"config": SMOLLM2, "prompts": 2, "samples": 4, "new": 64, "recomputed": 20}
 CASES = (
     Case("T GRPO", **_T),  # type: ignore[arg-type]
     Case("T GRPO, KL", beta=0.001, **_T),  # type: ignore[arg-type]
@@ -181,7 +187,8 @@ def run_in_turn(
     for name, train in sides.items():
         pipes[name], other = context.Pipe()
         processes.append(context.Process(target=_work, args=(train, case, dtype, threads, repeat + 1, other)))
-        processes[-1].start()
+        with patch.dict(os.environ, NO_SPLINTERS if name == "aha" else {}):
+            processes[-1].start()
         other.close()
     found = {name: Side([], 0.0) for name in sides}
     parts: dict[str, list[float]] = {}
@@ -261,12 +268,20 @@ def build_documents(case: Case, tokens: int) -> list[list[int]]:
     return documents
 
 
+def build_optimizer(decoder: Decoder, dtype: str) -> torch.optim.AdamW:
+    """In bfloat16 the decoder becomes so, the optimiser has the other halves of its weights, and moments are so."""
+    if dtype == "float32":
+        return build_adamw(decoder, **ADAM)
+    return build_adamw(decoder, lower=narrow(decoder), moments="bf16", **ADAM)
+
+
 def train_aha(case: Case, dtype: str, turn: Turn) -> None:
     """Sync and check the sampler, sample, judge, advantages, reference, one update; or one update on documents."""
     keep_freed_pages()
-    master = build_decoder(case.config, seed=0)
-    optimizer = build_adamw(master, moments="bf16" if dtype == "bfloat16" else "float32", **ADAM)
-    decoder = build_twin(master, optimizer) if dtype == "bfloat16" else master
+    decoder = build_decoder(case.config, seed=0)
+    optimizer = build_optimizer(decoder, dtype)
+    if dtype == "float32":
+        checkpoint_layers(decoder, case.recomputed)
     limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
     parts: dict[str, float] = {}
     if case.packs:
@@ -276,7 +291,8 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             with turn.step(parts, tokens):
                 nll_step(decoder, optimizer, collate_packed(documents, width=PACK), **limits)
         return
-    reference = build_decoder(case.config, seed=0, dtype=DTYPES[dtype]) if case.beta else None
+    with tempfile.TemporaryDirectory() as folder:
+        reference = MappedDecoder(decoder, Path(folder)) if case.beta else None
     algorithm = replace(ALGORITHMS["grpo"], beta=case.beta)
     engine = NativeEngine(case.config, dtype=DTYPES[dtype])
     prompts, params = build_prompts(case), SamplingParams(case.new)
@@ -297,7 +313,8 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             weights = token_weights([len(r.completion_ids) for r in rows], algorithm.aggregation)
             batches = collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET)
             if reference is not None:
-                batches = with_reference(batches, compute_logprobs(reference, batches))
+                batches = with_reference(batches, compute_logprobs(reference.decoder, batches))
+                reference.release()
                 parts["reference"] = watch.read().cpu - parts["rollout"]
             so_far = watch.read().cpu
             policy_step(

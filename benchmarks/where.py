@@ -33,14 +33,12 @@ from aha.rollout.native.compiled import CompiledRunner
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.runner import Runner
 from aha.train.batch import PolicyRow, collate_policy
-from aha.train.optimizer import build_adamw
 from aha.train.step import policy_step
-from aha.train.twin import build_twin
 from aha.util.allocator import keep_freed_pages
 from aha.util.files import write_json_atomic
 from benchmarks import train
 from benchmarks.setting import CONFIG, DTYPES, build_lengths, build_prompts, processor_name, versions
-from benchmarks.train import ADAM, CASES, LEARNING_RATE, TOKEN_BUDGET
+from benchmarks.train import CASES, LEARNING_RATE, TOKEN_BUDGET, build_optimizer
 
 OPERATORS = {
     "products of weights": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear"),
@@ -151,9 +149,8 @@ def measure_update(dtype: str) -> dict[str, Any]:
     case = next(case for case in CASES if not case.packs and not case.beta)
     algorithm = replace(ALGORITHMS["grpo"], beta=0.0)
     keep_freed_pages()
-    master = build_decoder(case.config, seed=0)
-    optimizer = build_adamw(master, **ADAM)
-    decoder = build_twin(master, optimizer) if dtype == "bfloat16" else master
+    decoder = build_decoder(case.config, seed=0)
+    optimizer = build_optimizer(decoder, dtype)
     rng, rows = random.Random(0), case.prompts * case.samples
     said = [[rng.randrange(1, case.config.vocab_size) for _ in range(case.new)] for _ in range(rows)]
     asked = [ids for ids in train.build_prompts(case) for _ in range(case.samples)]

@@ -36,6 +36,18 @@ def test_gradients_are_the_same_and_memory_is_less() -> None:
     assert again.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_some_layers_below_which_nothing_learns() -> None:
+    plain, again = build_decoder(CONFIG, seed=0), build_decoder(CONFIG, seed=0)
+    checkpoint_layers(again, 4)
+    for decoder in (plain, again):
+        decoder.model.embed_tokens.requires_grad_(False)
+        decoder.model.layers[0].requires_grad_(False)
+        backward(decoder)
+    for (name, one), other in zip(plain.named_parameters(), again.named_parameters(), strict=True):
+        assert (one.grad is None) == (other[1].grad is None), name
+        assert one.grad is None or torch.equal(one.grad, other[1].grad), name
+
+
 def test_experts_are_refused() -> None:
     config = ModelConfig(
         model_type="deepseek_v3", vocab_size=16, hidden_size=16, intermediate_size=24, num_hidden_layers=1,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from aha.model import kernels
+from aha.model import embedding, kernels
 from aha.model.attention import compiled
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
@@ -18,7 +18,6 @@ from aha.objective import logprob
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.logprob import token_logprobs
 from aha.testing import measure_peak_memory
-from aha.train import memory
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference
 from aha.train.memory import Layout, estimate_held, estimate_step, of_completions, of_documents, of_pairs
 from aha.train.optimizer import build_adamw
@@ -37,9 +36,9 @@ WIDE_UNTIED = WIDE.model_copy(update={"tie_word_embeddings": False})
 
 @pytest.fixture(autouse=True)
 def one_thread_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Chunks of 2 MiB: a small vocabulary is one chunk, a wide one several."""
-    for module in (logprob, memory):
-        monkeypatch.setattr(module, "CHUNK_ELEMENTS", 2**19)
+    """Chunks of 2 MiB: a small vocabulary is one chunk, a wide one several, whose embedding's rows go to the head's."""
+    monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 2**19)
+    monkeypatch.setattr(embedding, "ROWS_FROM", 2**18)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -272,3 +272,36 @@ void sum_bits(const void *x, int64_t n, int64_t first, int64_t *sums, int half, 
     if (half) sum_bits_(x, n, first, sums, threads, 1);
     else sum_bits_(x, n, first, sums, threads, 0);
 }
+
+// ---- AdamW (Loshchilov and Hutter 2019, algorithm 2) on n numbers; `lower` has the other halves of weights in bfloat16,
+// or is NULL where weights are float32. Moments are as `narrow_moments` says, gradients as `half`. ----
+
+INLINE void adamw_(void *weight, int16_t *lower, void *first, void *second, const void *grad, int64_t n, float rate,
+                   float kept, float beta1, float beta2, float eps, float root2, int threads, const int half,
+                   const int halves, const int narrow_moments) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (parallel : threads > 1)
+    for (int64_t i = 0; i < n; i++) {
+        float w = halves ? from_bits(((uint32_t)((uint16_t *)weight)[i] << 16) + (uint32_t)(int32_t)lower[i])
+                         : ((float *)weight)[i];
+        float g = get(grad, i, half), m = get(first, i, narrow_moments), v = get(second, i, narrow_moments);
+        m += (g - m) * (1.0f - beta1);
+        v = v * beta2 + g * g * (1.0f - beta2);
+        w = w * kept - rate * m / (sqrtf(v) * root2 + eps);
+        put(first, i, m, narrow_moments);
+        put(second, i, v, narrow_moments);
+        if (halves) {
+            uint32_t bits = to_bits(w), upper = (uint32_t)((int32_t)(bits + 0x8000) >> 16);
+            ((uint16_t *)weight)[i] = (uint16_t)upper;
+            lower[i] = (int16_t)(bits - (upper << 16));
+        } else ((float *)weight)[i] = w;
+    }
+}
+void adamw(void *weight, int16_t *lower, void *first, void *second, const void *grad, int64_t n, float rate, float kept,
+           float beta1, float beta2, float eps, float root2, int64_t narrow_moments, int64_t half, int64_t threads) {
+#define ADAMW(g, h, m) adamw_(weight, lower, first, second, grad, n, rate, kept, beta1, beta2, eps, root2, threads, g, h, m)
+    if (half && lower && narrow_moments) ADAMW(1, 1, 1);
+    else if (half && lower) ADAMW(1, 1, 0);
+    else if (lower && narrow_moments) ADAMW(0, 1, 1);
+    else if (lower) ADAMW(0, 1, 0);
+    else ADAMW(0, 0, 1);
+}

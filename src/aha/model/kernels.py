@@ -1,7 +1,7 @@
 """The compiled functions of ``kernels.c`` on tensors: what a step does beside its matrix products, in one pass each.
 
-Each takes contiguous tensors on the CPU, all float32 or all bfloat16. Callers ask :func:`usable` first and compute the
-same with PyTorch where it says no: that is the reference the tests hold these to.
+Each takes contiguous tensors on the CPU, all float32 or all bfloat16 where it does not say otherwise. Callers ask
+:func:`usable` first and compute the same with PyTorch where it says no: that is the reference the tests hold these to.
 
 Axes: ``M`` rows, ``D`` width, ``N`` heads, ``H`` head width, ``V`` vocabulary.
 """
@@ -29,6 +29,7 @@ _SIGNATURES = {  # p a tensor or none, i an integer, f a float; the type of the 
     "read_rows": "ppfpppii",
     "pull_rows": "pppfppii",
     "sum_bits": "piip",
+    "adamw": "pppppiffffffi",
 }
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
@@ -128,3 +129,25 @@ def sum_bits(x: Tensor, first: int, sums_2: Tensor) -> None:
     """Adds to ``sums_2``, modulo 2^64, the sum of the numbers' bits and that of ``(bits^2 + bits) (2 place + 1)``; the
     first number's place is ``first``."""
     _call("sum_bits", x, x, x.numel(), first, sums_2)
+
+
+def adamw(
+    weight: Tensor,
+    lower: Tensor | None,
+    first: Tensor,
+    second: Tensor,
+    grad: Tensor,
+    *,
+    step: float,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> None:
+    """Update number ``step``, in place. ``weight`` is float32, or BF16 with the ``lower`` half of train/halves.py;
+    moments are float32 or BF16, and so is ``grad``, which is BF16 only where ``lower`` is given."""
+    unbiased = [1 - beta**step for beta in betas]
+    _call(
+        "adamw", grad, weight, lower, first, second, grad, weight.numel(), lr / unbiased[0], 1 - lr * weight_decay,
+        *betas, eps, unbiased[1] ** -0.5, first.dtype == torch.bfloat16,
+    )  # fmt: skip

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from aha.model.decoder import Decoder
 from aha.model.heads import ProcessRewardModel, ValueModel
+from aha.model.mapped import MappedDecoder
 from aha.objective.algorithms import Algorithm
 from aha.objective.value import explained_variance
 from aha.objective.weights import token_weights
@@ -23,34 +25,28 @@ from aha.stages.models import Policy
 from aha.stages.rollout import Rollout
 from aha.train.balance import DEEPSEEK_V3, Balance
 from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy, with_old, with_reference
+from aha.train.halves import narrow
 from aha.train.optimizer import Moments, build_adamw
 from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_step, value_step
-from aha.train.twin import build_twin, refresh_twin
 
 
 @dataclass
 class Learner:
     """What the updates of an RL stage change and read.
 
-    ``policy`` computes; ``optimizer`` holds the weights of ``master``, which is the policy's decoder itself or the
-    float32 model that it is the BF16 twin of. ``scorer`` gives the rewards of steps, else a rule does.
+    ``scorer`` gives the rewards of steps, else a rule does.
     """
 
     policy: Policy
-    master: Decoder
     optimizer: torch.optim.Optimizer
     algorithm: Algorithm
     balance: Balance = DEEPSEEK_V3
     reference: Decoder | None = None
+    release_reference: Callable[[], None] = lambda: None
     critic: ValueModel | None = None
     critic_optimizer: torch.optim.Optimizer | None = None
     mtp_optimizer: torch.optim.Optimizer | None = None
     scorer: ProcessRewardModel | None = None
-
-    def refresh(self) -> None:
-        """The policy has the weights of ``master`` again, after these were replaced."""
-        if self.master is not self.policy.decoder:
-            refresh_twin(self.policy.decoder, self.master)
 
     def free_gradients(self) -> None:
         """Gradients have done their work, and who samples next has the use of their memory."""
@@ -77,25 +73,28 @@ def build_learner(
     mtp_lr: float = 0.0,
     bf16: bool = False,
     moments: Moments = "float32",
+    folder: Path | None = None,
 ) -> Learner:
     """A reference where the row has a KL, a critic (a copy of the policy with a new head) where it has one, and with
     ``mtp_lr`` an optimiser for the modules of multi-token prediction, which the policy's own never holds.
 
-    With ``bf16`` the policy that computes is the twin of ``policy``, and so is the reference."""
+    With ``bf16`` the decoder of ``policy`` becomes BF16, and the optimiser has the other half of each weight.
+    With a ``folder`` a reference on a CPU lies in a file there and is in memory only while it computes."""
     build_optimizer = partial(build_adamw, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, moments=moments)
-    master = policy.decoder
-    ahead = master.modules_ahead().requires_grad_(False)
-    optimizer = build_optimizer(master, lr=lr)
-    if bf16:
-        policy = replace(policy, decoder=build_twin(master, optimizer))
-    learner = Learner(policy, master, optimizer, algorithm, balance)
+    ahead = policy.decoder.modules_ahead().requires_grad_(False)
+    critic = None if algorithm.critic is None else ValueModel(copy.deepcopy(policy.decoder))
+    lower = narrow(policy.decoder) if bf16 else None
+    learner = Learner(policy, build_optimizer(policy.decoder, lr=lr, lower=lower), algorithm, balance)
     if mtp_lr:
         learner.mtp_optimizer = build_optimizer(ahead.requires_grad_(True), lr=mtp_lr)
-    if algorithm.beta:
+    if algorithm.beta and folder is not None and policy.decoder.head_weight.device.type == "cpu":
+        mapped = MappedDecoder(policy.decoder, folder)
+        learner.reference, learner.release_reference = mapped.decoder, mapped.release
+    elif algorithm.beta:
         learner.reference = copy.deepcopy(policy.decoder).requires_grad_(False)
-    if algorithm.critic is not None:
-        learner.critic = ValueModel(copy.deepcopy(master))
-        learner.critic_optimizer = build_optimizer(learner.critic, lr=lr * algorithm.critic.lr_ratio)
+    if critic is not None and algorithm.critic is not None:
+        learner.critic = critic
+        learner.critic_optimizer = build_optimizer(critic, lr=lr * algorithm.critic.lr_ratio)
     return learner
 
 
@@ -147,7 +146,9 @@ def learn(
 
     def of_reference(batches: list[PolicyBatch]) -> list[Tensor]:
         assert learner.reference is not None
-        return compute_logprobs(learner.reference, batches, temperature=temperature)
+        found = compute_logprobs(learner.reference, batches, temperature=temperature)
+        learner.release_reference()
+        return found
 
     everything = range(len(bare))
     reference = of_rows(of_reference, everything) if learner.reference is not None else {}
@@ -236,6 +237,7 @@ def learn(
         )
         if refresh() and learner.reference is not None:
             learner.reference.load_state_dict(decoder.state_dict())
+            learner.release_reference()
     if trained and values is not None and credit.returns is not None:
         before, targets = torch.cat([values[i] for i in trained]), torch.cat([credit.returns[i] for i in trained])
         critic_metrics["explained_variance"] = explained_variance(before.double(), targets)

@@ -39,7 +39,7 @@ from aha.rollout.partial import begin_group, from_json, is_finished, sample_piec
 from aha.rollout.sync import check_agreement, sync_weights
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, follow, learn
-from aha.stages.memory import check_memory, estimate_rl, longest_prompt, memory_metrics
+from aha.stages.memory import estimate_rl, fit_memory, longest_prompt, memory_metrics
 from aha.stages.models import Policy, build_engine, cache_bytes, load_policy, load_step_model, save_policy
 from aha.stages.rewarding import Length, Weights, build_rewards, check_known_good, load_preferences
 from aha.stages.rl_metrics import keep_samples, step_metrics
@@ -47,6 +47,7 @@ from aha.stages.rollout import Rollout, judge_groups, read_completions, roll_out
 from aha.stages.watch import Watch
 from aha.train.balance import Balance
 from aha.train.guards import GuardSettings
+from aha.train.halves import widen
 from aha.train.memory import of_completions
 from aha.train.optimizer import Moments
 from aha.train.schedule import learning_rate
@@ -76,10 +77,11 @@ class Settings(Frozen):
     samples, without a gradient to the policy.
 
     With ``precision`` bf16 the policy, its reference and the sampler compute in BF16 (attention and norms with float32
-    sums inside); weights and gradients stay float32, and the optimiser's ``moments`` unless they are bf16, as
-    DeepSeek-V3 keeps them. What sampler and trainer then differ by, and ``importance_cap`` corrects, is logged. With
-    ``sampler`` only the sampler computes so: its weights are bf16 or int8 copies of the policy's (int8 on a CPU,
-    without latent attention and experts).
+    sums inside); weights stay float32, as the BF16 parameter and a lower half (train/halves.py), sums of gradients too,
+    and the optimiser's ``moments`` unless they are bf16, as DeepSeek-V3 keeps them. What sampler and trainer then
+    differ by, and ``importance_cap`` corrects, is logged. With ``sampler`` only the sampler computes so: its weights
+    are bf16 or int8 copies of the policy's (int8 on a CPU, without latent attention and experts). Where a step would
+    not fit into memory, as few layers as needed are computed again for their gradients.
     """
 
     algorithm: str = "grpo-r1"
@@ -165,9 +167,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     if "scorer" in inputs and not algorithm.process:
         raise SettingError(f"algorithm {algorithm.name!r} rewards outcomes and reads no scorer: take grpo-process")
     scorer = load_step_model(inputs["scorer"], policy) if "scorer" in inputs else None
-    need = _estimate_memory(settings, algorithm, policy, [problem for own in (*sets, general) for problem in own])
-    need += sum(parameter.nbytes for parameter in scorer.parameters()) if scorer is not None else 0
-    check_memory(need, policy, lower="token_budget, max_new_tokens, prompts or samples")
+    longest = longest_prompt(policy, [problem for own in (*sets, general) for problem in own])
+    beside = sum(parameter.nbytes for parameter in scorer.parameters()) if scorer is not None else 0
+    need = fit_memory(
+        lambda recomputed: beside + _estimate_memory(settings, algorithm, policy, longest, recomputed),
+        policy,
+        lower="token_budget, max_new_tokens, prompts or samples",
+    )
     bf16 = settings.precision == "bf16"
     learner = build_learner(
         policy,
@@ -177,9 +183,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         mtp_lr=settings.mtp_lr,
         bf16=bf16,
         moments=settings.moments,
+        folder=context.out,
     )
     learner.scorer = scorer
-    policy = learner.policy
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     hard = ReplayBuffer(share=settings.replay)
@@ -190,7 +196,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     }
     state = TrainState(
         0,
-        learner.master,
+        policy.decoder,
         learner.optimizer,
         {"updates": 0, "last": {}},
         {name: module for name, module in frozen.items() if module is not None},
@@ -198,7 +204,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     )
     under_way: list[Group] = []
     state.resume(context.out / "state")
-    learner.refresh()
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
         records = zip(sets, state.extra["pools"], strict=True)
@@ -309,8 +314,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
             keep_samples(context.out, state.step, policy, rollout, learned.credit)
         watch.act(findings)
-        if findings:  # it may have gone back
-            learner.refresh()
         if context.save_due():
             state.extra |= {
                 "pools": [pool.to_json() for pool in pools],
@@ -320,7 +323,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             state.save(context.out / "state")
             watch.forget()
         context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
-    save_policy(replace(policy, decoder=learner.master), context.out / "model")
+    widen(policy.decoder, learner.optimizer)
+    save_policy(policy, context.out / "model")
     watch.close()
     return StageResult({**state.extra["last"], "steps": state.step})
 
@@ -347,13 +351,12 @@ def resolve_algorithm(settings: Settings) -> Algorithm:
 
 
 def _estimate_memory(
-    settings: Settings, algorithm: Algorithm, policy: Policy, problems: Sequence[Problem]
+    settings: Settings, algorithm: Algorithm, policy: Policy, prompt: int, recomputed: int
 ) -> int:
-    """Bytes of a step all of whose completions are as long as they may be."""
+    """Bytes of a step all of whose prompts have ``prompt`` tokens, and completions as many as they may."""
     head = policy.decoder.head_weight
-    twin = settings.precision == "bf16"
-    itemsize = 2 if twin or settings.sampler else head.itemsize
-    prompt = longest_prompt(policy, problems)
+    halves = settings.precision == "bf16"
+    itemsize = 2 if halves or settings.sampler else head.itemsize
     completion = max([settings.max_new_tokens, *(cap for _, cap in settings.length_stages)])
     rollout = estimate_rollout(
         policy.config,
@@ -379,7 +382,17 @@ def _estimate_memory(
     )
     copies = int(settings.staleness > 0)
     return estimate_rl(
-        policy.config, layouts, read, rollout, algorithm, like=head, copies=copies, mtp=settings.mtp_lr > 0, twin=twin
+        policy.config,
+        layouts,
+        read,
+        rollout,
+        algorithm,
+        like=head,
+        copies=copies,
+        mtp=settings.mtp_lr > 0,
+        halves=halves,
+        moments=settings.moments,
+        recomputed=recomputed,
     )
 
 

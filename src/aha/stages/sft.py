@@ -4,7 +4,7 @@ this."""
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,14 +20,14 @@ from aha.model.rope import RotationTable
 from aha.objective.mtp import LAST_WEIGHT
 from aha.records import StageResult
 from aha.stages.context import Context
-from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
+from aha.stages.memory import estimate_supervised, fit_memory, memory_metrics
 from aha.stages.models import Policy, load_policy, save_policy
 from aha.stages.sft_presets import PRESETS
 from aha.tokens.render import Example
 from aha.train.balance import Balance
 from aha.train.batch import collate_packed
 from aha.train.distill import distill_step
-from aha.train.memory import Held, Layout, estimate_held, of_documents
+from aha.train.memory import of_documents
 from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
@@ -140,8 +140,18 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     ]
     device = policy.decoder.head_weight.device
     ahead_weight = settings.mtp_weight if policy.config.num_nextn_predict_layers else 0.0
-    need = _estimate(settings, policy, layouts, mtp=ahead_weight > 0)
-    check_memory(need, policy, lower="rows or row_length")
+    all_layers = policy.config.num_hidden_layers if settings.checkpointing else 0
+    need = fit_memory(
+        lambda recomputed: estimate_supervised(
+            policy.config,
+            layouts,
+            like=policy.decoder.head_weight,
+            mtp=ahead_weight > 0,
+            recomputed=max(recomputed, all_layers),
+        ),
+        policy,
+        lower="rows or row_length",
+    )
     use_precision(policy.decoder, settings.precision)
     if settings.lora.rank:
         rank, alpha, targets = settings.lora.rank, settings.lora.alpha, settings.lora.targets
@@ -237,24 +247,6 @@ def _check_same_tokens(student: Policy, teacher: Policy) -> None:
 def _example(policy: Policy, question: str, completion: str, settings: Settings) -> Example:
     example = policy.renderer.example(question, completion)
     return example if settings.loss_on == "completion" else Example(example.ids, (1,) * len(example.ids))
-
-
-def _estimate(settings: Settings, policy: Policy, layouts: Sequence[Sequence[Layout]], *, mtp: bool) -> int:
-    """With ``checkpointing`` the activations of one layer and the inputs of all; the gradients of all either way. An
-    adapter needs less than is counted."""
-    config, like = policy.config, policy.decoder.head_weight
-    if not settings.checkpointing:
-        return estimate_supervised(config, layouts, like=like, mtp=mtp)
-    one = config.model_copy(update={"num_hidden_layers": 1})
-    held, held_one = (estimate_held(c, bytes_per_number=like.itemsize, mtp=mtp) for c in (config, one))
-    others = _bytes(held) - _bytes(held_one)
-    tokens = max(layout.tokens for update in layouts for layout in update)
-    inputs = config.num_hidden_layers * tokens * config.hidden_size * like.itemsize
-    return estimate_supervised(one, layouts, like=like, mtp=mtp) + others + inputs
-
-
-def _bytes(held: Held) -> int:
-    return held.weights + held.gradients + held.moments
 
 
 def _updates(lengths: list[int], settings: Settings, seed: int) -> list[list[int]]:

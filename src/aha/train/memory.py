@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from aha.model import embedding as embeddings
 from aha.model import kernels
 from aha.model.attention import compiled
 from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_ahead, count_parameters
-from aha.objective.logprob import CHUNK_ELEMENTS
+from aha.objective.logprob import WORDS_AT_ONCE, positions_at_once
 from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
 
@@ -142,18 +143,23 @@ def estimate_step(
     on_cpu: bool = True,
     logits: bool = True,
     mtp: bool = False,
+    recomputed: int = 0,
 ) -> int:
     """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
 
     The gradients are part of it: none are left when an update begins, and all are there from the second micro-batch
     on. ``logits`` says whether the loss needs log-probs; a scalar head does not. With ``mtp`` modules of multi-token
-    prediction learn, too. Counted are tensors: not what the program itself takes (some 300 MB with torch), the
+    prediction learn, too. Of ``recomputed`` layers only the inputs are kept, and one layer at a time is whole. Counted
+    are tensors: not what the program itself takes (some 300 MB with torch), the
     allocator's leftovers, and a kernel's own scratch. Proven to the byte on a CPU for dense models without such
     modules; on a GPU it rests on which kernel torch is documented to choose.
     """
-    return max(
-        _estimate_micro_batch(
-            config, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits, mtp=mtp
+    kept = config.model_copy(update={"num_hidden_layers": max(1, config.num_hidden_layers - recomputed)})
+    whole, part = (_num_trained(c, logits=logits, mtp=mtp) for c in (config, kept))
+    return (whole - part) * bytes_per_number + max(
+        recomputed * layout.tokens * config.hidden_size * bytes_per_number
+        + _estimate_micro_batch(
+            kept, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits, mtp=mtp
         )
         for number, layout in enumerate(layouts)
     )
@@ -169,7 +175,7 @@ def estimate_logprobs(
 def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
     T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
-    chunk = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+    chunk = positions_at_once(layout.predicted, V, D, itemsize=b)
     rotation = 2 * T * config.head_dim * b
     head = layout.predicted * D * b + chunk * V * _logit_bytes(b, fused=_fused(b, on_cpu=on_cpu))
     return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
@@ -210,15 +216,18 @@ def _estimate_micro_batch(
     head = norm - T * D * b + layout.predicted * D * b  # the places that have a loss are picked out
     head_forward = 0
     if logits:  # the gradients are formed in the forward pass
-        n = min(layout.predicted, max(1, CHUNK_ELEMENTS // V))
+        n = positions_at_once(layout.predicted, V, D, itemsize=b)
         several = n < layout.predicted
         reading = n * V * _logit_bytes(b, fused=fused) + (V * D * wide if several else 0)
         summing = n * V * (b if fused else 2 * b) + V * D * b
-        if several and b < wide:  # over chunks in 32 bits, a chunk's own is widened
-            summing += 2 * V * D * wide
+        if several and b < wide:  # over chunks in 32 bits
+            part = min(V, WORDS_AT_ONCE) * D * (b + wide)
+            summing = V * D * wide + max(summing - V * D * b + part, V * D * b)
         head_forward = 2 * layout.predicted * D * b + max(reading, summing)
-    # The gradient of the head waits in a buffer for that of a tied embedding; the first becomes the parameter's own.
-    waiting = embedding if logits and (config.tie_word_embeddings or not later) else 0
+    # The first gradient of the head becomes the parameter's own, another waits for that of a tied embedding; unless
+    # only the embedding's rows are added to what is there.
+    tied, by_rows = config.tie_word_embeddings, config.tie_word_embeddings and V * D >= embeddings.ROWS_FROM
+    waiting = embedding if logits and (not later or (tied and not by_rows)) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
     feed_backward = T * ((3 if fused else 4) * F + 2 * D) * b + again
@@ -229,7 +238,7 @@ def _estimate_micro_batch(
         base + L * layer + waiting + feed_backward + D * F * b,
         base + (L - 1) * layer + norm + attention + attention_backward + waiting + again + 2 * residual,
         base + layer + waiting + so_far + feed_backward,
-        before + (0 if later else of_layers) + waiting + embedding + residual,
+        before + (0 if later else of_layers) + waiting + (0 if by_rows and (later or logits) else embedding) + residual,
     ]
     return max(peaks)
 

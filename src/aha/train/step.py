@@ -28,6 +28,7 @@ from aha.objective.preference import bradley_terry_loss, pointwise_loss
 from aha.objective.value import value_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
 from aha.train.batch import LabelledBatch, PackedBatch, PolicyBatch, PreferenceBatch, StepBatch
+from aha.train.halves import widen_gradients
 from aha.train.optimizer import clip_grad_norm, gradient_norm, set_learning_rate
 
 Batch = TypeVar("Batch", PolicyBatch, PackedBatch, PreferenceBatch, LabelledBatch, StepBatch)
@@ -590,7 +591,11 @@ def _update(
     its part of the loss and a vector of figures. Numbers leave the device once, after the last batch.
     """
     optimizer.zero_grad(set_to_none=True)
-    parts = [backward(batch) for batch in batches]
+    parts: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        if parts:
+            widen_gradients(optimizer)
+        parts.append(backward(batch))
     if not parts:  # as if rows without a gradient had been computed: moments and weight decay go on
         for group in optimizer.param_groups:
             for parameter in group["params"]:
