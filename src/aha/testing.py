@@ -3,6 +3,7 @@ memory a function takes on a CPU, to the byte."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from random import Random
@@ -149,6 +150,7 @@ def measure_peak_memory(function: Callable[[], object]) -> int:
     Every allocation and release of torch's allocator counts, those inside its kernels too; what libraries below it take
     for themselves (MKL, oneDNN) does not.
     """
+    gc.collect()  # or what was made before is released while it is measured
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]

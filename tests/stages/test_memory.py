@@ -26,7 +26,7 @@ from aha.rollout.sync import sync_weights
 from aha.stages import memory, pretrain, reward_model, rl, sft
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, learn
-from aha.stages.memory import check_memory, estimate_rl, memory_metrics
+from aha.stages.memory import check_memory, estimate_rl, fit_memory, memory_metrics
 from aha.stages.models import Policy, save_policy
 from aha.stages.rollout import Rollout
 from aha.testing import few_problems, measure_peak_memory, tiny_policy
@@ -41,14 +41,18 @@ PROMPTS, SAMPLES, PROMPT, COMPLETION, BUDGET, CACHE = 4, 8, 20, 40, 1_024, 1 << 
         ("grpo-r1", {"beta": 0.0, "minibatches": 1}, torch.float32, {}),
         ("grpo-r1", {"minibatches": 2}, torch.float32, {}),  # with a reference
         ("ppo", {}, torch.float32, {}),  # with a critic
+        ("grpo-r1", {"beta": 0.0, "minibatches": 1, "halves": True}, torch.float32, {}),
+        ("grpo-r1", {"minibatches": 2, "halves": True}, torch.float32, {"vocab_size": 8_000}),
         ("ppo", {}, torch.bfloat16, {"vocab_size": 8_000, "num_hidden_layers": 2}),
         ("grpo-r1", {}, torch.float32, {"vocab_size": 30_000, "num_hidden_layers": 1}),  # its pass takes most
         ("grpo-r1", {"sampler": torch.int8}, torch.float32, {"vocab_size": 30_000, "num_hidden_layers": 1}),
     ],
 )
 def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype, shape: dict[str, int]) -> None:
-    sampler = changes.get("sampler", dtype)
-    algorithm = replace(ALGORITHMS[name], **{key: value for key, value in changes.items() if key != "sampler"})
+    halves = changes.get("halves", False)
+    sampler = changes.get("sampler", torch.bfloat16 if halves else dtype)
+    algorithm = ALGORITHMS[name]
+    algorithm = replace(algorithm, **{key: value for key, value in changes.items() if hasattr(algorithm, key)})
     config = ModelConfig(
         **{"vocab_size": 500, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4} | shape,
         num_attention_heads=4,
@@ -58,7 +62,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
 
     def step() -> None:
         policy = Policy(build_decoder(config, seed=0, dtype=dtype), config, tiny_policy().renderer)
-        learner = build_learner(policy, algorithm, lr=1e-4)
+        learner = build_learner(policy, algorithm, lr=1e-4, bf16=halves)
         engine = NativeEngine(config, cache_bytes=CACHE, dtype=sampler)
         for version in range(2):
             sync_weights(engine, policy.decoder, version=version)
@@ -93,7 +97,8 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
         bytes_per_number=rest_of(sampler).itemsize,
         int8=sampler == torch.int8,
     )
-    estimate = estimate_rl(config, layouts, read, rollout, algorithm, like=torch.empty(0, dtype=dtype))
+    like = torch.empty(0, dtype=dtype)
+    estimate = estimate_rl(config, layouts, read, rollout, algorithm, like=like, halves=halves)
     measured = measure_peak_memory(step)
     assert estimate == pytest.approx(measured, rel=0.2)
 
@@ -125,6 +130,19 @@ def test_a_step_that_cannot_fit_is_refused_with_what_to_lower(monkeypatch: pytes
         check_memory(3 * 2**30, policy, lower="rows or row_length")
     monkeypatch.setattr(memory, "available_memory", lambda: None)  # nobody knows
     check_memory(2**60, policy, lower="rows")
+
+
+def test_as_few_layers_as_needed_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room, number in ((100, 0), (95, 1), (81, 2), (80, 2)):
+        policy = tiny_policy()
+        own = sum(p.nbytes for p in policy.decoder.parameters())
+        monkeypatch.setattr(memory, "available_memory", lambda room=room: room)
+        need = fit_memory(lambda n, own=own: own + 100 - 10 * n, policy, lower="rows")
+        assert need == own + 100 - 10 * number
+        assert ["forward" in vars(layer) for layer in policy.decoder.body_layers()] == [i < number for i in range(2)]
+    monkeypatch.setattr(memory, "available_memory", lambda: 0)
+    with pytest.raises(SettingError, match="lower rows"):
+        fit_memory(lambda n: 2**30 - n, tiny_policy(), lower="rows")
 
 
 def test_every_stage_that_trains_refuses_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from aha.model import embedding, kernels
 from aha.model.attention import compiled
+from aha.model.checkpointing import checkpoint_layers
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.model.heads import RewardModel, ValueModel
@@ -46,10 +47,16 @@ def one_thread_and_small_chunks(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def check(
-    config: ModelConfig, dtype: torch.dtype, layouts: list[Layout], train: Callable[[], object], *, logits: bool = True
+    config: ModelConfig,
+    dtype: torch.dtype,
+    layouts: list[Layout],
+    train: Callable[[], object],
+    *,
+    logits: bool = True,
+    recomputed: int = 0,
 ) -> None:
     held = estimate_held(config, bytes_per_number=dtype.itemsize, logits=logits)
-    step = estimate_step(config, layouts, bytes_per_number=dtype.itemsize, logits=logits)
+    step = estimate_step(config, layouts, bytes_per_number=dtype.itemsize, logits=logits, recomputed=recomputed)
     measured = measure_peak_memory(train)
     assert held.weights + held.moments + step == pytest.approx(measured, rel=0.2)
     # What is there from step to step is known exactly, so that the part that is not must be near by itself.
@@ -92,19 +99,25 @@ def test_a_step_without_compiled_functions(
     check_documents(config, case, dtype)
 
 
-def check_documents(config: ModelConfig, case: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("recomputed", [5, 12])
+def test_a_step_whose_first_layers_are_computed_again(recomputed: int) -> None:
+    check_documents(DEEP, "one row at a time", torch.float32, recomputed)
+
+
+def check_documents(config: ModelConfig, case: str, dtype: torch.dtype, recomputed: int = 0) -> None:
     lengths, width, rows = DOCUMENTS[case]
     documents = [([1] * length, [1.0] * length) for length in lengths]
 
     def train() -> None:
         decoder = build_decoder(config, seed=0, dtype=dtype)
+        checkpoint_layers(decoder, recomputed)
         optimizer = build_adamw(decoder, lr=1e-3)
         for _ in range(2):
             batches = collate_packed(documents, width=width, rows_per_batch=rows)
             nll_step(decoder, optimizer, batches, lr=1e-3, max_grad_norm=1.0)
 
     layouts = of_documents(lengths, [n - 1 for n in lengths], width=width, rows_per_batch=rows)
-    check(config, dtype, layouts, train)
+    check(config, dtype, layouts, train, recomputed=recomputed)
 
 
 COMPLETIONS = {  # prompts, samples, prompt tokens, completion tokens, token budget
