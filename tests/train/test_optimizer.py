@@ -70,6 +70,18 @@ def test_moments_in_bf16_are_adamws_with_each_moment_rounded_after_a_step() -> N
         assert linear.weight.dtype == torch.float32 and linear.weight.item() == pytest.approx(weight, rel=1e-6)
 
 
+def test_weights_that_are_bf16_alone_stay_so() -> None:
+    """A first step of 0.25 in either direction, as of any Adam; moments of both types."""
+    for moments in ("float32", "bf16"):
+        linear = nn.Linear(3, 5, bias=False, dtype=torch.bfloat16)
+        start = linear.weight.detach().clone()
+        optimizer = build_adamw(linear, lr=0.25, eps=0.0, weight_decay=0.0, moments=moments)  # type: ignore[arg-type]
+        linear.weight.grad = torch.tensor([[1.0, -2.0, 3.0]] * 5, dtype=torch.bfloat16)
+        optimizer.step()
+        moved = linear.weight.detach().float() - start.float()
+        torch.testing.assert_close(moved, torch.tensor([[-0.25, 0.25, -0.25]] * 5), rtol=0, atol=2**-8)
+
+
 def test_a_moment_in_bf16_that_could_never_fall_is_refused() -> None:
     moment = torch.tensor(1.0).bfloat16()
     assert (0.999 * moment.float()).bfloat16() == moment, "the reason: one step at beta 0.999 is rounded away"

@@ -321,6 +321,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 "under_way": to_json(under_way),
             }
             state.save(context.out / "state")
+            learner.release_reference()
             watch.forget()
         context.progress(state.step, settings.steps, **{key: row[key] for key in ("reward", "accuracy", "length")})
     widen(policy.decoder, learner.optimizer)

@@ -85,7 +85,8 @@ class NarrowAdamW(AdamW):
 
     def _update(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, (beta1, beta2) = self.state[parameter], group["betas"]
-        if parameter.device.type == "cpu" and kernels.available() and parameter.dtype != torch.float64:
+        compilable = parameter.dtype == torch.float32 or "lower" in state
+        if compilable and parameter.device.type == "cpu" and kernels.available():
             state["step"] += 1
             kernels.adamw(
                 parameter, state.get("lower"), state["exp_avg"], state["exp_avg_sq"], grad.contiguous(),
