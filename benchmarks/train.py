@@ -86,7 +86,7 @@ CASES = (
     Case("T GRPO, KL", beta=0.001, **_T),  # type: ignore[arg-type]
     Case("S GRPO", **_S),  # type: ignore[arg-type]
     Case("S GRPO, KL", beta=0.001, **_S),  # type: ignore[arg-type]
-    Case("T SFT", CONFIG, packs=8),
+    Case("T SFT", CONFIG, packs=8, recomputed=4),
 )
 TOKEN_BUDGET = 1_100  # about a group of T
 MICRO_BATCH = 8  # TRL's fastest, for both shapes

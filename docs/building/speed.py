@@ -88,7 +88,7 @@ def train_speed(results: Results, root: Path) -> str:
     peers = ", ".join(f"{name} {versions[package]}" for name, package in (("TRL", "trl"), ("torch", "torch")))
     steps = "One step each" if repeats == [1] else f"Medians of {repeats[0]} to {repeats[-1]} steps"
     parts.append(
-        f"{steps}, while the machine did other things, too. One thread of an "
+        f"{steps}. One thread of an "
         f"{setting['processor']}; {peers}. Matrix products alone, GFLOP a second: {rates}."
     )
     return "\n\n".join(parts)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS_FROM = 2**20
+ROWS_FROM = 2**19
 """Numbers of a table from which on it is worth while; below, a gradient made twice costs less than the calls."""
 
 
