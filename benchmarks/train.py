@@ -4,7 +4,8 @@ Cases: a GRPO step (rollout and update of all completions, clip 0.2) of a small 
 SmolLM2-135M (``S``), without and with a KL term; supervised fine-tuning of ``T`` on packed documents of uneven length.
 Each side is a process of its own, so that its peak of memory is its own, and the sides take turns step by step.
 
-In bfloat16 Aha keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over micro-
+In float32 Aha computes some layers again for their gradients, so that a step takes less than half of TRL's memory. In
+bfloat16 Aha keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over micro-
 batches; moments are in bfloat16, as DeepSeek-V3's. TRL keeps all of them in bfloat16.
 """
 
