@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
+from aha.errors import DataError
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
-from aha.model.mapped import MappedDecoder
+from aha.model.mapped import MappedDecoder, _reserve
 
 CONFIG = ModelConfig(
     vocab_size=30,
@@ -35,3 +38,21 @@ def test_the_same_bits_and_new_weights_stay(tmp_path: Path, tied: bool, dtype: t
     mapped.release()
     assert torch.equal(mapped.decoder.logits(mapped.decoder(IDS)), other.logits(other(IDS)))
     assert not any(parameter.requires_grad for parameter in mapped.decoder.parameters())
+
+
+def test_a_disk_without_room_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"no room for the 0 MiB of a reference \(No space .* set beta to 0"):
+        MappedDecoder(build_decoder(CONFIG, seed=0), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_has_no_holes_that_a_full_disk_could_not_fill(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        _reserve(file.fileno(), 2**20, tmp_path)
+        assert os.fstat(file.fileno()).st_blocks * 512 >= 2**20

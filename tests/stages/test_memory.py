@@ -137,8 +137,8 @@ def test_as_few_layers_as_needed_are_computed_again(monkeypatch: pytest.MonkeyPa
         policy = tiny_policy()
         own = sum(p.nbytes for p in policy.decoder.parameters())
         monkeypatch.setattr(memory, "available_memory", lambda room=room: room)
-        need = fit_memory(lambda n, own=own: own + 100 - 10 * n, policy, lower="rows")
-        assert need == own + 100 - 10 * number
+        fitted = fit_memory(lambda n, own=own: own + 100 - 10 * n, policy, lower="rows")
+        assert fitted == (own + 100 - 10 * number, number)
         assert ["forward" in vars(layer) for layer in policy.decoder.body_layers()] == [i < number for i in range(2)]
     monkeypatch.setattr(memory, "available_memory", lambda: 0)
     with pytest.raises(SettingError, match="lower rows"):
@@ -172,4 +172,5 @@ def test_every_stage_that_trains_refuses_before_anything_runs(tmp_path: Path, mo
 def test_the_first_row_says_what_was_estimated() -> None:
     cpu = torch.device("cpu")
     assert memory_metrics(1, 123, cpu) == {"memory_estimate": 123.0}
-    assert memory_metrics(2, 123, cpu) == {}  # what a step takes is measured on a GPU alone
+    assert memory_metrics(1, 123, cpu, recomputed=2) == {"memory_estimate": 123.0, "recomputed_layers": 2.0}
+    assert memory_metrics(2, 123, cpu, recomputed=2) == {}  # what a step takes is measured on a GPU alone

@@ -36,7 +36,7 @@ def _run(layer: nn.Module, forward: Any, x_BTD: Tensor, rotation: Rotation, atte
 
 
 class _Again(torch.autograd.Function):
-    """torch's own imports its compiler: 65 MB."""
+    """A layer that keeps its input alone. torch's own imports its compiler, 65 MB."""
 
     @staticmethod
     def forward(ctx: Any, compute: Any, x_BTD: Tensor, *parameters: Tensor) -> Tensor:

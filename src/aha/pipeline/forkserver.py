@@ -41,8 +41,10 @@ def start_forkserver(preload: Iterable[str]) -> ForkServerContext:
 def _environment_of_stages() -> Iterator[None]:
     """What the server passes on: fixed hashes, memory that stays whole, and deafness to Ctrl-C from the first moment,
     as only runners decide."""
-    wanted = {"PYTHONHASHSEED": "1", **NO_SPLINTERS}
+    wanted = {"PYTHONHASHSEED": "1", "GLIBC_TUNABLES": NO_SPLINTERS}
     before = {name: os.environ.get(name) for name in wanted}
+    if tunables := before["GLIBC_TUNABLES"]:
+        wanted["GLIBC_TUNABLES"] = f"{tunables}:{NO_SPLINTERS}"
     os.environ.update(wanted)
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None

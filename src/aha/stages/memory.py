@@ -101,10 +101,10 @@ def longest_prompt(policy: Policy, problems: Iterable[Problem]) -> int:
     return max((len(policy.renderer.prompt(problem.prompt)) for problem in candidates), default=1)
 
 
-def fit_memory(estimate: Callable[[int], int], policy: Policy, *, lower: str) -> int:
-    """What a step needs, ``estimate`` of so many recomputed layers: the fewest with which it fits, from now on
-    recomputed. ``SettingError`` as of :func:`check_memory`. Experts are not recomputed: their load would be counted
-    twice."""
+def fit_memory(estimate: Callable[[int], int], policy: Policy, *, lower: str) -> tuple[int, int]:
+    """What a step needs, ``estimate`` of so many recomputed layers, and their number: the fewest with which it fits,
+    from now on recomputed. ``SettingError`` as of :func:`check_memory`. Experts are not recomputed: their load would
+    be counted twice."""
     layers = 0 if policy.config.n_routed_experts else policy.config.num_hidden_layers
     room = _room(policy)
     number = next((n for n in range(layers) if room is None or estimate(n) <= room), layers)
@@ -112,7 +112,7 @@ def fit_memory(estimate: Callable[[int], int], policy: Policy, *, lower: str) ->
     check_memory(need, policy, lower=lower)
     if number:
         checkpoint_layers(policy.decoder, number)
-    return need
+    return need, number
 
 
 def _room(policy: Policy) -> int | None:
@@ -140,9 +140,12 @@ def check_memory(need: int, policy: Policy, *, lower: str) -> None:
         )
 
 
-def memory_metrics(step: int, need: int, device: torch.device) -> dict[str, float]:
-    """For a step's row: at step 1 what was estimated; on a GPU the most that any step so far has taken."""
+def memory_metrics(step: int, need: int, device: torch.device, *, recomputed: int = 0) -> dict[str, float]:
+    """For a step's row: at step 1 what was estimated, and the layers computed again to fit; on a GPU the most that any
+    step so far has taken."""
     row = {"memory_estimate": float(need)} if step == 1 else {}
+    if step == 1 and recomputed:
+        row["recomputed_layers"] = float(recomputed)
     if device.type == "cuda":
         row["memory_peak"] = float(torch.cuda.max_memory_allocated(device))
     return row

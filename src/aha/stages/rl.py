@@ -169,8 +169,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     scorer = load_step_model(inputs["scorer"], policy) if "scorer" in inputs else None
     longest = longest_prompt(policy, [problem for own in (*sets, general) for problem in own])
     beside = sum(parameter.nbytes for parameter in scorer.parameters()) if scorer is not None else 0
-    need = fit_memory(
-        lambda recomputed: beside + _estimate_memory(settings, algorithm, policy, longest, recomputed),
+    need, recomputed = fit_memory(
+        lambda layers: beside + _estimate_memory(settings, algorithm, policy, longest, layers),
         policy,
         lower="token_budget, max_new_tokens, prompts or samples",
     )
@@ -308,7 +308,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             row["draft_acceptance"] = engine.speculation.acceptance
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = (engine.sampled_tokens - drawn) / (sampled_at - started)
-        row |= memory_metrics(state.step, need, policy.decoder.head_weight.device)
+        row |= memory_metrics(state.step, need, policy.decoder.head_weight.device, recomputed=recomputed)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
         findings = watch.log(row)
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:

@@ -141,13 +141,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     device = policy.decoder.head_weight.device
     ahead_weight = settings.mtp_weight if policy.config.num_nextn_predict_layers else 0.0
     all_layers = policy.config.num_hidden_layers if settings.checkpointing else 0
-    need = fit_memory(
-        lambda recomputed: estimate_supervised(
+    need, recomputed = fit_memory(
+        lambda layers: estimate_supervised(
             policy.config,
             layouts,
             like=policy.decoder.head_weight,
             mtp=ahead_weight > 0,
-            recomputed=max(recomputed, all_layers),
+            recomputed=max(layers, all_layers),
         ),
         policy,
         lower="rows or row_length",
@@ -207,7 +207,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
-        memory = memory_metrics(state.step, need, device)
+        memory = memory_metrics(state.step, need, device, recomputed=recomputed)
         context.log({"step": state.step, **metrics, **memory, "seconds": time.perf_counter() - started})
         if context.save_due():
             state.save(context.out / "state")
