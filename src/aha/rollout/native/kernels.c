@@ -13,7 +13,7 @@
 // A sequence's cache is a block of `cols` columns (a multiple of NR): for each layer and key/value head first the keys,
 // [cols / NR][words of H][NR], then the values, [cols][H padded to VL], in bfloat16 two columns a word.
 #include "vectors.h"
-#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#if defined(__AVX512VNNI__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 #ifdef _OPENMP
@@ -61,8 +61,7 @@ INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // num
 // the processor foresees by itself ends with each page.
 enum { AHEAD = 4 };
 INLINE void fetch(const word *line) {  // NR words into the second cache
-    __builtin_prefetch(line, 0, 2);
-    __builtin_prefetch(line + VL, 0, 2);
+    for (int i = 0; i < NR; i += 16) __builtin_prefetch(line + i, 0, 2);
 }
 
 // ---- int8 ----------------------------------------------------------------------------------------------------------
@@ -125,6 +124,11 @@ INLINE vi dot8(vi sum, word a, vu b) {  // four signed numbers of a, four of 0 t
     return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)b, _mm512_set1_epi32((int)a));
 #elif defined(__AVXVNNI__) && VL == 8
     return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)b, _mm256_set1_epi32((int)a));
+#elif defined(__AVX2__) && VL == 8
+    __m256i x = _mm256_set1_epi32((int)a), y = (__m256i)b, low = _mm256_set1_epi16(255);  // by pairs of 16 bits
+    KEPT(x);
+    __m256i even = _mm256_madd_epi16(_mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8), _mm256_and_si256(y, low));
+    return sum + (vi)even + (vi)_mm256_madd_epi16(_mm256_srai_epi16(x, 8), _mm256_srli_epi16(y, 8));
 #else
     for (int j = 0; j < 4; j++) sum += (vi)(b >> 8 * j & 255) * (int8_t)(a >> 8 * j);
     return sum;
@@ -173,6 +177,8 @@ INLINE void tile(const int half, const int R, const word *a, int64_t lda, const 
     for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = (vf){0};
     for (int64_t k = 0; k < words; k++) {
         vu b0 = *(const vu *)(w + k * NR), b1 = *(const vu *)(w + k * NR + VL);
+        KEPT(b0);
+        KEPT(b1);
         if (R >= AHEAD) fetch(w + (words + k) * NR);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
@@ -188,7 +194,7 @@ INLINE void tile(const int half, const int R, const word *a, int64_t lda, const 
 // One thread's share of out [B, N] = (out +) a w + bias. SWIGLU: a panel has VL gates, then their VL ups; out is words.
 INLINE void product(const int kind, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
                     const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
-    int64_t panels = (N + NR - 1) / NR, tiles = (B + MR - 1) / MR;
+    int64_t panels = (N + NR - 1) / NR, most = kind == 1 && !DOTS ? MR - 2 : MR, tiles = (B + most - 1) / most;
     for (int64_t p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
         const word *panel = w + p * (words + (kind == INT8)) * NR;
         int64_t wide = N - p * NR < NR ? N - p * NR : NR;
@@ -280,28 +286,47 @@ INLINE void keep(const int half, int64_t H, word *block, int64_t cols, int64_t a
     }
 }
 
+// Scores of C panels of keys, of which `length` columns are left. `soon` is asked for meanwhile, as many words as there
+// are keys.
+INLINE void score_panels(const int half, const int G, const int C, const word *query, int64_t words, const word *keys,
+                         int64_t length, const word *soon, float *into, int64_t ld) {
+    vf sum[4][4];
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * C; i++) sum[g][i] = (vf){0};
+    for (int64_t h = 0; h < words; h++) {
+        vu key[4];
+#pragma GCC unroll 2
+        for (int c = 0; c < C; c++) {
+            int64_t at = (c * words + h) * NR;
+            fetch(soon + at);
+            key[2 * c] = *(const vu *)(keys + at);
+            key[2 * c + 1] = *(const vu *)(keys + at + VL);
+            KEPT(key[2 * c]);
+            KEPT(key[2 * c + 1]);
+        }
+#pragma GCC unroll 4
+        for (int g = 0; g < G; g++)
+#pragma GCC unroll 4
+            for (int i = 0; i < 2 * C; i++) sum[g][i] = dot(half, sum[g][i], query[g * words + h], key[i]);
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < G; g++) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 2 * C; i++) *(vf *)(into + g * ld + i * VL) = sum[g][i];
+        for (int64_t i = length; i < C * NR; i++) into[g * ld + i] = -INFINITY;
+    }
+}
+
 INLINE void score(const int half, const int G, const word *query, int64_t words, const word *keys, int64_t length,
-                  float *into, int64_t ld) {
-    for (int64_t b = 0; b * NR < length; b++) {
-        vf sum[4][2];
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++) sum[g][0] = sum[g][1] = (vf){0};
-        for (int64_t h = 0; h < words; h++) {
-            const word *key = keys + (b * words + h) * NR;
-            vu k0 = *(const vu *)key, k1 = *(const vu *)(key + VL);
-#pragma GCC unroll 4
-            for (int g = 0; g < G; g++) {
-                sum[g][0] = dot(half, sum[g][0], query[g * words + h], k0);
-                sum[g][1] = dot(half, sum[g][1], query[g * words + h], k1);
-            }
-        }
-#pragma GCC unroll 4
-        for (int g = 0; g < G; g++) {
-            float *to = into + g * ld + b * NR;
-            *(vf *)to = sum[g][0];
-            *(vf *)(to + VL) = sum[g][1];
-            for (int64_t i = length - b * NR; i < NR; i++) to[i] = -INFINITY;
-        }
+                  const word *soon, float *into, int64_t ld) {
+    const int C = 2 * G <= MR - 2 ? 2 : 1;  // two while their sums have registers: one's wait for each other
+    for (int64_t at = 0, more; at < length; at += more) {
+        more = length - at > NR ? C * NR : NR;
+        if (more > NR) score_panels(half, G, 2, query, words, keys, length - at, soon, into, ld);
+        else score_panels(half, G, 1, query, words, keys, length - at, soon, into, ld);
+        keys += more * words, soon += more * words, into += more;
     }
 }
 
@@ -335,8 +360,8 @@ INLINE void attend(const int half, const int out_half, const int G, int64_t H, c
     int64_t all = before + (own_length + NR - 1) / NR * NR;
     word *weights = (word *)(scores + G * ld);
     float *read = scores + 2 * G * ld, total[4];
-    score(half, G, query, words, past, past_length, scores, ld);
-    score(half, G, query, words, own, own_length, scores + before, ld);
+    score(half, G, query, words, past, past_length, own, scores, ld);
+    score(half, G, query, words, own, own_length, own + own_cols * words, scores + before, ld);
     for (int g = 0; g < G; g++) {
         float *of = scores + g * ld;
         vf most = (vf){0} - INFINITY, sum = {0};
