@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from aha.model.config import ModelConfig
+from aha.model.product import is_widened
 
 CONFIG = ModelConfig(
     model_type="qwen2",
@@ -154,12 +155,19 @@ def describe(
 
 
 def processor_name() -> str:
-    """The processor as Linux names it, else as Python does."""
+    """The processor as Linux names it, else as Python does, and the instructions that PyTorch has found."""
+    instructions = torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    return f"{name} ({instructions})"
+
+
+def multiplied_type(dtype: torch.dtype) -> torch.dtype:
+    """In what type this processor is fastest at products of ``dtype``: float32 where it multiplies no BF16."""
+    return torch.float32 if is_widened(dtype, torch.device("cpu")) else dtype
 
 
 def versions(*packages: str) -> dict[str, str]:

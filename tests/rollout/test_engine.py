@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -337,6 +338,33 @@ def test_bfloat16_samples_close_to_the_decoder_in_bfloat16() -> None:
                 logp = half.logits(half(ids))[0, len(prompt) - 1 : -1].float().log_softmax(-1)
             gap = logp.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1) - torch.tensor(c.logprobs)
             assert float(gap.abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("name", ["qwen3", "v3"])
+def test_without_bf16_instructions_its_weights_are_computed_in_float32(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are the decoder's as they read in BF16, all else is exact; so it agrees with float32's arithmetic."""
+    monkeypatch.setattr("aha.model.product._multiplies_bf16", lambda: False)
+    monkeypatch.setattr("aha.rollout.native.engine.load_kernels", lambda: None)
+    config = CONFIGS[name]
+    decoder = _decoder(config, scale=2.0)
+    engine = _engine(config, decoder, dtype=torch.bfloat16)
+    assert engine.dtype == torch.bfloat16
+    assert engine.digest() == decoder_digest(decoder, config, dtype=torch.bfloat16)
+    rounded = copy.deepcopy(decoder)
+    with torch.no_grad():
+        for parameter in rounded.parameters():
+            parameter.copy_(parameter.bfloat16())
+    for prompt, completions in zip(
+        PROMPTS, engine.generate(PROMPTS, _seeds(2), SamplingParams(max_new_tokens=10)), strict=True
+    ):
+        for c in completions:
+            ids = torch.tensor([[*prompt, *c.token_ids]])
+            with torch.no_grad():
+                logp = rounded.logits(rounded(ids))[0, len(prompt) - 1 : -1].log_softmax(-1)
+            gap = logp.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1) - torch.tensor(c.logprobs)
+            assert float(gap.abs().max()) < 1e-4
 
 
 def test_what_cannot_be_is_refused() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
-from aha.model.product import made_of, product, take_input
+from aha.model.product import add_product, made_of, product, take_input, weight_gradient
 
 
 class DenseFeedForward(nn.Module):
@@ -65,10 +65,13 @@ class _SwiGLU(torch.autograd.Function):
             grad_gate = torch.ops.aten.silu_backward(grad_MF.mul_(up_MF), gate_MF)
             act_MF = silu_MF.mul_(up_MF)
         needs_x, _, needs_gate, needs_up, needs_down = ctx.needs_input_grad
+        grad_x = None
+        if needs_x:
+            grad_x = add_product(product(grad_gate, gate_FD.T), grad_up, up_FD.T).view(grad_BTD.shape)
         return (
-            product(grad_gate, gate_FD.T).addmm_(grad_up, up_FD).view(grad_BTD.shape) if needs_x else None,
+            grad_x,
             None,
-            grad_gate.T @ x_MD if needs_gate else None,
-            grad_up.T @ x_MD if needs_up else None,
-            grad_MD.T @ act_MF if needs_down else None,
+            weight_gradient(grad_gate, x_MD) if needs_gate else None,
+            weight_gradient(grad_up, x_MD) if needs_up else None,
+            weight_gradient(grad_MD, act_MF) if needs_down else None,
         )

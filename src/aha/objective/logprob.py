@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aha.model import kernels
-from aha.model.product import product
+from aha.model.product import product, weight_gradient
 
 # Logits held at a time: 32 MiB in float32. A tiny vocabulary has its whole micro-batch in one chunk.
 CHUNK_ELEMENTS = 2**23
@@ -103,7 +103,7 @@ class _Gradients:
         if several and grad_nV.dtype in (torch.float16, torch.bfloat16):
             self._add_narrow(grad_nV, part)
         elif self.grad_head is None:
-            self.grad_head = grad_nV.T @ self.hidden_ND[part]
+            self.grad_head = weight_gradient(grad_nV, self.hidden_ND[part])
         else:
             self.grad_head.addmm_(grad_nV.T, self.hidden_ND[part])
 
@@ -114,7 +114,7 @@ class _Gradients:
         for summed, grad_nv in zip(
             torch.split(self.grad_head, WORDS_AT_ONCE), torch.split(grad_nV, WORDS_AT_ONCE, 1), strict=True
         ):
-            summed.add_(grad_nv.T @ self.hidden_ND[part])
+            summed.add_(weight_gradient(grad_nv, self.hidden_ND[part]))
 
     def result(self) -> tuple[Tensor, Tensor]:
         assert self.grad_head is not None

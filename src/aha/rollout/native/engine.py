@@ -14,7 +14,7 @@ from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
-from aha.rollout.native.int8 import check_int8, rest_of
+from aha.rollout.native.int8 import check_int8
 from aha.rollout.native.kernels import load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.packed import is_packable
@@ -205,7 +205,7 @@ class NativeEngine:
             num_columns,
             cache_bytes=self._cache_bytes,
             max_slots=self._max_slots,
-            bytes_per_number=rest_of(self._dtype).itemsize,
+            bytes_per_number=runner.bytes_per_number,
             speculate=self._speculate,
         )
         stops = self._stops.tokens(params.stop) if self._stops is not None and params.stop else ((), ())

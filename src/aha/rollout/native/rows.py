@@ -33,6 +33,11 @@ class LiveRows:
         self._dtype = dtype
         self._device = device
 
+    @property
+    def bytes_per_number(self) -> int:
+        """Of the cache."""
+        return self._dtype.itemsize
+
     @torch.inference_mode()
     def tail(self, slots: Sequence[int], width: int) -> list[list[int]]:
         """The last ``width`` tokens (or fewer) that each of the rows has sampled."""

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.int8 import rest_of
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Lines, Past, Plain
 from aha.rollout.native.rows import LiveRows
 from aha.rollout.native.sampler import sample, uniforms
-from aha.rollout.native.weights import Weights
+from aha.rollout.native.weights import Weights, kept_type
 
 _SCORE_ROWS = 1024
 _COLUMN_STEP = 32
@@ -67,7 +66,7 @@ class Runner(LiveRows):
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
-        super().__init__(config, dtype=rest_of(dtype), device=device, ahead=ahead)
+        super().__init__(config, dtype=kept_type(dtype, device), device=device, ahead=ahead)
         self._cache = CacheShape.of(config)
         self.weights = Weights(config, dtype=dtype, device=device, ahead=ahead)
         self._memory = torch.zeros(0, dtype=self._dtype, device=device)

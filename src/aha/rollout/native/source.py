@@ -8,17 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from aha.errors import CheckpointError
+from aha.model.moe import ROUTER_BIAS
 
 
 class Source:
-    """The parameters of ``decoder``, and the biases of its routers."""
+    """The parameters of ``decoder``, and the biases of its routers; copies are ``rounded`` to a type if given."""
 
-    def __init__(self, decoder: nn.Module) -> None:
+    def __init__(self, decoder: nn.Module, *, rounded: torch.dtype | None = None) -> None:
+        self._rounded = rounded
         self._tensors: Mapping[str, Tensor] = dict(decoder.named_parameters()) | dict(decoder.named_buffers())
 
     def copy(self, name: str, into: Tensor, rows: Tensor | None = None) -> None:
         """Overwrites ``into`` with the tensor, its ``rows`` in that order if given."""
         tensor = self.find(name, into.shape)
+        if self._rounded is not None and not name.endswith(ROUTER_BIAS):
+            tensor = tensor.to(self._rounded)
         into.copy_(tensor if rows is None else tensor[rows.to(tensor.device)])
 
     def find(self, name: str, shape: Sequence[int]) -> Tensor:

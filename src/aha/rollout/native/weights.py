@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from aha.model import kernels
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS
+from aha.model.product import is_widened
 from aha.rollout.native.feed import Dense, Mixture
 from aha.rollout.native.gqa import GroupedQuery
 from aha.rollout.native.int8 import STEP, as_int8, rest_of
@@ -25,6 +26,12 @@ from aha.rollout.native.memory import DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
+
+
+def kept_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In what a sampler of ``dtype`` keeps and computes what is not in int8: BF16 in float32, where a processor
+    multiplies none."""
+    return torch.float32 if is_widened(dtype, device) else rest_of(dtype)
 
 
 class Layer(NamedTuple):
@@ -47,17 +54,18 @@ class Module(NamedTuple):
 class Weights:
     """Storage for one version of the weights, allocated once; ``copy_from`` fills it.
 
-    Of the modules of multi-token prediction it has the first ``ahead``.
+    Of the modules of multi-token prediction it has the first ``ahead``. They are kept as :func:`kept_type` says.
     """
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         self._config = config
         V, D = config.vocab_size, config.hidden_size
 
-        self._dtype, rest = dtype, rest_of(dtype)
+        self._dtype, kept = dtype, kept_type(dtype, device)
+        self._rounded = dtype if kept != rest_of(dtype) else None
 
         def empty(*shape: int) -> Tensor:
-            return torch.empty(shape, dtype=rest, device=device)
+            return torch.empty(shape, dtype=kept, device=device)
 
         def matrix(O: int, I: int, *, plain: bool = False) -> Matrix:  # noqa: E741
             return Int8(O, I) if dtype == torch.int8 else Floats(O, I, empty, plain=plain)
@@ -84,7 +92,7 @@ class Weights:
     @torch.no_grad()
     def copy_from(self, decoder: nn.Module) -> None:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
-        source = Source(decoder)
+        source = Source(decoder, rounded=self._rounded)
         with self.embedding.rewrite() as plain:
             source.copy("model.embed_tokens.weight", plain)
         if self._config.tie_word_embeddings:

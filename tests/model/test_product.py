@@ -1,0 +1,71 @@
+"""BF16 on a processor without instructions for it: float32 inside, one rounding at the end, as with them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aha.model import product as module
+from aha.model.config import ModelConfig
+from aha.model.decoder import Decoder, build_decoder
+from aha.model.product import add_product, is_widened, product, weight_gradient
+from aha.train.batch import collate_packed
+from aha.train.step import compute_nll_loss
+
+CONFIG = ModelConfig(
+    vocab_size=40,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=[True, False], ids=["with instructions", "without"])
+def multiplies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr(module, "_multiplies_bf16", lambda: request.param)
+    return bool(request.param)
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def test_products_are_sums_in_float32_rounded_once(multiplies: bool) -> None:
+    assert is_widened(torch.bfloat16, CPU) is not multiplies
+    assert not is_widened(torch.float32, CPU)
+    assert not is_widened(torch.bfloat16, torch.device("meta"))
+    x, weight, grad = normal(24, 64, seed=0), normal(20, 64, seed=1), normal(24, 20, seed=2)
+    wide_x, wide_weight, wide_grad = x.double(), weight.double(), grad.double()
+    half_ulp = 2.0**-8
+    for found, exact in (
+        (product(x, weight), wide_x @ wide_weight.T),
+        (product(grad, weight.T), wide_grad @ wide_weight),
+        (weight_gradient(grad, x), wide_grad.T @ wide_x),
+        (add_product(grad.clone(), x, weight), wide_grad + wide_x @ wide_weight.T),
+    ):
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.double(), exact, rtol=1.01 * half_ulp, atol=1e-4)
+
+
+def test_what_is_added_to_is_the_same_tensor(multiplies: bool) -> None:
+    to = normal(24, 20, seed=2)
+    assert add_product(to, normal(24, 64, seed=0), normal(20, 64, seed=1)) is to
+
+
+def test_gradients_of_a_model_are_those_of_float32_to_bf16s_precision(multiplies: bool) -> None:
+    documents = [([*range(1, 30)], [1.0] * 29), ([*range(39, 5, -1)], [1.0] * 34)]
+    batch = collate_packed(documents, width=64)[0]
+
+    def gradients(decoder: Decoder) -> Tensor:
+        compute_nll_loss(decoder, batch, total_weight=61.0)[0].backward()  # type: ignore[no-untyped-call]
+        return torch.cat([parameter.grad.flatten().double() for parameter in decoder.parameters()])
+
+    narrow = build_decoder(CONFIG, seed=0, dtype=torch.bfloat16)
+    wide = build_decoder(CONFIG, seed=0)
+    wide.load_state_dict(narrow.state_dict())
+    found, exact = gradients(narrow), gradients(wide)
+    assert (found - exact).norm() < 0.03 * exact.norm()
