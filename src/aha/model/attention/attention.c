@@ -368,32 +368,31 @@ static Scratch allocate(const Call *c, int64_t S, int backward) {
     return a;
 }
 
-INLINE void run(const int half, const int backward, const Call *c, int64_t families, int64_t longest, int threads) {
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Scratch a = allocate(c, longest, backward);
+// One thread's share. OpenMP would take its body out of a function and with it from constants, so it takes a call.
+INLINE void run(const int half, const int backward, const Call *c, int64_t families, int64_t longest) {
+    Scratch a = allocate(c, longest, backward);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < families * c->K; task++) {
-            int64_t k = task % c->K, first = c->family[task / c->K], last = c->family[task / c->K + 1], P = 0;
-            for (int64_t i = first; i < last; i++) {
-                int64_t start = c->span[2 * i], T = c->span[2 * i + 1];
-                if (backward) span_backward(half, c, &a, start, T, P, k);
-                else span_forward(half, c, &a, start, T, P, k);
-                if (i == first) P = T;
-                else if (backward) hand_out_grads(half, c, &a, start, T, P, k);
-            }
-            if (backward) hand_out_grads(half, c, &a, c->span[2 * first], P, 0, k);
+    for (int64_t task = 0; task < families * c->K; task++) {
+        int64_t k = task % c->K, first = c->family[task / c->K], last = c->family[task / c->K + 1], P = 0;
+        for (int64_t i = first; i < last; i++) {
+            int64_t start = c->span[2 * i], T = c->span[2 * i + 1];
+            if (backward) span_backward(half, c, &a, start, T, P, k);
+            else span_forward(half, c, &a, start, T, P, k);
+            if (i == first) P = T;
+            else if (backward) hand_out_grads(half, c, &a, start, T, P, k);
         }
-        free(a.keys);
+        if (backward) hand_out_grads(half, c, &a, c->span[2 * first], P, 0, k);
     }
+    free(a.keys);
 }
+#define THREADS _Pragma("omp parallel num_threads((int)threads) if (threads > 1)")
 
 // `longest`: the most keys that any span sees
 void attend_forward(const Call *c, int64_t families, int64_t longest, int64_t half, int64_t threads) {
-    if (half) run(1, 0, c, families, longest, (int)threads);
-    else run(0, 0, c, families, longest, (int)threads);
+    THREADS if (half) run(1, 0, c, families, longest);
+    else run(0, 0, c, families, longest);
 }
 void attend_backward(const Call *c, int64_t families, int64_t longest, int64_t half, int64_t threads) {
-    if (half) run(1, 1, c, families, longest, (int)threads);
-    else run(0, 1, c, families, longest, (int)threads);
+    THREADS if (half) run(1, 1, c, families, longest);
+    else run(0, 1, c, families, longest);
 }
