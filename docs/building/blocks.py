@@ -55,10 +55,12 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "mtp": mtp.acceptance,
     "mtp-time": mtp.time_saved,
     "fp8": fp8.errors,
-    "rollout-speed": speed.rollout_speed,
+    "rollout-speed": speed.rollout_speed_in("."),
+    "rollout-speed-avx2": speed.rollout_speed_in("avx2"),
     "where": speed.where,
     "where-update": speed.where_update,
-    "train-speed": speed.train_speed,
+    "train-speed": speed.train_speed_in("train"),
+    "train-speed-avx2": speed.train_speed_in("avx2/train"),
     "cost": speed.cost,
 }
 

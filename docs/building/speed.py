@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from aha.util.files import read_json
 from building.results import Results, read_measured
 from building.table import table
 
+Block = Callable[[Results, Path], str]
 
-def rollout_speed(results: Results, root: Path) -> str:
-    """What ``aha bench rollout`` found, of every recorded setting."""
+
+def rollout_speed_in(folder: str) -> Block:
+    """What ``aha bench rollout`` found, of every setting recorded in a folder of ``docs/measured``."""
+    return partial(_rollout_speed, folder)
+
+
+def _rollout_speed(folder: str, results: Results, root: Path) -> str:
     sides = ("aha", "aha without kernels", "transformers.generate", "vLLM", "llama.cpp")
     rows, processors = [], set()
-    for path in sorted((root / "docs" / "measured").glob("rollout_*.json")):
+    for path in sorted((root / "docs" / "measured" / folder).glob("rollout_*.json")):
         found = read_json(path)
         setting = found["setting"]
         of = {row["name"]: row for row in found["rows"] if row["unit"] == "tokens/s of processor time"}
@@ -52,9 +60,13 @@ def where(results: Results, root: Path) -> str:
     return table(("numbers, lengths", "computed by", "tokens/s", "where the time goes"), rows)
 
 
-def train_speed(results: Results, root: Path) -> str:
+def train_speed_in(name: str) -> Block:
     """What ``aha bench train`` found, one run after the other: steps beside TRL's and what the machine allows."""
-    if (runs := read_measured(root, "train")) is None:
+    return partial(_train_speed, name)
+
+
+def _train_speed(name: str, results: Results, root: Path) -> str:
+    if (runs := read_measured(root, name)) is None:
         return ""
     parts = []
     for dtype in dict.fromkeys(run["setting"]["dtype"] for run in runs):

@@ -69,3 +69,20 @@ def test_gradients_of_a_model_are_those_of_float32_to_bf16s_precision(multiplies
     wide.load_state_dict(narrow.state_dict())
     found, exact = gradients(narrow), gradients(wide)
     assert (found - exact).norm() < 0.03 * exact.norm()
+
+
+def test_pieces_of_what_is_widened_make_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_multiplies_bf16", lambda: False)
+    x, weight, grad = normal(24, 64, seed=0), normal(20, 64, seed=1), normal(24, 20, seed=2)
+
+    def products() -> tuple[Tensor, ...]:
+        return product(x, weight), weight_gradient(grad, x), add_product(grad.clone(), x, weight)
+
+    whole = products()
+    for most in (1, 64, 7 * 64, 20 * 64):
+        monkeypatch.setattr(module, "_WIDE_NUMBERS", most)
+        for piece, of in zip(products(), whole, strict=True):
+            torch.testing.assert_close(piece, of, rtol=2.0**-7, atol=1e-4)
+    empty = x[:0]
+    assert product(empty, weight).shape == (0, 20)
+    assert not weight_gradient(grad[:0], empty).any()
