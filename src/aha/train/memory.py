@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
+
 from aha.model import embedding as embeddings
 from aha.model import kernels
 from aha.model.attention import compiled
 from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_ahead, count_parameters
+from aha.model.product import count_widened, is_widened
 from aha.objective.logprob import WORDS_AT_ONCE, positions_at_once
 from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
@@ -172,13 +175,22 @@ def estimate_logprobs(
     return max(_estimate_forward(config, layout, bytes_per_number, on_cpu=on_cpu) for layout in layouts)
 
 
+def _widened(b: int, *products: tuple[int, int, int], on_cpu: bool) -> int:
+    """The most that a product ``[M, K]`` by ``[N, K]`` holds in float32 where the processor multiplies no BF16."""
+    if not (on_cpu and b == 2 and is_widened(torch.bfloat16, torch.device("cpu"))):
+        return 0
+    return 4 * max(count_widened(M, N, K) for M, N, K in products)
+
+
 def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
     T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
     chunk = positions_at_once(layout.predicted, V, D, itemsize=b)
     rotation = 2 * T * config.head_dim * b
     head = layout.predicted * D * b + chunk * V * _logit_bytes(b, fused=_fused(b, on_cpu=on_cpu))
-    return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, 3 * T * F * b), head)
+    head += _widened(b, (chunk, V, D), on_cpu=on_cpu)
+    feed = 3 * T * F * b + _widened(b, (T, F, D), on_cpu=on_cpu)
+    return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, feed), head)
 
 
 def _num_trained(config: ModelConfig, *, logits: bool, mtp: bool) -> int:
@@ -224,6 +236,7 @@ def _estimate_micro_batch(
             part = min(V, WORDS_AT_ONCE) * D * (b + wide)
             summing = V * D * wide + max(summing - V * D * b + part, V * D * b)
         head_forward = 2 * layout.predicted * D * b + max(reading, summing)
+        head_forward += _widened(b, (n, V, D), (V, D, n), on_cpu=on_cpu)
     # The first gradient of the head becomes the parameter's own, another waits for that of a tied embedding; unless
     # only the embedding's rows are added to what is there.
     tied, by_rows = config.tie_word_embeddings, config.tie_word_embeddings and V * D >= embeddings.ROWS_FROM
@@ -231,6 +244,7 @@ def _estimate_micro_batch(
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
     feed_backward = T * ((3 if fused else 4) * F + 2 * D) * b + again
+    feed_backward += _widened(b, (T, F, D), (F, D, T), on_cpu=on_cpu)
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
         base + L * layer + norm + layout.predicted * D * b + head_forward,
