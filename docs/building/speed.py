@@ -98,7 +98,8 @@ def _train_speed(name: str, results: Results, root: Path) -> str:
     )
     repeats = sorted({run["setting"]["repeat"] for run in runs})
     peers = ", ".join(f"{name} {versions[package]}" for name, package in (("TRL", "trl"), ("torch", "torch")))
-    steps = "One step each" if repeats == [1] else f"Medians of {repeats[0]} to {repeats[-1]} steps"
+    several = "" if len(repeats) == 1 else f"{repeats[0]} to "
+    steps = "One step each" if repeats == [1] else f"Medians of {several}{repeats[-1]} steps"
     parts.append(
         f"{steps}. One thread of an "
         f"{setting['processor']}; {peers}. Matrix products alone, GFLOP a second: {rates}."
