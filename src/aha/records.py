@@ -37,6 +37,11 @@ class Problem:
     language: str = "en"
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        """What tells it from all others that are asked: one id may stand once in each language."""
+        return f"{self.id}/{self.language}"
+
 
 class FinishReason(StrEnum):
     """Why the engine ended a sequence. Nobody derives it again."""

@@ -32,7 +32,8 @@ def ids(chosen: list[Problem]) -> list[str]:
 
 
 TEN = problems(10)
-RATES = {"p0": 0.0, "p1": 0.1, "p2": 0.2, "p3": 0.5, "p4": 0.79, "p5": 0.8, "p6": 1.0, "p7": 1.0}  # p8, p9: new
+SHARES = (0.0, 0.1, 0.2, 0.5, 0.79, 0.8, 1.0, 1.0)  # p8, p9: new
+RATES = {problem.key: share for problem, share in zip(TEN, SHARES, strict=False)}
 
 
 def test_the_nearest_difficulties_are_asked_and_chance_decides_between_equals() -> None:
@@ -86,7 +87,7 @@ def test_a_share_is_drawn_from_the_easy_pool() -> None:
 def test_each_part_fills_up_what_another_lacks_and_the_hopeless_come_last() -> None:
     assert set(window(8)) == {"p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"}
     assert len(set(window(10))) == 10
-    none_easy = in_window(TEN[:5], {"p0": 0.5}, 5, random.Random(0), low=0.0, high=1.0, easy_share=0.5)
+    none_easy = in_window(TEN[:5], {"p0/en": 0.5}, 5, random.Random(0), low=0.0, high=1.0, easy_share=0.5)
     assert len(set(ids(none_easy))) == 5
 
 
@@ -97,7 +98,7 @@ def test_history_drops_the_always_right_and_keeps_the_always_wrong() -> None:
 
 
 def test_failure_asks_in_proportion_to_what_fails() -> None:
-    rates = {"p0": 0.0, "p1": 0.5, "p2": 0.9, "p3": 1.0}
+    rates = {"p0/en": 0.0, "p1/en": 0.5, "p2/en": 0.9, "p3/en": 1.0}
     rng = random.Random(0)
     counts = Counter(by_failure(problems(5), rates, 1, rng)[0].id for _ in range(10_000))
     for name, share in {"p0": 1 / 2.6, "p1": 0.5 / 2.6, "p2": 0.1 / 2.6, "p4": 1 / 2.6}.items():
@@ -106,7 +107,7 @@ def test_failure_asks_in_proportion_to_what_fails() -> None:
 
 
 def test_uncertainty_asks_in_proportion_to_the_expected_deviation() -> None:
-    rates = {"p0": 0.0, "p1": 0.5, "p2": 0.9, "p3": 1.0}
+    rates = {"p0/en": 0.0, "p1/en": 0.5, "p2/en": 0.9, "p3/en": 1.0}
     rng = random.Random(0)
     counts = Counter(by_uncertainty(problems(5), rates, 1, rng)[0].id for _ in range(10_000))
     for name, share in {"p1": 0.5 / 1.3, "p2": 0.3 / 1.3, "p4": 0.5 / 1.3}.items():

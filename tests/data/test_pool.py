@@ -66,8 +66,8 @@ def test_what_is_mastered_is_asked_no_more() -> None:
     history = pool("history")
     for _ in range(5):
         chosen = history.choose(8, random.Random(0), progress=0.0)
-        assert not set(history.rates) & {p.id for p in chosen}
-        history.record([(p.id, 4, 4) for p in chosen])
+        assert not set(history.rates) & {p.key for p in chosen}
+        history.record([(p.key, 4, 4) for p in chosen])
     assert len(history.rates) == 40
     assert len(history.choose(8, random.Random(0), progress=0.0)) == 8  # all mastered: asked again
 
@@ -81,7 +81,7 @@ def test_a_pool_continues_from_json_with_the_same_choices(strategy: str) -> None
         continued = ProblemPool.from_json(PROBLEMS, continued.choice, record)
         chosen = [p.choose(6, random.Random(step), progress=step / 12) for p in (straight, continued)]
         assert chosen[0] == chosen[1]
-        results = [(p.id, random.Random(p.id + str(step)).randint(0, 3), 3) for p in chosen[0]]
+        results = [(p.key, random.Random(p.id + str(step)).randint(0, 3), 3) for p in chosen[0]]
         straight.record(results)
         continued.record(results)
     assert straight == continued

@@ -16,6 +16,7 @@ from aha.data.dedup import Dedup
 from aha.data.files import encode_rows
 from aha.data.problems import (
     arithmetic_problems,
+    check_keys,
     is_held_out,
     load_checked,
     load_problems,
@@ -83,6 +84,19 @@ def test_a_bad_row_is_named_with_its_file_and_number(row: dict[str, Any], messag
     with pytest.raises(DataError, match=r"mine\.jsonl, row 2: ") as caught:
         load_problems(path)
     assert message in str(caught.value)
+
+
+def test_two_problems_have_two_ids(tmp_path: Path) -> None:
+    """An id may stand once in each language, and a row twice."""
+    row = {"id": "a", "problem": "1 + 1", "answer": "2"}
+    fine = load_problems(write(tmp_path / "fine.jsonl", row, row, {**row, "language": "zh", "problem": "一加一"}))
+    assert [problem.key for problem in fine] == ["a/en", "a/en", "a/zh"]
+    other = {**row, "problem": "1 + 2", "answer": "3"}
+    with pytest.raises(DataError, match="bad.jsonl: the id 'a' has '1 \\+ 2' here and '1 \\+ 1' in .*bad.jsonl"):
+        load_problems(write(tmp_path / "bad.jsonl", row, other))
+    check_keys({"one": fine, "two": fine[:1]})
+    with pytest.raises(DataError, match="two: the id 'a' has '1 \\+ 2' here and '1 \\+ 1' in one; .*another id"):
+        check_keys({"one": fine, "two": load_problems(write(tmp_path / "other.jsonl", other))})
 
 
 def test_the_same_problems_come_from_every_format_and_from_a_folder_of_a_data_set(tmp_path: Path) -> None:

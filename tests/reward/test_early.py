@@ -59,3 +59,8 @@ def test_a_fault_of_the_data_is_raised_where_the_verdict_is_asked_for() -> None:
     verdicts.begin(unknown, [said("1")])
     with pytest.raises(DataError, match="no-such-task"):
         verdicts.judge([unknown], [said("1")])
+
+
+def test_a_verdict_is_that_of_its_own_problem_in_each_language() -> None:
+    same = [Problem("x", "?", "5", "number"), Problem("x", "?", "7", "number", language="zh")]
+    assert [verdict.score for verdict in EarlyVerdicts().judge(same, [said("5")] * 2)] == [1.0, 0.0]

@@ -111,8 +111,8 @@ def test_pieces_are_as_random_as_wholes(decoder: Decoder) -> None:
 def test_a_group_waits_as_json(decoder: Decoder) -> None:
     groups = sample_piece(engine_of(decoder, 3), begin(), PARAMS, 5, seed=0, step=3)
     record = json.loads(json.dumps(to_json(groups)))
-    assert from_json(record, {problem.id: problem for problem in PROBLEMS}) == groups
-    with pytest.raises(CheckpointError, match="problem 'p0', which is not asked any more"):
+    assert from_json(record, {problem.key: problem for problem in PROBLEMS}) == groups
+    with pytest.raises(CheckpointError, match="problem 'p0/en', which is not asked any more"):
         from_json(record, {})
 
 

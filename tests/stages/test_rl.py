@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, without_time, write_inputs
+from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, sums, without_time, write_inputs
 
 from aha.data.pool import Choice
 from aha.errors import SettingError
@@ -101,6 +102,27 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert len(rows_of(out)) == step + lost
         run_stage(rl.run, settings, inputs, out)
         same_bits(straight, out)
+
+
+def test_what_went_wrong_is_asked_again_in_its_own_language_and_once_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every id is there in both languages; an untrained model answers all wrong, so all may be asked again."""
+    both = [dataclasses.replace(problem, language=language) for problem in sums()[:4] for language in ("en", "zh")]
+    inputs, asked = write_inputs(tmp_path / "inputs", problems=both), []
+    sample = rl.sample_groups
+
+    def noted(engine: Any, problems: Sequence[Problem], *others: Any, **named: Any) -> Any:
+        asked.append([problem.key for problem in problems])
+        return sample(engine, problems, *others, **named)
+
+    monkeypatch.setattr(rl, "sample_groups", noted)
+    run_stage(rl.run, settings_of("grpo", steps=6, prompts=4, replay=0.5), inputs, tmp_path / "rl")
+    assert len(asked) == 6 and all(len(set(step)) == 4 for step in asked)
+    again = [len(set(now) & {key for step in asked[:i] for key in step}) for i, now in enumerate(asked)]
+    assert again[1] >= 2, "two of the first four, at least"
+    run_stage(rl.run, settings_of("grpo", steps=6, prompts=4, replay=1.0), inputs, tmp_path / "all")
+    assert set(asked[6]) == set(asked[-1]), "the first four for ever"
 
 
 def share_of_digits(problem: Problem, response: Response) -> Verdict:

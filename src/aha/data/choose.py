@@ -1,6 +1,6 @@
 """Which problems a step asks, given how often each was answered right: one pure function a strategy.
 
-All take the problems, their pass ``rates`` by id (in [0, 1]; a problem that was never asked has none), how many to ask
+All take the problems, their pass ``rates`` by key (in [0, 1]; a problem that was never asked has none), how many to ask
 and the step's generator, and return that many different problems, or raise ``DataError`` when there are too few. A
 strategy prefers; what it would rather not ask it asks only when nothing else is left.
 """
@@ -60,7 +60,7 @@ def in_window(
     inside: list[Problem] = []
     hard: list[Problem] = []
     for problem in problems:
-        rate = rates.get(problem.id, low)
+        rate = rates.get(problem.key, low)
         (hard if rate < low else inside if rate < high else easy).append(problem)
     for part in (easy, inside, hard):
         rng.shuffle(part)
@@ -78,14 +78,14 @@ def by_failure(problems: Sequence[Problem], rates: Rates, count: int, rng: rando
     """Each problem with a chance in proportion to ``1 - pass rate`` (Kimi k1.5, 2501.12599, section 2.3.4,
     prioritised sampling); one without a rate counts as never right."""
     check_enough(len(problems), count)
-    return weighted_sample(problems, [1 - rates.get(problem.id, 0.0) for problem in problems], count, rng)
+    return weighted_sample(problems, [1 - rates.get(problem.key, 0.0) for problem in problems], count, rng)
 
 
 def by_uncertainty(problems: Sequence[Problem], rates: Rates, count: int, rng: random.Random) -> list[Problem]:
     """Each problem with a chance in proportion to ``sqrt(p (1 - p))`` of its pass rate p: a group's expected deviation,
     which is what a group-relative advantage learns from (SPO, 2509.13232). One without a rate counts as a half."""
     check_enough(len(problems), count)
-    chances = [rates.get(problem.id, 0.5) for problem in problems]
+    chances = [rates.get(problem.key, 0.5) for problem in problems]
     return weighted_sample(problems, [math.sqrt(max(0.0, p * (1 - p))) for p in chances], count, rng)
 
 

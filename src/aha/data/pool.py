@@ -48,7 +48,7 @@ class Choice(Frozen):
 class ProblemPool:
     """One set of problems: ``ProblemPool.of(problems, Choice(strategy="window"))``.
 
-    A step calls :meth:`choose` and afterwards :meth:`record`. ``answers[id]`` is ``(right, all)``, older answers
+    A step calls :meth:`choose` and afterwards :meth:`record`. ``answers[key]`` is ``(right, all)``, older answers
     discounted; ``target`` is AdaRFT's. Both are all the state there is: the generator belongs to the step.
     """
 
@@ -66,7 +66,7 @@ class ProblemPool:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The pass rate of every problem that was asked, by id."""
+        """The pass rate of every problem that was asked, by its key."""
         return {name: right / total for name, (right, total) in self.answers.items()}
 
     def choose(self, count: int, rng: random.Random, *, progress: float) -> list[Problem]:
@@ -89,7 +89,7 @@ class ProblemPool:
                 return choose.by_uncertainty(problems, self.rates, count, rng)
 
     def record(self, results: Iterable[tuple[str, int, int]]) -> None:
-        """Take over what a step's groups showed: (problem id, right answers, answers that could be judged).
+        """Take over what a step's groups showed: (problem's key, right answers, answers that could be judged).
 
         A group without a judged answer says nothing. The target difficulty moves once, by the share of right ones.
         """

@@ -174,12 +174,33 @@ def load_problems(path: Path) -> list[Problem]:
     A row needs ``problem`` (or ``question``) and ``answer``; ``id``, ``task`` (default ``number``) and ``language`` are
     optional and every other field goes to ``meta``, where a ``split_key`` keeps rows on one side of the split.
     ``DataError`` names file and row of what cannot be used, and of a gold answer that its own checker does not accept:
-    it would be scored wrong for ever. The golds of ``SLOW_TASKS`` are not looked at: ``load_checked`` does, once.
+    it would be scored wrong for ever; and an id that two different problems have. The golds of ``SLOW_TASKS`` are not
+    looked at: ``load_checked`` does, once.
     """
     rows = load_rows(path)
     if not rows:
         raise DataError(f"{path} has no rows: one object a row with 'problem' and 'answer' is needed")
-    return [_problem(row, path, number) for number, row in enumerate(rows, 1)]
+    problems = [_problem(row, path, number) for number, row in enumerate(rows, 1)]
+    check_keys({str(path): problems})
+    return problems
+
+
+def check_keys(sets: Mapping[str, Sequence[Problem]]) -> None:
+    """``DataError`` where two different problems have one key, by which verdicts and pass rates are kept; names the
+    ``sets`` that they are in."""
+    found: dict[str, tuple[str, Problem]] = {}
+    for name, problems in sets.items():
+        for problem in problems:
+            before, first = found.setdefault(problem.key, (name, problem))
+            if problem != first:
+                raise DataError(
+                    f"{name}: the id {problem.id!r} has {_start(problem)} here and {_start(first)} in {before}; "
+                    "verdicts and pass rates are kept by id, so give one of them another id"
+                )
+
+
+def _start(problem: Problem) -> str:
+    return repr(problem.prompt if len(problem.prompt) <= 60 else f"{problem.prompt[:60]} ..")
 
 
 def _problem(row: Mapping[str, object], path: Path, number: int) -> Problem:

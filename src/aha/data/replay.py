@@ -12,7 +12,7 @@ from aha.errors import CheckpointError, SettingError
 
 @dataclass
 class ReplayBuffer:
-    """Ids of problems that went wrong, the longest waiting first: ``ReplayBuffer(capacity=500, share=0.25)``.
+    """Keys of problems that went wrong, the longest waiting first: ``ReplayBuffer(capacity=500, share=0.25)``.
 
     A problem of which at most ``hard`` of the answers are right goes in (again: to the end), any other leaves; the
     longest waiting one makes room. Of a step's problems up to ``share`` come from here. Size and share are those of
@@ -33,12 +33,12 @@ class ReplayBuffer:
             )
 
     def choose(self, count: int, rng: random.Random) -> list[str]:
-        """Ids to ask again in a step of ``count`` problems: at most ``round(share * count)``, at random; the caller
+        """Keys to ask again in a step of ``count`` problems: at most ``round(share * count)``, at random; the caller
         fills up with others. They stay until :meth:`record` says how they went."""
         return rng.sample(self.waiting, min(len(self.waiting), round(self.share * count)))
 
     def record(self, results: Iterable[tuple[str, int, int]]) -> None:
-        """(problem id, right answers, answers that could be judged) of a step's groups, as for a ``ProblemPool``."""
+        """(problem's key, right answers, answers that could be judged) of a step's groups, as for a ``ProblemPool``."""
         for name, right, total in results:
             if not total:
                 continue

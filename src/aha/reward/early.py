@@ -15,7 +15,7 @@ class EarlyVerdicts:
 
     ``early.begin(problem, responses)`` as soon as a group has ended, ``early.judge(problems, responses)`` for the
     verdicts of all. It is worth while for tasks of ``BATCHES``, which other processes judge. A verdict is remembered
-    until :meth:`forget`, so that several rewards of one text ask for it once.
+    until :meth:`forget`, so that several rewards of one text ask for it once; problems are told apart by their keys.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class EarlyVerdicts:
         """The verdicts of all, of those that were not begun too; raises what ``judge_accuracy`` does."""
         pairs = list(zip(problems, responses, strict=True))
         self._start(pairs)
-        found = [self._begun[problem.id, response] for problem, response in pairs]
+        found = [self._begun[problem.key, response] for problem, response in pairs]
         return [future.result()[place] for future, place in found]
 
     def forget(self) -> None:
@@ -38,7 +38,7 @@ class EarlyVerdicts:
         self._begun.clear()
 
     def _start(self, pairs: Sequence[tuple[Problem, Response]]) -> None:
-        new = {(p.id, r): (p, r) for p, r in pairs if (p.id, r) not in self._begun}
+        new = {(p.key, r): (p, r) for p, r in pairs if (p.key, r) not in self._begun}
         if new:
             problems, responses = zip(*new.values(), strict=True)
             future = self._thread.submit(judge_accuracy, problems, responses)

@@ -75,7 +75,7 @@ def to_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """What :func:`from_json` continues from."""
     return [
         {
-            "problem": group.problem.id,
+            "problem": group.problem.key,
             "prompt_ids": group.prompt_ids,
             "version": group.completions[0].policy_version,
             "said": [(c.token_ids, c.logprobs, c.finish_reason.value) for c in group.completions],
@@ -85,7 +85,7 @@ def to_json(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def from_json(records: Sequence[Mapping[str, Any]], problems: Mapping[str, Problem]) -> list[Group]:
-    """The groups that :func:`to_json` wrote; ``CheckpointError`` for a problem that is not among ``problems``."""
+    """The groups that :func:`to_json` wrote, ``problems`` by their keys; ``CheckpointError`` for a group of another."""
     groups = []
     for record in records:
         if record["problem"] not in problems:

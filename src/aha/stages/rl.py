@@ -23,7 +23,7 @@ from pydantic import model_validator
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.cap import cap_at
 from aha.data.pool import Choice, ProblemPool
-from aha.data.problems import load_problems
+from aha.data.problems import check_keys, load_problems
 from aha.data.replay import ReplayBuffer
 from aha.errors import AhaError, DataError, InvariantError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
@@ -156,8 +156,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     model that an algorithm of steps is rewarded by (without it a rule does)."""
     algorithm = resolve_algorithm(settings)
     policy = replace(load_policy(inputs["init"] / "model"), sampler=_SAMPLERS[settings.sampler])
-    sets = [load_problems(inputs[edge] / "train.jsonl") for edge in sorted(inputs) if edge.startswith("problems")]
+    by_edge = {e: load_problems(inputs[e] / "train.jsonl") for e in sorted(inputs) if e.startswith("problems")}
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
+    check_keys(by_edge | {"general_train.jsonl": general})
+    sets = list(by_edge.values())
     if len(general) < _num_general(settings, settings.steps):
         wanted = _num_general(settings, settings.steps)
         raise DataError(f"a step asks {wanted} general prompts, there are only {len(general)}")
@@ -209,7 +211,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         records = zip(sets, state.extra["pools"], strict=True)
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
-        under_way = from_json(state.extra["under_way"], {p.id: p for own in (*sets, general) for p in own})
+        under_way = from_json(state.extra["under_way"], {p.key: p for own in (*sets, general) for p in own})
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
     early = EarlyVerdicts()
@@ -255,7 +257,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         early.forget()
         results = rollout.results
         for pool in pools:
-            own = {problem.id for problem in pool.problems}
+            own = {problem.key for problem in pool.problems}
             pool.record(result for result in results if result[0] in own)
         hard.record(results)
         sampled_at = time.perf_counter()
@@ -505,19 +507,21 @@ def _ask(
     more."""
     rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
     num_general = 0 if number else min(count, _num_general(settings, step))
-    again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) if not number else set()
-    chosen = [problem for pool in pools for problem in pool.problems if problem.id in again]
+    known = {problem.key for problem in asked}
+    again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) - known if not number else set()
+    chosen = list({p.key: p for pool in pools for p in pool.problems if p.key in again}.values())
     share, left_over = divmod(count - num_general - len(chosen), len(pools))
     if 0 < settings.prompts - _num_general(settings, step) < len(pools):
         raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")
-    known = {problem.id for problem in (*asked, *chosen)}
+    known |= {problem.key for problem in chosen}
     for i, pool in enumerate(pools):
-        left = replace(pool, problems=[p for p in pool.problems if p.id not in known]) if known else pool
+        left = replace(pool, problems=[p for p in pool.problems if p.key not in known]) if known else pool
         wanted = share + (i < left_over)
         if number:
             wanted = min(wanted, len(left.problems))
         chosen += left.choose(wanted, rng, progress=step / settings.steps)
-    return [*chosen, *rng.sample(general, num_general)]
+    others = [problem for problem in general if problem.key not in known]
+    return [*chosen, *rng.sample(others, min(num_general, len(others)))]
 
 
 def _check_lengths(finish: Sequence[FinishReason]) -> None:

@@ -48,13 +48,13 @@ class Rollout:
 
     @property
     def results(self) -> list[tuple[str, int, int]]:
-        """(problem id, right answers, judged answers) of each group of a reasoning problem."""
+        """(problem's key, right answers, judged answers) of each group of a reasoning problem."""
         G = self.rewards_PG.shape[1]
         found = []
         for p, group in enumerate(self.groups):
             judged = [verdict for verdict in self.right[p * G : (p + 1) * G] if verdict is not None]
             if is_reasoning(group.problem):
-                found.append((group.problem.id, sum(v == 1.0 for v in judged), len(judged)))
+                found.append((group.problem.key, sum(v == 1.0 for v in judged), len(judged)))
         return found
 
     @property
