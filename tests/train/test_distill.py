@@ -5,14 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
+from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.testing import tiny_policy
+from aha.train.balance import Balance
 from aha.train.batch import PackedBatch, collate_packed
 from aha.train.distill import distill_step
 from aha.train.optimizer import build_adamw
 from aha.train.step import nll_step
 
 CONFIG = tiny_policy().config
+EXPERTS = ModelConfig(
+    model_type="deepseek_v3", vocab_size=CONFIG.vocab_size, hidden_size=8, intermediate_size=12, num_hidden_layers=2,
+    num_attention_heads=2, num_key_value_heads=2, kv_lora_rank=6, qk_nope_head_dim=4, qk_rope_head_dim=4, v_head_dim=4,
+    n_routed_experts=6, n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=5, first_k_dense_replace=1,
+    n_group=1, topk_group=1, num_nextn_predict_layers=1,
+)  # fmt: skip
 DOCUMENTS = [((5, 9, 2, 7, 1), (0, 0, 1, 1, 1)), ((4, 4, 8), (0, 1, 1)), ((3, 6, 6, 6), (0, 0, 0, 1))]
 
 
@@ -34,6 +42,21 @@ def test_without_softness_it_is_supervised_fine_tuning() -> None:
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6) and found["tokens"] == wanted["tokens"] == 6
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_load_is_balanced_and_modules_ahead_learn_beside_a_teacher() -> None:
+    """Without softness all of it is that of supervised fine-tuning."""
+    one, other = build_decoder(EXPERTS, seed=0), build_decoder(EXPERTS, seed=0)
+    limits = {"lr": 1e-2, "max_grad_norm": 1.0, "balance": Balance(speed=0.1, loss=0.5), "mtp_weight": 0.3}
+    optimizers = build_adamw(one, lr=1e-2), build_adamw(other, lr=1e-2)
+    found = distill_step(
+        one, build_decoder(EXPERTS, seed=1), optimizers[0], batches(2), soft=0.0, temperature=1.0, **limits
+    )
+    wanted = nll_step(other, optimizers[1], batches(2), **limits)
+    assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+    assert {"max_vio", "balance", "mtp_loss"} <= wanted.keys()
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
 
 
 def test_a_twin_has_nothing_to_learn_and_micro_batches_do_not_matter() -> None:

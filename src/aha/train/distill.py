@@ -12,8 +12,9 @@ from aha.model.decoder import Decoder
 from aha.objective.distillation import teacher_kl
 from aha.objective.logprob import token_logprobs
 from aha.objective.nll import nll_loss
+from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
 from aha.train.batch import PackedBatch
-from aha.train.step import _on_device_of, _update
+from aha.train.step import _on_device_of, _update, mean_loss_ahead
 
 
 def distill_step(
@@ -26,13 +27,20 @@ def distill_step(
     temperature: float,
     lr: float,
     max_grad_norm: float,
+    balance: Balance = DEEPSEEK_V3,
+    mtp_weight: float = 0.0,
 ) -> dict[str, float]:
     """One update on documents: ``soft`` of the loss is the KL from the teacher's distribution to the student's at
     ``temperature``, the rest the likelihood of the token that stands there; the denominator is the loss weight of all
-    batches. Metrics: loss (the likelihood's), kl, grad_norm, lr, tokens. InvariantError as of ``policy_step``."""
+    batches. Metrics: loss (the likelihood's), kl, grad_norm, lr, tokens. InvariantError as of ``policy_step``.
+
+    ``balance`` and ``mtp_weight`` are as in ``nll_step``: modules of multi-token prediction learn the likelihood alone.
+    """
     if not batches:
         raise DataError("an update without documents: nothing was packed")
     total_weight = float(sum(batch.weights_BT.sum() for batch in batches))
+    balancer = LoadBalancer(student.model.layers if mtp_weight else student.body_layers(), balance)
+    num_documents = balancer.count_documents(batches)
 
     def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
         batch = _on_device_of(student, batch)
@@ -41,16 +49,23 @@ def distill_step(
         weights_N, targets_N = batch.weights_BT.flatten()[learned_N], batch.targets_BT.flatten()[learned_N]
         with torch.no_grad():
             logits_NV = teacher.logits(teacher(*packed).flatten(0, 1)[learned_N])
-        hidden_ND = student(*packed).flatten(0, 1)[learned_N]
+        states = (
+            student.forward_ahead(batch.ids_BT, batch.targets_BT, *packed[1:]) if mtp_weight else [student(*packed)]
+        )
+        hidden_ND = states[0].flatten(0, 1)[learned_N]
         shared = min(student.head_weight.shape[0], logits_NV.shape[1])  # behind them are no tokens, but padding
         kl_N = teacher_kl(hidden_ND, student.head_weight[:shared], logits_NV[:, :shared], temperature=temperature)
         logp_N, _ = token_logprobs(hidden_ND, student.head_weight, targets_N)
         nll = nll_loss(logp_N, weights_N, total_weight=total_weight)
         kl = (kl_N * weights_N).sum() / total_weight
-        loss = soft * kl + (1 - soft) * nll
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), torch.stack((weights_N.new_tensor(len(weights_N)), nll.detach(), kl.detach()))
+        mtp_loss = mean_loss_ahead(student, states[1:], batch, total_weight=total_weight)
+        loss = soft * kl + (1 - soft) * nll + mtp_weight * mtp_loss
+        (loss + balancer.loss(batch, num_sequences=num_documents)).backward()  # type: ignore[no-untyped-call]
+        tokens = weights_N.new_tensor(len(weights_N))
+        return loss.detach(), torch.stack((tokens, nll.detach(), kl.detach(), mtp_loss.detach()))
 
     _, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
-    tokens, nll, kl = (sum(column) for column in zip(*figures, strict=True))
-    return {"loss": nll, "kl": kl, "grad_norm": norm, "lr": lr, "tokens": tokens}
+    tokens, nll, kl, mtp_loss = (sum(column) for column in zip(*figures, strict=True))
+    ahead = {"mtp_loss": mtp_loss} if mtp_weight else {}
+    found = {"loss": nll, "kl": kl, **ahead, "grad_norm": norm, "lr": lr, "tokens": tokens}
+    return found | balancer.finish(taken=True)

@@ -292,23 +292,39 @@ def compute_nll_loss(
         if mtp_weight
         else [decoder(batch.ids_BT, *packed)]
     )
-    losses = []
-    for ahead, hidden_BTD in enumerate(states):
-        targets_BT, weights_BT = batch.targets_BT, batch.weights_BT
-        if ahead:
-            targets_BT, weights_BT = targets_ahead(targets_BT, weights_BT, batch.segments_BT, ahead=ahead)
-        hidden_ND, targets_N, weights_N = hidden_BTD.flatten(0, 1), targets_BT.flatten(), weights_BT.flatten()
-        learned_N = weights_N.nonzero()[:, 0]
-        if len(learned_N) < len(weights_N):
-            hidden_ND = hidden_ND.index_select(0, learned_N)
-            targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
-        slope = None if ahead else partial(_share, -weights_N / total_weight)
-        logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N, slope=slope)
-        losses.append(nll_loss(logp_N, weights_N, total_weight=total_weight))
-    loss, later = losses[0], losses[1:]
-    mtp_loss = torch.stack(later).mean() if later else torch.zeros_like(loss)
+    loss = _loss_of(decoder, states[0], batch, ahead=0, total_weight=total_weight)
+    mtp_loss = mean_loss_ahead(decoder, states[1:], batch, total_weight=total_weight)
     tokens = (batch.weights_BT != 0).sum().to(loss.dtype)
-    return loss + mtp_weight * mtp_loss if later else loss, torch.stack((tokens, loss.detach(), mtp_loss.detach()))
+    return loss + mtp_weight * mtp_loss, torch.stack((tokens, loss.detach(), mtp_loss.detach()))
+
+
+def mean_loss_ahead(
+    decoder: Decoder, states: Sequence[Tensor], batch: PackedBatch, *, total_weight: float
+) -> Tensor:
+    """The mean of what the modules of multi-token prediction lose, a scalar; ``states`` are theirs, the first one's
+    first. 0 without any."""
+    losses = [
+        _loss_of(decoder, hidden_BTD, batch, ahead=ahead, total_weight=total_weight)
+        for ahead, hidden_BTD in enumerate(states, 1)
+    ]
+    return torch.stack(losses).mean() if losses else batch.weights_BT.new_zeros(())
+
+
+def _loss_of(
+    decoder: Decoder, hidden_BTD: Tensor, batch: PackedBatch, *, ahead: int, total_weight: float
+) -> Tensor:
+    """The likelihood's loss of the tokens that are ``ahead`` of the next."""
+    targets_BT, weights_BT = batch.targets_BT, batch.weights_BT
+    if ahead:
+        targets_BT, weights_BT = targets_ahead(targets_BT, weights_BT, batch.segments_BT, ahead=ahead)
+    hidden_ND, targets_N, weights_N = hidden_BTD.flatten(0, 1), targets_BT.flatten(), weights_BT.flatten()
+    learned_N = weights_N.nonzero()[:, 0]
+    if len(learned_N) < len(weights_N):
+        hidden_ND = hidden_ND.index_select(0, learned_N)
+        targets_N, weights_N = targets_N[learned_N], weights_N[learned_N]
+    slope = None if ahead else partial(_share, -weights_N / total_weight)
+    logp_N, _ = token_logprobs(hidden_ND, decoder.head_weight, targets_N, slope=slope)
+    return nll_loss(logp_N, weights_N, total_weight=total_weight)
 
 
 def _share(share_N: Tensor, logp_n: Tensor, part: slice) -> Tensor:
