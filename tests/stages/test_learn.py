@@ -17,6 +17,7 @@ from aha.records import Completion, FinishReason, Group
 from aha.reward.process import score_steps
 from aha.reward.response import read_response
 from aha.reward.rubric import Scored
+from aha.stages.credit import assign_credit
 from aha.stages.learn import Learner, build_learner, learn, reward_steps
 from aha.stages.models import Policy
 from aha.stages.rl_metrics import step_metrics
@@ -144,6 +145,17 @@ def test_steps_are_rewarded_by_the_rule_or_by_the_scorer_and_the_end_by_the_outc
     assert found == [[(10, scores[0][0]), (end, 1.0)], [(10, scores[1][0]), (len(said[1]), 0.0)], [(0, 0.5)]]
     learned = learn(learner, on_policy(policy, [[1.0, 0.0, 0.0]]), rng=random.Random(0), **SETTINGS)
     assert all(isinstance(own, list) for own in learned.credit.advantages)
+
+
+def test_the_steps_of_a_masked_completion_still_count_for_its_group() -> None:
+    """Rewards 1 and 0 of two steps are one deviation from their mean; the second was cut."""
+    whole = on_policy(policy_of(0), [[1.0, 0.0]])
+    rollout = replace(whole, finish=[FinishReason.END, FinishReason.LENGTH])
+    ends = [len(completion.token_ids) - 1 for completion in whole.groups[0].completions]
+    steps = [[(end, reward)] for end, reward in zip(ends, (1.0, 0.0), strict=True)]
+    credit = assign_credit(rollout, ALGORITHMS["grpo-process"], steps=steps, mask_truncated=True)
+    assert credit.chosen == [True, False] and credit.advantages[1] == 0.0
+    assert credit.advantages[0] == pytest.approx([1.0] * (ends[0] + 1), abs=1e-5)
 
 
 def first(whole: Rollout, G: int) -> Rollout:

@@ -52,7 +52,8 @@ def assign_credit(
     verifier of the greedy answer failed, so that nothing is known of the whole group.
 
     A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
-    is one that was cut (its reward still counts for its group: DAPO's overlong filter).
+    is one that was cut (DAPO's overlong filter). Its reward, or its steps', still count for its group; where a row has
+    no groups, it is as if it were not there.
     """
     G = rollout.rewards_PG.shape[1]
     places = [p * G + g for p in rollout.kept for g in range(G)]
@@ -61,15 +62,16 @@ def assign_credit(
     greedy_P = None if greedy_rewards is None else torch.tensor(greedy_rewards, dtype=torch.float64)
     if greedy_P is not None:
         valid_PG = valid_PG & greedy_P.isfinite()[:, None]
-    usable = valid_PG.flatten().tolist()
+    judged: list[bool] = valid_PG.flatten().tolist()
+    usable = judged
     if mask_truncated:
-        usable = [u and rollout.finish[i] is not FinishReason.LENGTH for u, i in zip(usable, places, strict=True)]
+        usable = [j and rollout.finish[i] is not FinishReason.LENGTH for j, i in zip(judged, places, strict=True)]
     advantages: list[Advantage]
     returns = None
-    if algorithm.per_token:
-        advantages, returns = _per_token(
-            algorithm, rewards_PG, usable, lengths_B, steps=steps, penalties=penalties, values=values
-        )
+    if algorithm.process:
+        advantages = _of_steps(algorithm, G, judged, lengths_B.tolist(), steps)
+    elif algorithm.per_token:
+        advantages, returns = _per_token(algorithm, rewards_PG, usable, lengths_B, penalties=penalties, values=values)
     else:
         if penalties is not None:
             rewards_PG = rewards_PG - torch.stack([p.double().sum() for p in penalties]).view_as(rewards_PG)
@@ -91,12 +93,9 @@ def _per_token(
     usable: Sequence[bool],
     lengths_B: Tensor,
     *,
-    steps: Sequence[Steps],
     penalties: Sequence[Tensor] | None,
     values: Sequence[Tensor] | None,
 ) -> tuple[list[Advantage], list[Tensor] | None]:
-    if algorithm.process:
-        return _of_steps(algorithm, rewards_PG.shape[1], usable, lengths_B.tolist(), steps), None
     outcomes_B = torch.where(torch.tensor(usable), rewards_PG.flatten(), 0.0)
     penalties_BT = None if penalties is None else pad([p.double() for p in penalties])
     rewards_BT = token_rewards(outcomes_B, lengths_B, penalties_BT)
@@ -122,10 +121,10 @@ def _per_token(
 
 
 def _of_steps(
-    algorithm: Algorithm, samples: int, usable: Sequence[bool], lengths: Sequence[int], steps: Sequence[Steps]
+    algorithm: Algorithm, samples: int, judged: Sequence[bool], lengths: Sequence[int], steps: Sequence[Steps]
 ) -> list[Advantage]:
-    """Each group on its own; a completion that is not usable has no steps, so that nothing is pooled from it."""
-    known = [own if use else [] for own, use in zip(steps, usable, strict=True)]
+    """Each group on its own; a completion that nobody could judge has no steps, so that nothing is pooled from it."""
+    known = [own if j else [] for own, j in zip(steps, judged, strict=True)]
     ends = [[end for end, _ in own] for own in known]
     rewards = [[reward for _, reward in own] for own in known]
     advantages: list[Advantage] = []
