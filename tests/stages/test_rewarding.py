@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_the_length_reward_leaves_out_what_could_not_be_judged() -> None:
     assert calls == [6] and {v.name for v in verdicts} == {"length"}
     overlong = length_judge(Length(kind="overlong", cache=0.2), max_new_tokens=100, accuracy=judged)
     assert [v.score for v in overlong([one] * 3, responses[:3])] == [0.0, 0.0, -0.5] and calls == [6]
+
+
+def test_a_problem_in_two_languages_is_two_groups() -> None:
+    one = few_problems()[2]
+    problems = [one] * 2 + [dataclasses.replace(one, language="zh")] * 2
+    responses = [Response("", one.answer, True, tokens=tokens) for tokens in (10, 30, 100, 300)]
+    judge = length_judge(Length(kind="kimi"), max_new_tokens=1000)
+    assert [v.score for v in judge(problems, responses)] == [0.5, -0.5, 0.5, -0.5]
+
+
+def test_what_length_may_cost_is_less_than_a_right_answer() -> None:
+    assert Length(kind="l1-exact", alpha=2.0).alpha == 2.0
+    with pytest.raises(SettingError, match="alpha=2.0: less than 1 with kind 'efficient'"):
+        Length(kind="efficient", alpha=2.0)
+    for weight in (math.nan, math.inf):
+        with pytest.raises(SettingError, match="accuracy"):
+            Weights(accuracy=weight)
 
 
 def test_the_coin_is_fair_knows_nothing_and_differs_from_step_to_step() -> None:

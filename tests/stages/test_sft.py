@@ -37,6 +37,12 @@ def run(inputs: dict[str, Path], out: Path, **settings: Any) -> list[dict[str, A
     return read_jsonl(out / "metrics.jsonl")
 
 
+def test_a_preset_overrules_nothing_that_says_the_same_otherwise() -> None:
+    given = Settings(preset="open-r1", warmup=100, batch_tokens=32_768)
+    assert (given.warmup, given.warmup_share, given.batch_tokens, given.batch) == (100, None, 32_768, None)
+    assert Settings(preset="open-r1").warmup_share is not None and Settings(preset="open-r1").batch is not None
+
+
 def test_a_preset_gives_what_is_not_set() -> None:
     s1 = Settings(preset="s1", lr=3e-5)
     assert (s1.epochs, s1.batch, s1.warmup_share, s1.weight_decay, s1.row_length) == (5, 16, 0.05, 1e-4, 32_768)

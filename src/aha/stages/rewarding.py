@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from aha.config import Count, Frozen, NotNegative, Share
 from aha.data.preferences import is_harmful
 from aha.errors import CheckpointError, InvariantError, SettingError
@@ -65,6 +67,12 @@ class Length(Frozen):
     start: Share = 0.0
     ramp: NotNegative = 0.0
 
+    @model_validator(mode="after")
+    def _may_cost(self) -> Length:
+        if self.kind == "efficient" and self.alpha >= 1:
+            raise ValueError(f"alpha={self.alpha}: less than 1 with kind 'efficient', where all of an answer may go")
+        return self
+
 
 def length_judge(settings: Length, *, max_new_tokens: int, accuracy: Judge = judge_accuracy) -> Judge:
     """The length reward as a judge; completions of one problem, which come one after the other, are one group. Where
@@ -77,7 +85,7 @@ def length_judge(settings: Length, *, max_new_tokens: int, accuracy: Judge = jud
             return [_length(length.soft_overlong(r.tokens, max_length=longest, cache=cache)) for r in responses]
         verdicts = [replace(verdict, name="length") for verdict in accuracy(problems, responses)]
         judged = [i for i, verdict in enumerate(verdicts) if verdict.status is not Status.ERROR]
-        for _, rows in itertools.groupby(judged, key=lambda i: problems[i].id):
+        for _, rows in itertools.groupby(judged, key=lambda i: problems[i].key):
             group = list(rows)
             lengths, right = [responses[i].tokens for i in group], [verdicts[i].status is Status.RIGHT for i in group]
             for i, value in zip(group, of_group(lengths, right), strict=True):

@@ -91,8 +91,9 @@ class Settings(Frozen):
         row = PRESETS[self.preset]
         values = {name: getattr(row, name) for name in _PRESET_FIELDS}
         values |= {"row_length": row.context, "max_position_embeddings": row.context, "rows": 1}
+        given = self.model_fields_set
         for name, value in values.items():
-            if value is not None and name not in self.model_fields_set:
+            if value is not None and name not in given and _SAID_OTHERWISE.get(name) not in given:
                 object.__setattr__(self, name, value)  # derived: another preset derives it again
         return self
 
@@ -100,6 +101,7 @@ class Settings(Frozen):
 _PRESET_FIELDS = (
     "epochs", "lr", "batch", "warmup_share", "final_ratio", "rope_theta", "weight_decay", "max_grad_norm",
 )  # fmt: skip
+_SAID_OTHERWISE = {"warmup_share": "warmup", "batch": "batch_tokens"}  # and would be overruled
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -204,6 +206,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 temperature=settings.soft_temperature,
                 lr=lr,
                 max_grad_norm=settings.max_grad_norm,
+                balance=settings.balance,
+                mtp_weight=ahead_weight,
             )
         state.step += 1
         state.extra["loss"] = metrics["loss"]
