@@ -16,7 +16,7 @@ from aha.model.decoder import Decoder, build_decoder
 from aha.records import FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native import weights
-from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.engine import NativeEngine, build_runner, sampled_itemsize
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.weights import decoder_digest, digest_of
 
@@ -365,6 +365,22 @@ def test_without_bf16_instructions_its_weights_are_computed_in_float32(
                 logp = rounded.logits(rounded(ids))[0, len(prompt) - 1 : -1].log_softmax(-1)
             gap = logp.gather(-1, ids[0, len(prompt) :, None]).squeeze(-1) - torch.tensor(c.logprobs)
             assert float(gap.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize("compiled", [True, False])
+def test_estimates_count_the_numbers_that_a_runner_has(
+    compiled: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without BF16 instructions: what is not compiled keeps BF16 in float32."""
+    monkeypatch.setattr("aha.model.product._multiplies_bf16", lambda: False)
+    if not compiled:
+        monkeypatch.setattr("aha.rollout.native.engine.load_kernels", lambda: None)
+    cpu = {"dtype": dtype, "device": torch.device("cpu")}
+    for speculate in (0, 1) if dtype != torch.int8 else (0,):
+        config = CONFIGS["v3"].model_copy(update={"num_nextn_predict_layers": 1}) if speculate else CONFIGS["qwen3"]
+        runner = build_runner(config, **cpu, speculate=speculate)
+        assert sampled_itemsize(config, **cpu, speculate=speculate) == runner.bytes_per_number
 
 
 def test_what_cannot_be_is_refused() -> None:

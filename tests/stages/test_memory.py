@@ -19,8 +19,7 @@ from aha.objective.algorithms import ALGORITHMS
 from aha.records import FinishReason, Group
 from aha.reward.rubric import Scored
 from aha.rollout.engine import SamplingParams
-from aha.rollout.native.engine import NativeEngine
-from aha.rollout.native.int8 import rest_of
+from aha.rollout.native.engine import NativeEngine, sampled_itemsize
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.sync import sync_weights
 from aha.stages import memory, pretrain, reward_model, rl, sft
@@ -94,7 +93,7 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
         prompt=PROMPT,
         max_new_tokens=COMPLETION,
         cache_bytes=CACHE,
-        bytes_per_number=rest_of(sampler).itemsize,
+        bytes_per_number=sampled_itemsize(config, dtype=sampler, device=torch.device("cpu"), speculate=0),
         int8=sampler == torch.int8,
     )
     like = torch.empty(0, dtype=dtype)

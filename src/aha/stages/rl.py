@@ -33,7 +33,7 @@ from aha.reward.early import EarlyVerdicts
 from aha.reward.rubric import Reward
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
-from aha.rollout.native.engine import NativeEngine
+from aha.rollout.native.engine import NativeEngine, sampled_itemsize
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.partial import begin_group, from_json, is_finished, sample_piece, to_json
 from aha.rollout.sync import check_agreement, sync_weights
@@ -359,7 +359,7 @@ def _estimate_memory(
     """Bytes of a step all of whose prompts have ``prompt`` tokens, and completions as many as they may."""
     head = policy.decoder.head_weight
     halves = settings.precision == "bf16"
-    itemsize = 2 if halves or settings.sampler else head.itemsize
+    sampled = _SAMPLERS[settings.sampler] or (torch.bfloat16 if halves else head.dtype)
     completion = max([settings.max_new_tokens, *(cap for _, cap in settings.length_stages)])
     rollout = estimate_rollout(
         policy.config,
@@ -369,7 +369,9 @@ def _estimate_memory(
         max_new_tokens=completion,
         cache_bytes=cache_bytes(head.device),
         speculate=settings.speculate,
-        bytes_per_number=itemsize,
+        bytes_per_number=sampled_itemsize(
+            policy.config, dtype=sampled, device=head.device, speculate=settings.speculate
+        ),
         int8=settings.sampler == "int8",
     )
     rows = settings.prompts * settings.samples

@@ -14,8 +14,8 @@ from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
-from aha.rollout.native.int8 import check_int8
-from aha.rollout.native.kernels import load_kernels
+from aha.rollout.native.int8 import check_int8, rest_of
+from aha.rollout.native.kernels import Kernels, load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
 from aha.rollout.native.packed import is_packable
 from aha.rollout.native.prefixes import PrefixCache, hash_beginnings
@@ -24,6 +24,7 @@ from aha.rollout.native.runner import Runner
 from aha.rollout.native.scheduler import Scheduler
 from aha.rollout.native.speculative import Speculation, SpeculativeRunner
 from aha.rollout.native.stops import StopStrings
+from aha.rollout.native.weights import kept_type
 
 
 class NativeEngine:
@@ -338,9 +339,19 @@ def build_runner(
     """With compiled kernels where they know the model and can be had, else with PyTorch."""
     if speculate:
         return SpeculativeRunner(config, dtype=dtype, device=device, ahead=speculate)
-    if device.type == "cpu" and is_packable(config, dtype) and (kernels := load_kernels()) is not None:
+    if (kernels := _kernels_for(config, dtype, device)) is not None:
         return CompiledRunner(config, kernels, dtype=dtype)
     return Runner(config, dtype=dtype, device=device)
+
+
+def sampled_itemsize(config: ModelConfig, *, dtype: torch.dtype, device: torch.device, speculate: int) -> int:
+    """Bytes of a number of the runner that ``build_runner`` makes: of its cache, and of all that is not in int8."""
+    compiled = not speculate and _kernels_for(config, dtype, device) is not None
+    return (rest_of(dtype) if compiled else kept_type(dtype, device)).itemsize
+
+
+def _kernels_for(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Kernels | None:
+    return load_kernels() if device.type == "cpu" and is_packable(config, dtype) else None
 
 
 def _check_limits(
