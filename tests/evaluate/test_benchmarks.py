@@ -12,9 +12,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from aha.data.decontaminate import Benchmark, read_questions
 from aha.errors import DataError, UsageError
 from aha.evaluate.benches import NUM_SAMPLES, open_bench
-from aha.evaluate.benchmarks import BENCHMARKS, BOXED, MAX_NEW_TOKENS, load_benchmark_problems
+from aha.evaluate.benchmarks import (
+    BENCHMARKS,
+    BOXED,
+    CHOICE,
+    FUNCTION,
+    MAX_NEW_TOKENS,
+    PROGRAM,
+    load_benchmark_problems,
+)
+from aha.evaluate.benchmarks import ROLES as ASKED_ROLES
+from aha.evaluate.contamination import contamination
 from aha.evaluate.rows import read_rows
 from aha.records import Problem, Status
 from aha.reward.accuracy import judge_accuracy
@@ -32,6 +43,15 @@ GPQA = {
     "High-level domain": "Chemistry",
 }
 ROLES = "(1) Ann is a knight\n(2) Ben is a knave"
+HUMANEVAL = {
+    "task_id": "HumanEval/900",
+    "prompt": 'def twice(n: int) -> int:\n    """Two times n."""\n',
+    "canonical_solution": "    return 2 * n\n",
+    "test": "def check(candidate):\n    assert candidate(4) == 8\n",
+    "entry_point": "twice",
+}
+MBPP = {"task_id": 901, "text": "Write twice.", "code": "def twice(n):\n    return 2 * n", "test_setup_code": "",
+        "test_list": ["assert twice(3) == 6"]}  # fmt: skip
 
 # benchmark, row, right final parts, wrong final parts
 FIXTURES: list[tuple[str, Row, Sequence[str], Sequence[str]]] = [
@@ -79,7 +99,7 @@ def test_known_responses_score_what_they_must(
     (problem,) = load_benchmark_problems(name, write(tmp_path / "own.jsonl", [row]))
     if name == "gpqa":
         letter = problem.answer
-        assert f"{letter}) neon" in problem.prompt and problem.meta == {"subject": "Chemistry"}
+        assert f"{letter}) neon" in problem.prompt and problem.meta["subject"] == "Chemistry"
         right, wrong = [f"Answer: {letter}", rf"\boxed{{{letter}}}"], [f"Answer: {'ABCD'.replace(letter, '')[0]}"]
     assert problem.id and statuses(problem, right) == [Status.RIGHT] * len(right)
     assert statuses(problem, wrong) == [Status.WRONG] * len(wrong)
@@ -88,19 +108,30 @@ def test_known_responses_score_what_they_must(
 
 
 def test_programs_are_run_with_the_tests_of_their_row(tmp_path: Path) -> None:
-    human = {
-        "task_id": "HumanEval/900",
-        "prompt": 'def twice(n: int) -> int:\n    """Two times n."""\n',
-        "canonical_solution": "    return 2 * n\n",
-        "test": "def check(candidate):\n    assert candidate(4) == 8\n",
-        "entry_point": "twice",
-    }
-    basic = {"task_id": 901, "text": "Write twice.", "code": "def twice(n):\n    return 2 * n", "test_setup_code": "",
-             "test_list": ["assert twice(3) == 6"]}  # fmt: skip
     right, wrong = (f"```python\ndef twice(n):\n    return {factor} * n\n```" for factor in (2, 3))
-    for name, row in (("humaneval", human), ("mbpp", basic)):
+    for name, row in (("humaneval", HUMANEVAL), ("mbpp", MBPP)):
         (problem,) = load_benchmark_problems(name, write(tmp_path / f"{name}.jsonl", [row]))
         assert statuses(problem, [right, wrong]) == [Status.RIGHT, Status.WRONG]
+
+
+@pytest.mark.parametrize(("name", "row"), [(name, row) for name, row, *_ in FIXTURES] + [("humaneval", HUMANEVAL)])
+def test_what_we_ask_beside_a_question_is_neither_a_leak_nor_in_its_way(tmp_path: Path, name: str, row: Row) -> None:
+    """As decontamination finds, which reads the same rows."""
+    bench = write(tmp_path / "bench.jsonl", [row])
+    problems = load_benchmark_problems(name, bench)
+    beside = [CHOICE.format(letters="ABCD"), BOXED, ASKED_ROLES, PROGRAM, FUNCTION]
+    others = write(tmp_path / "others.jsonl", [{"problem": f"Compute the integral of x. {text}"} for text in beside])
+    strict = Benchmark.of(read_questions([bench]), "ngram", 8)
+    for file, count in ((bench, 1), (others, 0)):
+        found = contamination({name: problems}, [Path(file)])[name]
+        assert (found["questions"], found["leaked"], found["equal"]) == (1, count, count)
+        assert [strict.meets(text) is not None for _, text in read_questions([file])].count(True) == count
+
+
+def test_the_question_of_mbpp_goes_by_the_name_of_its_authors(tmp_path: Path) -> None:
+    problems = load_benchmark_problems("mbpp", write(tmp_path / "bench.jsonl", [MBPP]))
+    trained = write(tmp_path / "trained.jsonl", [{"problem": MBPP["text"]}])
+    assert contamination({"mbpp": problems}, [Path(trained)])["mbpp"]["equal"] == 1
 
 
 def test_every_benchmark_has_a_fixture() -> None:
@@ -110,7 +141,7 @@ def test_every_benchmark_has_a_fixture() -> None:
 def test_language_and_level_are_kept_and_ids_are_given(tmp_path: Path) -> None:
     rows = [{"problem": "a", "answer": "1", "level": 2}, {"problem": "b", "answer": "2", "lang": "zh"}]
     first, second = load_benchmark_problems("math500", write(tmp_path / "own.jsonl", rows))
-    assert (first.id, second.id, second.language) == ("math500/1", "math500/2", "zh") and first.meta == {"level": 2}
+    assert (first.id, second.id, second.language) == ("math500/1", "math500/2", "zh") and first.meta["level"] == 2
 
 
 def test_the_same_rows_come_from_every_kind_of_file(tmp_path: Path) -> None:

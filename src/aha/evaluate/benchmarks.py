@@ -4,7 +4,7 @@ The protocol is DeepSeek-R1's (R1v1 3, R1v2 D.1, R1-README): zero-shot, no syste
 final answer within \boxed{}", k = 64 samples for AIME and GPQA and 16 for MATH, at most 32,768 new tokens. Where no k
 is published it is ours: 64 for tens of problems, 16 for hundreds, 4 (the least of R1v1) for a thousand and more. No row
 is shipped: the user gives a local copy or a hub name. Field names are those of the authors, of usual hub copies, and of
-plain JSON lines.
+plain JSON lines. What the row asks stays, bare, in ``meta["question"]``: what we add to it is no leak.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ CHOICE = (
 )
 PROGRAM = "Please complete this Python program. Give the whole of it in one fenced block."
 FUNCTION = "Please write the function in Python, in one fenced block."
+_QUESTION = (*PROBLEM, "text")  # MBPP's authors call it a text
 _ANSWER = ("answer", "Answer", "answer_number", "final_answer", "solution_text_format", "solution_text")
 _ID = ("id", "ID", "unique_id", "task_id", "Record ID", "problem_id")
 _KEPT = ("level", "subject", "year")  # what scores are broken down by, or help to find a row
@@ -131,6 +132,7 @@ def load_benchmark_problems(name: str, source: str) -> list[Problem]:
     for index, row in enumerate(read_rows(source), 1):
         try:
             problem = benchmark.read(row, name)
+            problem = replace(problem, meta={**problem.meta, "question": _field(row, _QUESTION)})
         except (DataError, TypeError, ValueError) as error:
             raise DataError(f"{source}, row {index}, as {benchmark.title}: {error}") from None
         problems.append(problem if problem.id else replace(problem, id=f"{name}/{index}"))

@@ -18,7 +18,8 @@ WORDS = 8
 def contamination(benches: Mapping[str, Sequence[Problem]], files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """For each bench its ``questions``, how many of them share a run of 8 words with a question of ``files`` (a shorter
     one: are equal to it), as ``leaked``, how many are ``equal`` to one, and the ids of some, those first (replications
-    1.5 A). A bench of templates shares runs without a leak."""
+    1.5 A). A benchmark's questions are those of its rows, without what we ask beside. A bench of templates shares runs
+    without a leak."""
     known = {name: _Bench(problems) for name, problems in benches.items()}
     for question in questions_of(files):
         for bench in known.values():
@@ -32,7 +33,7 @@ class _Bench:
         self.runs: defaultdict[str, list[str]] = defaultdict(list)
         self.whole: defaultdict[str, list[str]] = defaultdict(list)
         for problem in problems:
-            words = spaced_words(problem.prompt)
+            words = spaced_words(problem.meta.get("question", problem.prompt))
             self.whole[" ".join(words)].append(problem.id)
             for run in word_runs(words, WORDS):
                 self.runs[run].append(problem.id)
