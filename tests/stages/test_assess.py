@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from aha.errors import UsageError
+from aha.errors import DataError, UsageError
 from aha.evaluate.benches import Bench
 from aha.evaluate.generations import SUFFIX, load_kept
 from aha.records import Problem
@@ -25,9 +26,16 @@ def nothing(done: int) -> None:
 
 
 def evaluate(
-    folder: Path, keep: Path | None, *, samples: int = 3, progress: Callable[[int], None] = nothing, seed: int = 0
+    folder: Path,
+    keep: Path | None,
+    *,
+    samples: int = 3,
+    progress: Callable[[int], None] = nothing,
+    seed: int = 0,
+    most: int = 5,
+    name: str = "one",
 ) -> Evaluation:
-    benches = [Bench("one", PROBLEMS[:1], samples, 5), Bench("my/two.jsonl", PROBLEMS, samples, 5)]
+    benches = [Bench(name, PROBLEMS[:1], samples, most), Bench("my/two.jsonl", PROBLEMS, samples, most)]
     how = Sampling(temperature=1.0, top_p=1.0, seed=seed)
     return evaluate_model(folder, tiny_policy(), benches, how, keep=keep, progress=progress)
 
@@ -92,6 +100,42 @@ def test_other_settings_are_not_continued(model: Path, tmp_path: Path) -> None:
     (model / "config.json").write_text((model / "config.json").read_text() + " ")
     with pytest.raises(UsageError, match="weights_sha256"):
         evaluate(model, tmp_path)
+
+
+def test_a_folder_keeps_one_evaluation(model: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    evaluate(model, kept)
+    evaluate(model, kept, name="three")  # another bench of the same
+    (kept / f"two{SUFFIX}").unlink()
+    other = tmp_path / "other"
+    shutil.copytree(model, other)
+    whose = rf"one{SUFFIX} was sampled with model '{model}', now '{other}': ask the same, or keep in another folder"
+    with pytest.raises(UsageError, match=whose):
+        evaluate(other, kept, name="four")
+    with pytest.raises(UsageError, match="seed 0, now 1"):
+        evaluate(model, kept, seed=1, name="four")
+    (model / "config.json").write_text((model / "config.json").read_text() + " ")
+    with pytest.raises(UsageError, match="was sampled with weights_sha256 '.{64}', now '"):
+        evaluate(model, kept, name="four")
+    assert len(list(kept.iterdir())) == 2
+    first, *rows = (kept / f"three{SUFFIX}").read_text().splitlines(keepends=True)
+    first = first.replace('"seed": 0', '"seed": 1')  # as folders could be made before
+    (kept / f"three{SUFFIX}").write_text(first + "".join(rows))
+    with pytest.raises(UsageError, match=rf"three{SUFFIX} was sampled with seed 1, bench one 0: two evaluations"):
+        evaluate_kept(kept)
+
+
+@pytest.mark.parametrize("line", [b"{broken\n", b'{"problem": "\xff"}\n', b"[1]\n", b'{"problem": {}}\n', b"\n"])
+def test_a_broken_line_is_named_by_file_and_number(model: Path, tmp_path: Path, line: bytes) -> None:
+    kept = tmp_path / "kept"
+    evaluate(model, kept)
+    path = kept / f"two{SUFFIX}"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number in (1, 3):
+        path.write_bytes(broken := b"".join([*lines[: number - 1], line, *lines[number:]]))
+        with pytest.raises(DataError, match=rf"two{SUFFIX}(:{number}: | holds no settings in its first line)"):
+            evaluate(model, kept)
+        assert path.read_bytes() == broken
 
 
 def test_two_evaluations_are_compared_problem_by_problem(model: Path) -> None:

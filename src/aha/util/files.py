@@ -82,18 +82,23 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                try:
-                    row = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number}: not JSON ({error})") from None
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}:{number}: expected an object, found {type(row).__name__}")
-                rows.append(row)
+                rows.append(json_object(line, f"{path}:{number}"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return rows
+
+
+def json_object(line: str | bytes, where: str) -> dict[str, Any]:
+    """The object in a line of JSON; ``DataError`` says ``where`` there is none."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # of bytes that are no text, too
+        raise DataError(f"{where}: not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, found {type(row).__name__}")
+    return row
 
 
 def sha256_file(path: str | Path) -> str:
