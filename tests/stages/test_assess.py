@@ -151,6 +151,8 @@ def test_two_evaluations_are_compared_problem_by_problem(model: Path) -> None:
     swapped = Evaluation(first.result, {"my/two.jsonl": first.graded["my/two.jsonl"][::-1]})
     with pytest.raises(UsageError, match="problem '1' of the one is not '5'"):
         compare_evaluations(first, swapped)
+    with pytest.raises(UsageError, match="one: the one was sampled to 5 new tokens at most, the other to 4: .* 4$"):
+        compare_evaluations(first, evaluate(model, None, most=4))
 
 
 def test_general_prompts_are_refused() -> None:

@@ -52,10 +52,9 @@ def assess(
     engine = build_loaded_engine(policy)
     done, results = 0, {}
     for bench in benches:
-        longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in bench.problems)
         settings = Settings(
             samples=bench.samples,
-            max_new_tokens=room_for_new_tokens(policy, longest, bench.max_new_tokens, limit=bench.most_new_tokens),
+            max_new_tokens=new_token_limit(policy, bench),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
         )
@@ -77,6 +76,12 @@ def assess(
         done += len(found)
         results[bench.name] = found
     return results
+
+
+def new_token_limit(policy: Policy, bench: Bench) -> int:
+    """How many tokens may be sampled for each of a bench's problems: as asked, or what fits behind the longest."""
+    longest = max(len(policy.renderer.prompt(problem.prompt)) for problem in bench.problems)
+    return room_for_new_tokens(policy, longest, bench.max_new_tokens, limit=bench.most_new_tokens)
 
 
 def weights_digest(folder: Path) -> str:

@@ -13,7 +13,7 @@ from aha.evaluate.benches import Bench
 from aha.evaluate.generations import Asked, load_kept
 from aha.evaluate.scores import Graded, bench_scores, compare_scores, grade
 from aha.model.config_file import model_folder
-from aha.stages.assess import Sampling, assess, dropped_golds, weights_digest
+from aha.stages.assess import Sampling, assess, dropped_golds, new_token_limit, weights_digest
 from aha.stages.models import Policy
 
 
@@ -40,7 +40,11 @@ def evaluate_model(
     found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
     dtype = str(policy.sampling_dtype).removeprefix("torch.")
     about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template, "dtype": dtype}
-    evaluation = _grade(about, found, {bench.name: dropped_golds(bench) for bench in benches})
+    known = {
+        bench.name: {"max_new_tokens": new_token_limit(policy, bench), "dropped_golds": dropped_golds(bench)}
+        for bench in benches
+    }
+    evaluation = _grade(about, found, known)
     return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)
 
 
@@ -49,8 +53,8 @@ def evaluate_kept(folder: Path) -> Evaluation:
     kept = load_kept(folder)
     settings = next(iter(kept.values()))[0]
     about = {key: settings[key] for key in ("model", "temperature", "top_p", "seed", "template", "dtype")}
-    dropped = {name: settings["dropped_golds"] for name, (settings, _) in kept.items()}
-    return _grade(about, {name: rows for name, (_, rows) in kept.items()}, dropped)
+    known = {name: settings for name, (settings, _) in kept.items()}
+    return _grade(about, {name: rows for name, (_, rows) in kept.items()}, known)
 
 
 def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]:
@@ -67,6 +71,12 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]
     benches = {}
     for name in shared:
         rows = [one.result["benches"][name] for one in (first, second)]
+        limits = [row["max_new_tokens"] for row in rows]
+        if limits[0] != limits[1]:
+            raise UsageError(
+                f"{name}: the one was sampled to {limits[0]} new tokens at most, the other to {limits[1]}: sample both "
+                f"alike, with --max-new-tokens {min(limits)}"
+            )
         gaps = compare_scores(first.graded[name], second.graded[name])
         sides = [{key: row[key] for key in gaps if key in row} for row in rows]
         benches[name] = {
@@ -80,12 +90,14 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]
 
 
 def _grade(
-    about: Mapping[str, Any], found: Mapping[str, Sequence[Asked]], dropped: Mapping[str, list[dict[str, Any]]]
+    about: Mapping[str, Any], found: Mapping[str, Sequence[Asked]], known: Mapping[str, Mapping[str, Any]]
 ) -> Evaluation:
+    """``known`` of each bench: its ``max_new_tokens`` and ``dropped_golds``."""
     graded = {name: grade(rows) for name, rows in found.items()}
     benches: dict[str, dict[str, Any]] = {}
     for name, rows in graded.items():
-        benches[name] = {"problems": len(rows), "samples": len(rows[0].verdicts), **bench_scores(rows)}
-        if dropped[name]:
-            benches[name]["dropped_golds"] = dropped[name]
+        counts = {"problems": len(rows), "samples": len(rows[0].verdicts)}
+        benches[name] = {**counts, "max_new_tokens": known[name]["max_new_tokens"], **bench_scores(rows)}
+        if known[name]["dropped_golds"]:
+            benches[name]["dropped_golds"] = known[name]["dropped_golds"]
     return Evaluation({**about, "benches": benches}, graded)
