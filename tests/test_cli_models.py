@@ -126,6 +126,9 @@ def test_evaluate_prints_stores_and_takes_files(aha_main: Program, model: Path, 
     trained.write_text('{"problem": "what is 3 + 4?"}\n{"problem": "What  is 3 + 4?", "answer": 7}\n')
     code, output, _ = aha_main("evaluate", model, "--bench", path, *options, "--trained-on", trained)
     assert code == 0 and f"contamination of {path}: 1 of 2 questions" in output
+    (model / "lineage.json").write_text('{"stage": {"name": "stage"}, "ancestors": {}}')
+    code, output, _ = aha_main("evaluate", model, "--bench", path, *options)
+    assert f"contamination is not known: {model} has no stage behind it with a file of questions" in output
     for bad, message in ((path / "x.json", "cannot write into"), (tmp_path, "is a folder: give the file to write")):
         code, output, errors = aha_main("evaluate", tmp_path / "nowhere", "--bench", path, "--out", bad)
         assert code == 2 and f"--out {bad}" in errors and message in errors
@@ -137,12 +140,15 @@ def test_evaluations_are_kept_graded_again_and_compared(aha_main: Program, model
     path, kept, out = tmp_path / "own.jsonl", tmp_path / "kept", tmp_path / "found.md"
     path.write_text('{"problem": "1 + 2", "answer": "3"}\n{"problem": "2 + 2", "answer": "4"}\n')
     options = ("--bench", f"math500={path}", "--samples", 2, "--max-new-tokens", 4)
-    code, output, _ = aha_main("evaluate", model, *options, "--keep", kept, "--json")
+    trained = ("--trained-on", path)
+    code, output, _ = aha_main("evaluate", model, *options, *trained, "--keep", kept, "--json")
     found = json.loads(output)
     assert code == 0 and read_json(kept / "results.json") == found
     assert (kept / "results.png").read_bytes().startswith(b"\x89PNG") and "math500" in (kept / "results.md").read_text()
     code, output, _ = aha_main("evaluate", kept, "--regrade", "--json")
-    assert code == 0 and json.loads(output)["benches"] == found["benches"]
+    assert code == 0 and json.loads(output) == found == read_json(kept / "results.json")
+    code, output, _ = aha_main("evaluate", kept, "--regrade")
+    assert code == 0 and "2 are equal to one there" in output
     code, output, _ = aha_main("evaluate", kept, kept, "--compare", "--out", out)
     assert code == 0 and "within chance" in output and "within chance" in out.read_text()
     code, output, _ = aha_main("evaluate", kept, model, "--compare", *options, "--out", tmp_path / "gap.png", "--json")

@@ -268,17 +268,16 @@ def evaluate(
         with terminal.progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
             found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
     shown = compare_evaluations(*found) if compare else found[0].result
-    contaminated: list[str] = []
-    if asked and not compare:
-        from aha.evaluate.contamination import contamination_lines
-
-        leaks = _contamination(models[0], asked, trained_on)
-        contaminated = contamination_lines(leaks, models[0])
-        shown = {**shown, "contamination": leaks}
+    from aha.evaluate.contamination import contamination_lines
     from aha.report.evaluation import comparison_table, evaluation_table, save_evaluation
-    from aha.util.files import write_json_atomic
+    from aha.util.files import read_json, write_json_atomic
 
     folder = keep or (models[0] if regrade else None)
+    if asked and not compare:
+        shown = {**shown, "contamination": _contamination(models[0], asked, trained_on)}
+    elif regrade and (models[0] / "results.json").is_file():  # what no text tells stays as it was found
+        earlier = read_json(models[0] / "results.json")
+        shown = {**shown, **{key: earlier[key] for key in ("seconds", "contamination") if key in earlier}}
     if out and out.suffix in (".md", ".png"):
         save_evaluation(shown, out)
     elif out:
@@ -295,20 +294,22 @@ def evaluate(
     for row in rows:
         table.add_row(*row)
     terminal.print_rich(table)
-    for line in contaminated:
-        print(line)
+    if "contamination" in shown:
+        for line in contamination_lines(shown["contamination"], shown["model"]):
+            print(line)
 
 
 def _contamination(model: Path, asked: list[Any], trained_on: list[str] | None) -> dict[str, Any] | None:
-    """Leaks of the benches in the files given, or in those that the model's card names and that are still there."""
+    """Leaks of the benches in the files given, or in those that the model's card names and that are still there; None
+    where there is no card."""
     from aha.data.files import find_files
     from aha.data.lineage import trained_on as named_by_card
     from aha.evaluate.contamination import contamination
 
     files = find_files(trained_on) if trained_on else named_by_card(model)
-    if not files:
+    if files is None:
         return None
-    benches = contamination({bench.name: bench.problems for bench in asked}, files)
+    benches = contamination({bench.name: bench.problems for bench in asked}, files) if files else {}
     return {"files": len(files), "benches": benches}
 
 

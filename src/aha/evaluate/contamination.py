@@ -57,10 +57,11 @@ class _Bench:
         }
 
 
-def contamination_lines(found: Mapping[str, Any] | None, model: Path) -> list[str]:
+def contamination_lines(found: Mapping[str, Any] | None, model: str | Path) -> list[str]:
     """What stands below the scores."""
-    if found is None:
-        return [f"contamination is not known: {model} does not say what it was trained on; give --trained-on FILE"]
+    if not found or not found["files"]:
+        why = "has no stage behind it with a file of questions" if found else "does not say what it was trained on"
+        return [f"contamination is not known: {model} {why}; give --trained-on FILE"]
     lines = []
     for name, row in found["benches"].items():
         some = f", such as {', '.join(row['such_as'])}" if row["leaked"] else ""
