@@ -19,7 +19,8 @@ import pytest
 import torch
 
 import aha
-from aha.records import FinishReason
+from aha.errors import EndpointError
+from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.stages import reject
 from aha.stages.context import Context
@@ -30,7 +31,7 @@ from aha.util.seeds import stream
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 from aha.serve.api import MOST_WAITING, Served, build_app  # noqa: E402
-from aha.serve.batching import build_batcher  # noqa: E402
+from aha.serve.batching import Batcher, build_batcher  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,61 @@ def test_a_request_that_comes_again_is_answered_once(policy: Policy, tmp_path: P
         full = client.post("completions", json=body)
         assert full.status_code == 429 and full.headers["Retry-After"] == "1"
         batcher.waiting -= MOST_WAITING
+
+
+class Slow:
+    """An engine that answers nothing before it is let go, and then what it was told to."""
+
+    policy_version = 0
+
+    def __init__(self, end: BaseException | None = None) -> None:
+        self.end, self.entered, self.go = end, threading.Event(), threading.Event()
+
+    def generate(self, prompts: list[list[int]], *_: Any, **__: Any) -> list[list[Completion]]:
+        self.entered.set()
+        assert self.go.wait(60)
+        if self.end:
+            raise self.end
+        return [[Completion(tuple(ids), (0.0,) * len(ids), FinishReason.END, 0)] for ids in prompts]
+
+    def load_weights(self, decoder: Any, version: int) -> None: ...
+
+
+def test_what_is_cancelled_is_left_out_and_the_others_are_answered(policy: Policy) -> None:
+    engine = Slow()
+    batcher = Batcher(policy, engine)
+    params = SamplingParams(2)
+    first = batcher.sample([5], [1], params)
+    assert engine.entered.wait(60)
+    other = batcher.sample([7], [1], SamplingParams(2, stop=("x",)))  # in no batch with the others
+    gone = (batcher.sample([6], [1], params), batcher.score([5, 6], top=1), other)
+    kept = batcher.sample([8], [1, 2], params), batcher.score([5, 6], top=1)
+    assert batcher.waiting == 7 and all(one.cancel() for one in gone) and not first.cancel()
+    engine.go.set()
+    assert [one.result(60)[0].token_ids for one in (first, kept[0])] == [(5,), (8,)]
+    assert len(kept[1].result(60).logprobs) == 1
+    batcher.close()
+    assert batcher.waiting == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ends_refuses_all_that_waits_and_all_that_comes(policy: Policy) -> None:
+    engine = Slow(SystemExit(3))
+    batcher = Batcher(policy, engine)
+    params = SamplingParams(2)
+    under_way = batcher.sample([5], [1], params)
+    assert engine.entered.wait(60)
+    waiting = batcher.score([5, 6], top=1), batcher.sample([6], [1], params)
+    engine.go.set()
+    for one in (under_way, *waiting, batcher.sample([7], [1], params)):
+        with pytest.raises(EndpointError, match=r"ended with SystemExit\(3\): start the server again"):
+            one.result(60)
+    batcher.close()
+    assert batcher.waiting == 0
+    closed = build_batcher(policy)
+    closed.close()
+    with pytest.raises(EndpointError, match="is closed"):
+        closed.score([5, 6], top=1).result(60)
 
 
 def test_ours_is_a_teacher(client: httpx2.Client, policy: Policy, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from aha.errors import EndpointError
 from aha.records import Completion
 from aha.rollout.engine import Engine, SamplingParams
 from aha.rollout.native.engine import NativeEngine
@@ -43,14 +44,23 @@ class _Calling:
     future: Future[Any] = field(default_factory=Future)
 
 
+_Work = _Sampling | _Calling
+
+
 class Batcher:
-    """``Batcher(policy, engine).sample(prompt, seeds, params)`` gives a future; ``waiting`` counts what is not answered
-    yet."""
+    """``Batcher(policy, engine).sample(prompt, seeds, params)`` gives a future; ``waiting`` counts the samples, and the
+    texts to score, that are not answered yet.
+
+    What is cancelled before its turn is left out. Once the thread has ended, by ``close`` or by an error that is no
+    request's, everything that waits and that comes later is refused with ``EndpointError``: no answer would ever come.
+    """
 
     def __init__(self, policy: Policy, engine: Engine) -> None:
         self._policy, self._engine = policy, engine
-        self._queue: queue.SimpleQueue[_Sampling | _Calling | None] = queue.SimpleQueue()
-        self._held: list[_Sampling] = []
+        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._held: list[_Work | None] = []
+        self._lock = threading.Lock()
+        self._ended = ""
         self.waiting = 0
         self._thread = threading.Thread(target=self._run, daemon=True, name="model")
         self._thread.start()
@@ -58,13 +68,13 @@ class Batcher:
     def sample(self, prompt: Sequence[int], seeds: Sequence[int], params: SamplingParams) -> Future[list[Completion]]:
         """A completion for each seed."""
         work = _Sampling(prompt, seeds, params)
-        self._put(work)
+        self._put(work, len(seeds))
         return work.future
 
     def score(self, ids: Sequence[int], *, top: int) -> Future[Scored]:
         """What the model gives each token of a text."""
         work = _Calling(lambda: score_text(self._policy, ids, top=top))
-        self._put(work)
+        self._put(work, 1)
         return work.future
 
     def close(self) -> None:
@@ -72,50 +82,76 @@ class Batcher:
         self._queue.put(None)
         self._thread.join()
 
-    def _put(self, work: _Sampling | _Calling) -> None:
-        self.waiting += 1
-        cast("Future[Any]", work.future).add_done_callback(lambda _: self._leave())
-        self._queue.put(work)
+    def _put(self, work: _Work, size: int) -> None:
+        self.waiting += size
+        cast("Future[Any]", work.future).add_done_callback(lambda _: self._leave(size))
+        with self._lock:
+            if not self._ended:
+                self._queue.put(work)
+                return
+        self._refuse([work])
 
-    def _leave(self) -> None:
-        self.waiting -= 1
+    def _leave(self, size: int) -> None:
+        self.waiting -= size
 
     def _run(self) -> None:
+        batch: list[_Work] = []
+        why = "the model's thread is closed"
+        try:
+            while batch := self._take():
+                self._settle(batch)
+        except BaseException as error:
+            why = f"the model's thread has ended with {error!r}: start the server again"
+            raise
+        finally:
+            with self._lock:
+                self._ended = why
+            while not self._queue.empty():
+                self._held.append(self._queue.get())
+            self._refuse([*batch, *(work for work in self._held if work)])
+
+    def _refuse(self, rest: Sequence[_Work]) -> None:
+        for work in rest:
+            future = cast("Future[Any]", work.future)
+            if future.running() or (not future.done() and future.set_running_or_notify_cancel()):
+                future.set_exception(EndpointError(self._ended))
+
+    def _take(self) -> list[_Work]:
+        """What is answered together next: what has waited longest, and all that waits and differs from it in length at
+        most. Nothing at the end."""
         while True:
-            work = self._held.pop(0) if self._held else self._queue.get()
-            if work is None:
+            while not self._held or not self._queue.empty():
+                self._held.append(self._queue.get())
+            first = self._held[0]
+            if first is None:
+                return []
+            batch = [work for work in self._held if work and _go_together(work, first)]
+            self._held = [work for work in self._held if work is None or not _go_together(work, first)]
+            if batch := [work for work in batch if work.future.set_running_or_notify_cancel()]:
+                return batch
+
+    def _settle(self, batch: Sequence[_Work]) -> None:
+        try:
+            found = self._answer(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].future.set_exception(error)
                 return
-            if isinstance(work, _Calling):
-                _settle(work.future, work.function)
-                continue
-            batch = [work, *self._same_as(work)]
-            try:
-                found = self._answer(batch)
-            except Exception:  # one of them cannot be answered: each by itself, so that the others can
-                for one in batch:
-                    _settle(one.future, lambda one=one: self._answer([one])[0])  # type: ignore[misc]
-            else:
-                for one, completions in zip(batch, found, strict=True):
-                    one.future.set_result(completions)
+            for one in batch:  # one of them cannot be answered: each by itself, so that the others can
+                self._settle([one])
+        else:
+            for one, answer in zip(batch, found, strict=True):
+                one.future.set_result(answer)
 
-    def _same_as(self, first: _Sampling) -> list[_Sampling]:
-        """Those that wait and differ from ``first`` in length at most; others are held for the next batches."""
-        while not self._queue.empty():
-            work = self._queue.get()
-            if not isinstance(work, _Sampling):
-                self._queue.put(work)  # behind what has come since: it waits for one batch more
-                break
-            self._held.append(work)
-        alike = [work for work in self._held if _way(work) == _way(first)]
-        self._held = [work for work in self._held if _way(work) != _way(first)]
-        return alike
-
-    def _answer(self, batch: Sequence[_Sampling]) -> list[list[Completion]]:
-        most = max(work.params.max_new_tokens for work in batch)
-        limits = [[work.params.max_new_tokens] * len(work.seeds) for work in batch]
-        params = replace(batch[0].params, max_new_tokens=most)
+    def _answer(self, batch: Sequence[_Work]) -> list[Any]:
+        if isinstance(batch[0], _Calling):
+            return [batch[0].function()]
+        asked = cast("Sequence[_Sampling]", batch)
+        most = max(work.params.max_new_tokens for work in asked)
+        limits = [[work.params.max_new_tokens] * len(work.seeds) for work in asked]
+        params = replace(asked[0].params, max_new_tokens=most)
         return self._engine.generate(
-            [work.prompt for work in batch], [work.seeds for work in batch], params, limits=limits
+            [work.prompt for work in asked], [work.seeds for work in asked], params, limits=limits
         )
 
 
@@ -147,12 +183,7 @@ def score_text(policy: Policy, ids: Sequence[int], *, top: int) -> Scored:
     return Scored(tuple(own_T.tolist()), tuple(tuple(zip(*row, strict=True)) for row in rows))
 
 
-def _way(work: _Sampling) -> SamplingParams:
-    return replace(work.params, max_new_tokens=1)
-
-
-def _settle(future: Future[Any], function: Callable[[], Any]) -> None:
-    try:
-        future.set_result(function())
-    except Exception as error:
-        future.set_exception(error)
+def _go_together(work: _Work, first: _Work) -> bool:
+    if isinstance(work, _Sampling) and isinstance(first, _Sampling):
+        return replace(work.params, max_new_tokens=1) == replace(first.params, max_new_tokens=1)
+    return work is first
