@@ -124,6 +124,8 @@ def test_log_probabilities_are_the_models_at_temperature_one(client: httpx2.Clie
 def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
     user = [{"role": "user", "content": "compute 2"}]
     turns = [*user, {"role": "assistant", "content": "2"}, *user]
+    read = {"max_tokens": 0, "echo": True}
+    long = [{"role": "user", "content": "compute 2 " * 200}]
     cases: list[tuple[str, dict[str, Any], int, str]] = [
         ("completions", {"model": "other", "prompt": "compute"}, 404, "only 'tiny'"),
         ("completions", {"prompt": "compute", "stream": True}, 400, "stream"),
@@ -131,8 +133,16 @@ def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
         ("completions", {"prompt": "compute", "max_tokens": 999}, 400, "max_position_embeddings is 256"),
         ("completions", {"prompt": "xylophone"}, 400, "does not know"),
         ("completions", {}, 400, "prompt"),
+        ("completions", {"prompt": [5, 99_999]}, 400, "prompt 0 has the token id 99999"),
+        ("completions", {"prompt": [[5], [5, -1]], **read}, 400, "prompt 1 has the token id -1"),
+        ("completions", {"prompt": [5, 99_999], **read, "logprobs": 1}, 400, "prompt 0 has the token id 99999"),
+        ("completions", {"prompt": [5] * 300, **read, "logprobs": 1}, 400, "max_position_embeddings is 256"),
+        ("completions", {"prompt": "compute", "n": 5_000}, 400, "5000 samples of 1 prompts"),
+        ("completions", {"prompt": ["compute"] * 600, "n": 2}, 400, f"may ask for {MOST_WAITING} at most"),
+        ("chat/completions", {"messages": long}, 400, "the prompt has 405 tokens"),
+        ("chat/completions", {"messages": user, "n": 5_000}, 400, "5000 samples"),
         ("chat/completions", {"messages": [{"role": "user", "content": ["a"]}]}, 400, "needs a role"),
-        ("chat/completions", {"messages": turns}, 500, "no chat template"),
+        ("chat/completions", {"messages": turns}, 400, "no chat template"),
     ]
     for path, body, status, said in cases:
         reply = client.post(path, json=body)
@@ -147,10 +157,21 @@ def test_a_request_that_comes_again_is_answered_once(policy: Policy, tmp_path: P
         key = {"Idempotency-Key": "one"}
         first, again = (client.post("completions", json=body, headers=key).json() for _ in range(2))
         assert first == again and client.post("completions", json=body).json()["id"] != first["id"]
-        batcher.waiting += MOST_WAITING
+        other = client.post("completions", json={**body, "prompt": "first"}, headers=key)
+        assert other.status_code == 422 and "'one' came with another request" in other.json()["error"]["message"]
+
+
+def test_as_many_samples_wait_as_may(policy: Policy, tmp_path: Path) -> None:
+    batcher = build_batcher(policy)
+    with serving(Served("tiny", policy, tmp_path, batcher)) as client:
+        body = {"prompt": "compute", "max_tokens": 1, "n": 3}
+        batcher.waiting += MOST_WAITING - 2
         full = client.post("completions", json=body)
         assert full.status_code == 429 and full.headers["Retry-After"] == "1"
-        batcher.waiting -= MOST_WAITING
+        batcher.waiting -= 1
+        assert client.post("completions", json=body).status_code == 200
+        batcher.waiting -= MOST_WAITING - 3
+        assert batcher.waiting == 0
 
 
 class Slow:

@@ -4,7 +4,8 @@ What lm-eval, inspect and other clients of that API ask is here: prompts as text
 seeds, ``echo`` and ``logprobs`` (which are the model's own, at temperature 1, whatever it was sampled at). A chat's
 thinking comes apart as ``reasoning_content``, as DeepSeek's API gives it. There is no streaming.
 
-A request with an ``Idempotency-Key`` is answered once: one that comes again with it gets the same answer.
+A request with an ``Idempotency-Key`` is answered once: one that comes again with it gets the same answer, and another
+request with it 422.
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from aha.errors import AhaError, DataError, SettingError
+from aha.errors import AhaError, CheckpointError, DataError, SettingError
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.engine import check_ids
 from aha.serve.batching import Batcher, Scored
+from aha.stages.generate import room_for_new_tokens
 from aha.stages.models import Policy
 from aha.tokens.chat import render_chat
 from aha.tokens.render import THINK
 from aha.util.seeds import stream
 
 MOST_WAITING = 1_000
-"""Samples that may wait; a request over it is refused with 429 and told when to come again."""
+"""Samples that may wait; a request over it is refused with 429 and told when to come again, one that asks for more by
+itself with 400."""
 KEPT_ANSWERS = 4_096
 _END_THINK = "</think>"
 _REASONS = {FinishReason.END: "stop", FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
@@ -87,7 +91,8 @@ def build_app(served: Served) -> FastAPI:
 
     @app.exception_handler(AhaError)
     async def _unusable(_: Request, error: AhaError) -> JSONResponse:
-        return _error(400 if isinstance(error, DataError | SettingError) else 500, str(error))
+        # a CheckpointError is of a chat that the model's template, or its lack, cannot take
+        return _error(400 if isinstance(error, DataError | SettingError | CheckpointError) else 500, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -100,11 +105,11 @@ def build_app(served: Served) -> FastAPI:
 
     @app.post("/v1/completions")
     async def completions(asked: CompletionRequest, request: Request) -> Any:
-        return await answers.get(request, lambda: _complete(served, asked))
+        return await answers.get(request, asked, lambda: _complete(served, asked))
 
     @app.post("/v1/chat/completions")
     async def chat(asked: ChatRequest, request: Request) -> Any:
-        return await answers.get(request, lambda: _chat(served, asked))
+        return await answers.get(request, asked, lambda: _chat(served, asked))
 
     return app
 
@@ -113,18 +118,21 @@ class _Once:
     """Answers by the key of their request, the latest ``KEPT_ANSWERS`` of them."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, asyncio.Task[Any]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[_Way, asyncio.Task[Any]]] = OrderedDict()
 
-    async def get(self, request: Request, answer: Callable[[], Awaitable[Any]]) -> Any:
+    async def get(self, request: Request, asked: _Way, answer: Callable[[], Awaitable[Any]]) -> Any:
         key = request.headers.get("Idempotency-Key")
         if key is None:
             return await answer()
         place = f"{request.url.path} {key}"
-        task = self._known.get(place)
+        before, task = self._known.get(place, (asked, None))
         if task is None or (task.done() and _failed(task)):
-            task = self._known[place] = asyncio.ensure_future(answer())
+            task = asyncio.ensure_future(answer())
+            self._known[place] = asked, task
             while len(self._known) > KEPT_ANSWERS:
                 self._known.popitem(last=False)
+        elif asked != before:
+            return _error(422, f"Idempotency-Key {key!r} came with another request before: give each a key of its own")
         return await asyncio.shield(task)  # a client that goes away does not take the answer along
 
 
@@ -162,8 +170,7 @@ async def _chat(served: Served, asked: ChatRequest) -> Any:
     if refused := _refuse(served, asked, 1):
         return refused
     prompt, opened = _chat_prompt(served, asked.messages)
-    room = served.policy.config.longest - len(prompt)
-    wanted = asked.max_completion_tokens or asked.max_tokens or min(1_024, room)
+    wanted = room_for_new_tokens(served.policy, len(prompt), asked.max_completion_tokens or asked.max_tokens or None)
     sampled = await _sample(served, asked, [prompt], wanted)
     choices = []
     for index, (ids, found) in enumerate(sampled):
@@ -189,6 +196,8 @@ async def _sample(
 ) -> list[tuple[list[int], Completion | None]]:
     """(prompt, completion), ``n`` of each prompt, one after the other; without tokens to sample, the prompts alone."""
     if not most:
+        for index, ids in enumerate(prompts):
+            check_ids(served.policy.config, f"prompt {index}", ids, 0)
         return [(list(ids), None) for ids in prompts for _ in range(asked.n)]
     stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
     ends = served.policy.tokenizer.end_token_ids
@@ -225,8 +234,10 @@ def _refuse(served: Served, asked: _Way, prompts: int) -> JSONResponse | None:
         return _error(404, f"no model {asked.model!r} here, only {served.name!r}")
     if asked.stream:
         return _error(400, "stream: answers come whole here; leave it out")
-    if served.batcher.waiting + prompts > MOST_WAITING:
-        return _error(429, f"{served.batcher.waiting} requests wait already", headers={"Retry-After": "1"})
+    if (samples := prompts * asked.n) > MOST_WAITING:
+        return _error(400, f"{samples} samples of {prompts} prompts: a request may ask for {MOST_WAITING} at most")
+    if served.batcher.waiting + samples > MOST_WAITING:
+        return _error(429, f"{served.batcher.waiting} samples wait already", headers={"Retry-After": "1"})
     return None
 
 

@@ -83,11 +83,11 @@ def room_for_new_tokens(
     policy: Policy, longest_prompt: int, asked: int | None, *, limit: int = MAX_NEW_TOKENS
 ) -> int:
     """``asked``, or what the model's positions leave behind the longest prompt, up to ``limit`` tokens."""
-    room = policy.config.max_position_embeddings - longest_prompt
+    positions = policy.config.longest
+    room = positions - longest_prompt
     if room < 1:
-        limit = policy.config.max_position_embeddings
         raise DataError(
-            f"the prompt has {longest_prompt} tokens, the model's max_position_embeddings is {limit}: shorten it"
+            f"the prompt has {longest_prompt} tokens, the model's max_position_embeddings is {positions}: shorten it"
         )
     return min(limit, room) if asked is None else asked
 

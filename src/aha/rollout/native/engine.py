@@ -146,7 +146,7 @@ class NativeEngine:
         """
         _ = self.policy_version
         for index, ids in enumerate(sequences):
-            self._check_ids(f"sequence {index}", ids, 0)
+            check_ids(self._config, f"sequence {index}", ids, 0)
         return self._runner.score(sequences)
 
     def generate(
@@ -175,7 +175,7 @@ class NativeEngine:
             limits = [[params.max_new_tokens] * len(own) for own in seeds]
         _check_limits(limits, seeds, params)
         for index, (ids, own) in enumerate(zip(prompts, seeds, strict=True)):
-            self._check_ids(f"prompt {index}", ids, max(limits[index], default=params.max_new_tokens))
+            check_ids(self._config, f"prompt {index}", ids, max(limits[index], default=params.max_new_tokens))
             if any(not 0 <= seed < 1 << 63 for seed in own):
                 raise DataError(f"prompt {index} has a seed outside 0 .. 2**63 - 1")
         if params.stop and self._stops is None:
@@ -318,19 +318,21 @@ class NativeEngine:
                     finished[slot] = FinishReason.LENGTH
         return finished
 
-    def _check_ids(self, what: str, ids: Sequence[int], num_new: int) -> None:
-        limit, vocab = self._config.longest, self._config.vocab_size
-        if not len(ids):
-            raise DataError(f"{what} has no tokens; start it with a begin token")
-        if len(ids) + num_new > limit:
-            room = max(0, limit - num_new)
-            raise DataError(
-                f"{what} has {len(ids)} tokens and max_new_tokens is {num_new}, {len(ids) + num_new} together, but the "
-                f"model's max_position_embeddings is {limit}: shorten it to {room} tokens or lower max_new_tokens"
-            )
-        if min(ids) < 0 or max(ids) >= vocab:
-            wrong = next(i for i in ids if not 0 <= i < vocab)
-            raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
+
+def check_ids(config: ModelConfig, what: str, ids: Sequence[int], num_new: int) -> None:
+    """``DataError`` where ``ids`` and ``num_new`` tokens behind them are nothing that the model can read."""
+    limit, vocab = config.longest, config.vocab_size
+    if not len(ids):
+        raise DataError(f"{what} has no tokens; start it with a begin token")
+    if len(ids) + num_new > limit:
+        room = max(0, limit - num_new)
+        raise DataError(
+            f"{what} has {len(ids)} tokens and max_new_tokens is {num_new}, {len(ids) + num_new} together, but the "
+            f"model's max_position_embeddings is {limit}: shorten it to {room} tokens or lower max_new_tokens"
+        )
+    if min(ids) < 0 or max(ids) >= vocab:
+        wrong = next(i for i in ids if not 0 <= i < vocab)
+        raise DataError(f"{what} has the token id {wrong}, but the model's vocabulary is 0 .. {vocab - 1}")
 
 
 def build_runner(
