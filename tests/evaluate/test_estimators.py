@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import statistics
 
 import pytest
 
@@ -16,6 +17,7 @@ from aha.evaluate.estimators import (
     pass_at_1,
     pass_at_k,
     score_interval,
+    seeds_interval,
     share_interval,
 )
 
@@ -45,6 +47,14 @@ def test_one_problem_says_nothing_and_none_is_not_a_number() -> None:
     assert (one.value, one.low, one.high) == (0.4, 0.0, 1.0)
     assert all(math.isnan(v) for v in mean_interval([]).as_dict().values())
     assert all(math.isnan(v) for v in share_interval(0, 0).as_dict().values())
+
+
+@pytest.mark.parametrize(("seeds", "quantile"), [(2, 12.706), (5, 2.776), (16, 2.131), (17, 2.120), (31, 2.042)])
+def test_the_interval_over_seeds_is_students_however_many(seeds: int, quantile: float) -> None:
+    values = [float(i % 2) for i in range(seeds)]
+    found, spread = seeds_interval(values), statistics.stdev(values)
+    assert found.high - found.value == pytest.approx(quantile * spread / math.sqrt(seeds), rel=5e-4)
+    assert found.value - found.low == pytest.approx(found.high - found.value)
 
 
 def test_the_normal_interval_covers_the_truth_about_95_percent_of_the_time() -> None:

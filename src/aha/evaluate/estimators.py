@@ -50,7 +50,7 @@ def seeds_interval(values_S: Sequence[float]) -> Estimate:
         return Estimate(values_S[0] if values_S else math.nan, math.nan, math.nan)
     mean = sum(values_S) / count
     error = math.sqrt(sum((v - mean) ** 2 for v in values_S) / (count - 1) / count)
-    half = error * (_T975[count - 2] if count - 2 < len(_T975) else Z95)
+    half = error * student_t(count - 1)
     return Estimate(mean, mean - half, mean + half)
 
 
