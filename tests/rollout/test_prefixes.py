@@ -141,6 +141,17 @@ def test_a_text_behind_an_entry_leaves_it_the_beginnings_and_keeps_it_alive() ->
     assert cache.has([1, 2, 3], hash_beginnings([1, 2, 3])) and not cache.has([1, 2], prompt)
 
 
+def test_a_prompt_is_forgotten_after_its_continuation() -> None:
+    cache = PrefixCache(max_bytes=4 * 9)
+    prompt = hash_beginnings([1, 2])
+    cache.store([1, 2], prompt, read(2))
+    cache.store([1, 2, 3, 4], hash_beginnings([3, 4], prompt), read(4), behind=2)
+    cache.store([9] * 4, hash_beginnings([9] * 4), read(4))  # 10 tokens: one has to go
+    assert not cache.has([1, 2, 3], hash_beginnings([1, 2, 3]))
+    found = cache.longest([1, 2, 7], hash_beginnings([1, 2, 7]))  # another text with the same prompt
+    assert found is not None and found.length == 2
+
+
 def test_a_prompt_may_fill_the_positions_where_its_own_limit_is_small() -> None:
     groups = engine(0).generate([[1] * 62, [2]], [[1], [2]], SamplingParams(20), limits=[[2], [20]])
     assert [len(group[0].token_ids) for group in groups] == [2, 20]

@@ -85,16 +85,15 @@ class PrefixCache:
     def store(self, ids: Sequence[int], hashes: list[int], kept: Kept, *, behind: int = 0) -> None:
         """Takes ``kept`` without a copy, so it must not be a part of something larger; what is larger than all that may
         be kept is not stored. The text of the first ``behind`` tokens may be an entry itself: that one then answers
-        for the beginnings of both, and is forgotten no sooner than this."""
+        for the beginnings of both, and counts as used after this."""
         key, size = hashes[-1], kept.nbytes
         if key in self._entries or size > self._max_bytes:
             return
-        if behind and hashes[behind - 1] in self._entries:
-            self._entries.move_to_end(hashes[behind - 1])
-            numbers = tuple(hashes[behind:])
-        else:
-            numbers = tuple(hashes)
+        shared = bool(behind) and hashes[behind - 1] in self._entries
+        numbers = tuple(hashes[behind:] if shared else hashes)
         self._entries[key] = _Entry(tuple(ids), kept, numbers)
+        if shared:
+            self._entries.move_to_end(hashes[behind - 1])
         self._num_bytes += size
         self._where.update(dict.fromkeys(numbers, key))
         while self._num_bytes > self._max_bytes:
