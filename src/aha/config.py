@@ -29,6 +29,7 @@ Amount = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+TopP = Annotated[float, Field(gt=0, le=1)]  # of nothing no token can be drawn
 
 
 class Frozen(BaseModel):

@@ -17,12 +17,12 @@ import pytest
 from teachers import FAULTS, ScriptedTeacher, serving
 
 import aha
-from aha.errors import EndpointError
+from aha.errors import EndpointError, SettingError
 from aha.records import Problem, Status
 from aha.reward.judge import judge_prompt, read_verdict
 from aha.reward.response import read_response
 from aha.rollout.endpoint import Account, Endpoint, message_text, retry_after
-from aha.stages import reject
+from aha.stages import evaluate, reject
 from aha.stages.context import Context
 from aha.stages.models import save_policy
 from aha.testing import tiny_policy
@@ -214,6 +214,14 @@ def test_the_engine_as_teacher_is_resumed_too(problems: Path, tmp_path: Path) ->
             reject.run(settings, {"problems": problems, "policy": tmp_path / "policy"}, context)
     straight = (tmp_path / "a" / "samples.jsonl").read_bytes()
     assert straight == (tmp_path / "b" / "samples.jsonl").read_bytes() and straight.count(b"\n") == 3
+
+
+@pytest.mark.parametrize("settings", [reject.Settings, evaluate.Settings])
+def test_a_top_p_of_nothing_is_refused_at_once(settings: type[reject.Settings | evaluate.Settings]) -> None:
+    assert settings(top_p=0.1).top_p == 0.1
+    for top_p in (0.0, 1.1):
+        with pytest.raises(SettingError, match="Settings.top_p"):
+            settings(top_p=top_p)
 
 
 def test_what_is_read_of_replies() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aha.config import Amount, Count, Frozen, NotNegative, Share
+from aha.config import Amount, Count, Frozen, NotNegative, TopP
 from aha.data.preferences import is_harmful
 from aha.data.problems import load_problems
 from aha.evaluate.estimators import score_interval
@@ -32,7 +32,7 @@ class Settings(Frozen):
     general_samples: Count = 4
     max_new_tokens: Count = 80
     temperature: NotNegative = 1.0
-    top_p: Share = 1.0
+    top_p: TopP = 1.0
     chunk: Count = 25
     kept_samples: Amount = 24
     speculate: Amount = 0

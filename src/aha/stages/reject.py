@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aha import __version__
-from aha.config import Count, Frozen, NotNegative, Rate, Share
+from aha.config import Count, Frozen, NotNegative, Rate, Share, TopP
 from aha.data.card import make_card, source_record, write_card
 from aha.data.fields import named
 from aha.data.files import Rejected, Row, find_files, read_rows
@@ -73,7 +73,7 @@ class Settings(Frozen):
     weights: Mapping[str, Rate] = {}
     max_new_tokens: Count = 80
     temperature: NotNegative = 1.0
-    top_p: Share = 1.0
+    top_p: TopP = 1.0
 
 
 @dataclass(frozen=True)
