@@ -266,7 +266,8 @@ def evaluate(
         policy, origin = open_for_evaluation(path, template, dtype)
         print(f"template {origin}: {terminal.shorten(policy.renderer.template, 200)}", file=sys.stderr)
         with terminal.progress_bar(sum(len(one.problems) for one in asked), "problems") as advance:
-            found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance))
+            against = found[0] if found else None
+            found.append(evaluate_model(path, policy, asked, how, keep=keep, progress=advance, against=against))
     shown = compare_evaluations(*found) if compare else found[0].result
     from aha.evaluate.contamination import contamination_lines
     from aha.report.evaluation import comparison_table, evaluation_table, save_evaluation

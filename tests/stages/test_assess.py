@@ -34,10 +34,11 @@ def evaluate(
     seed: int = 0,
     most: int = 5,
     name: str = "one",
+    against: Evaluation | None = None,
 ) -> Evaluation:
     benches = [Bench(name, PROBLEMS[:1], samples, most), Bench("my/two.jsonl", PROBLEMS, samples, most)]
     how = Sampling(temperature=1.0, top_p=1.0, seed=seed)
-    return evaluate_model(folder, tiny_policy(), benches, how, keep=keep, progress=progress)
+    return evaluate_model(folder, tiny_policy(), benches, how, keep=keep, progress=progress, against=against)
 
 
 @pytest.fixture
@@ -151,8 +152,13 @@ def test_two_evaluations_are_compared_problem_by_problem(model: Path) -> None:
     swapped = Evaluation(first.result, {"my/two.jsonl": first.graded["my/two.jsonl"][::-1]})
     with pytest.raises(UsageError, match="problem '1' of the one is not '5'"):
         compare_evaluations(first, swapped)
-    with pytest.raises(UsageError, match="one: the one was sampled to 5 new tokens at most, the other to 4: .* 4$"):
+    shorter = "one: the one is sampled to 5 new tokens at most, the other to 4: .* 4$"
+    with pytest.raises(UsageError, match=shorter):
         compare_evaluations(first, evaluate(model, None, most=4))
+    told: list[int] = []
+    with pytest.raises(UsageError, match=shorter):
+        evaluate(model, None, most=4, against=first, progress=told.append)
+    assert told == []
 
 
 def test_general_prompts_are_refused() -> None:

@@ -33,17 +33,21 @@ def evaluate_model(
     *,
     keep: Path | None,
     progress: Callable[[int], None],
+    against: Evaluation | None = None,
 ) -> Evaluation:
-    """Sample and grade. With ``keep`` the generations stay in that folder, and what it has of them is not sampled."""
-    weights = weights_digest(model_folder(path)) if keep else ""
-    started = time.perf_counter()
-    found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
+    """Sample and grade. With ``keep`` the generations stay in that folder, and what it has of them is not sampled.
+    ``UsageError`` before anything is sampled, where that could not be compared with ``against``."""
     dtype = str(policy.sampling_dtype).removeprefix("torch.")
     about = {"model": str(path), **asdict(sampling), "template": policy.renderer.template, "dtype": dtype}
     known = {
         bench.name: {"max_new_tokens": new_token_limit(policy, bench), "dropped_golds": dropped_golds(bench)}
         for bench in benches
     }
+    if against:
+        _check_sampled_alike(against.result, {**about, "benches": known})
+    weights = weights_digest(model_folder(path)) if keep else ""
+    started = time.perf_counter()
+    found = assess(policy, benches, sampling, model=str(path), keep=keep, weights=weights, progress=progress)
     evaluation = _grade(about, found, known)
     return Evaluation(evaluation.result | {"seconds": time.perf_counter() - started}, evaluation.graded)
 
@@ -64,19 +68,10 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]
     if not shared:
         ours, theirs = (", ".join(one.graded) for one in (first, second))
         raise UsageError(f"no bench is in both evaluations: {ours}; {theirs}")
-    for key in ("temperature", "top_p"):
-        values = [one.result[key] for one in (first, second)]
-        if values[0] != values[1]:
-            raise UsageError(f"the one was sampled at {key} {values[0]}, the other at {values[1]}: sample both alike")
+    _check_sampled_alike(first.result, second.result)
     benches = {}
     for name in shared:
         rows = [one.result["benches"][name] for one in (first, second)]
-        limits = [row["max_new_tokens"] for row in rows]
-        if limits[0] != limits[1]:
-            raise UsageError(
-                f"{name}: the one was sampled to {limits[0]} new tokens at most, the other to {limits[1]}: sample both "
-                f"alike, with --max-new-tokens {min(limits)}"
-            )
         gaps = compare_scores(first.graded[name], second.graded[name])
         sides = [{key: row[key] for key in gaps if key in row} for row in rows]
         benches[name] = {
@@ -87,6 +82,19 @@ def compare_evaluations(first: Evaluation, second: Evaluation) -> dict[str, Any]
             "difference": gaps,
         }
     return {"models": [one.result["model"] for one in (first, second)], "benches": benches}
+
+
+def _check_sampled_alike(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    for key in ("temperature", "top_p"):
+        if first[key] != second[key]:
+            raise UsageError(f"the one is sampled at {key} {first[key]}, the other at {second[key]}: sample both alike")
+    for name in [name for name in first["benches"] if name in second["benches"]]:
+        limits = [one["benches"][name]["max_new_tokens"] for one in (first, second)]
+        if limits[0] != limits[1]:
+            raise UsageError(
+                f"{name}: the one is sampled to {limits[0]} new tokens at most, the other to {limits[1]}: sample both "
+                f"alike, with --max-new-tokens {min(limits)}"
+            )
 
 
 def _grade(
