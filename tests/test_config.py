@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 from pydantic import PositiveInt, model_validator
 
-from aha.config import Frozen, canonical, fingerprint, override, parse_value
+from aha.config import Frozen, canonical, decisive, fingerprint, override, parse_value
 from aha.errors import SettingError
 from aha.stages import rl
 
@@ -106,6 +106,21 @@ def test_fingerprint_depends_on_values_and_not_on_the_order_of_keys() -> None:
     different += [{"a": "1"}, {"a": True}, [1, 2], [2, 1], math.nan, 0.0]
     assert len({fingerprint(obj) for obj in different}) == len(different)
     assert len(fingerprint(None)) == 16 and int(fingerprint(None), 16) >= 0
+
+
+def test_a_result_does_not_depend_on_incidental_settings_wherever_they_stand() -> None:
+    class Asking(Frozen):
+        incidental: ClassVar[frozenset[str]] = frozenset({"at_once"})
+        question: str = "q"
+        at_once: int = 8
+
+    class Whole(Frozen):
+        teacher: Asking | None = Asking()
+        steps: int = 3
+
+    assert decisive(Whole()) == {"teacher": {"question": "q"}, "steps": 3}
+    assert decisive(Whole(teacher=None)) == {"teacher": None, "steps": 3}
+    assert canonical(Whole())["teacher"] == {"question": "q", "at_once": 8}
 
 
 def test_canonical_form_is_plain_json() -> None:

@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -33,7 +33,10 @@ TopP = Annotated[float, Field(gt=0, le=1)]  # of nothing no token can be drawn
 
 
 class Frozen(BaseModel):
-    """Base of every settings class: immutable; unknown or impossible values are ``SettingError``."""
+    """Base of every settings class: immutable; unknown or impossible values are ``SettingError``. ``incidental`` names
+    those that a result does not depend on: how fast it is reached, what it may cost."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset()
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -106,6 +109,12 @@ def canonical(obj: Any) -> Any:
     if obj is None or isinstance(obj, str | int | float | bool):
         return obj
     raise TypeError(f"no canonical form for {type(obj).__name__}: {obj!r}")
+
+
+def decisive(settings: Frozen) -> dict[str, Any]:
+    """``canonical`` of settings, and of settings in them, without the ``incidental`` ones: what a result depends on."""
+    values = {name: getattr(settings, name) for name in type(settings).model_fields if name not in settings.incidental}
+    return {name: decisive(value) if isinstance(value, Frozen) else canonical(value) for name, value in values.items()}
 
 
 def fingerprint(obj: Any) -> str:

@@ -23,6 +23,9 @@ class Knows:
     def __init__(self, *_: object) -> None:
         self.account, self.given_up = Account(), {}
 
+    def mark(self, one: object) -> str:
+        return ""
+
     def sample(self, asked, keep, tick) -> None:  # type: ignore[no-untyped-def]
         for one in asked:
             a, b = (int(word) for word in one.question.rstrip("?").split()[2::2])

@@ -3,6 +3,7 @@ goes on to the same bytes."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -17,7 +18,10 @@ import pytest
 from teachers import FAULTS, ScriptedTeacher, serving
 
 import aha
-from aha.errors import EndpointError, SettingError
+from aha.errors import EndpointError, SettingError, StageFailed
+from aha.pipeline.display import PlainDisplay
+from aha.pipeline.graph import Pipeline, Stage
+from aha.pipeline.runner import run_pipeline
 from aha.records import Problem, Status
 from aha.reward.judge import judge_prompt, read_verdict
 from aha.reward.response import read_response
@@ -164,6 +168,39 @@ def test_rate_and_cost_have_limits(problems: Path, tmp_path: Path) -> None:
     kept = read_jsonl(tmp_path / "b" / "samples.jsonl")
     cost = [(row["prompt_tokens"] + 2 * row["tokens"]) / 1e6 for row in kept]
     assert sum(cost[:-1]) < 1e-4 <= sum(cost)
+
+
+def test_a_run_never_loses_or_buys_again_what_was_paid(problems: Path, tmp_path: Path) -> None:
+    teacher = ScriptedTeacher(reply)
+
+    def go(paragraph: int = 500, **asked: object) -> str:
+        settings = reject.Settings(
+            source=problems / "train.jsonl", endpoint=endpoint(url, **asked), samples=2, paragraph=paragraph
+        )
+        said = io.StringIO()
+        stages = (Stage("teacher", reject.run, settings),)
+        run_pipeline(Pipeline("p", 1, {"seed": 0}, stages), tmp_path / "run", display=PlainDisplay(said), jobs=1)
+        return said.getvalue()
+
+    with serving(teacher) as url:
+        for limits in ({"most_cost": 1e-4, "at_once": 1}, {"most_cost": 3e-4, "at_once": 2}):
+            with pytest.raises(StageFailed, match="raise it"):
+                go(**limits)
+        paid = sum(teacher.billed.values())
+        assert 0 < paid < 2 * len(SUMS)
+        said = go(paragraph=400)  # not asked for otherwise, so all of it fits
+        assert "teacher starts over: paragraph 500 -> 400" in said
+        assert f"teacher keeps {paid} answers that were paid for; those that still fit are used" in said
+        assert sum(teacher.billed.values()) == sum(teacher.attempts.values()) == 2 * len(SUMS)
+        assert "1 stage done already" in go(paragraph=400, at_once=3, most_cost=2.0)
+        assert f"keeps {2 * len(SUMS)} answers" in go(paragraph=300)  # from a finished stage as well
+        assert sum(teacher.attempts.values()) == 2 * len(SUMS)
+        assert f"keeps {2 * len(SUMS)} answers" in go(prompt="{question}?")
+        assert sum(teacher.attempts.values()) == 4 * len(SUMS)
+        assert f"keeps {4 * len(SUMS)} answers" in go()  # what did not fit for a while was not thrown away
+        assert sum(teacher.attempts.values()) == 4 * len(SUMS)
+    card = read_json(tmp_path / "run" / "teacher" / "card.json")
+    assert card["plan"]["settings"]["account"]["teacher"]["samples"] == 2 * len(SUMS)
 
 
 def test_one_of_each_problem_and_domains_in_balance(problems: Path, tmp_path: Path) -> None:

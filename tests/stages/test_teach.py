@@ -43,7 +43,30 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert sum(teacher.billed.values()) == 18
         assert found["account"]["teacher"]["cost"] == pytest.approx((18 * 6 + 2 * 18 * 7) / 1e6)
         assert reject(monkeypatch, capsys, *words) == found and sum(teacher.attempts.values()) == 19
+        other = "--at-once", 3, "--price", "2,4", "--most-cost", 9
+        assert reject(monkeypatch, capsys, *words, *other) == found and sum(teacher.attempts.values()) == 19
     assert {"examples.jsonl", "removed.jsonl", "card.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert "either --model or --endpoint" in reject(monkeypatch, capsys, tmp_path / "a.jsonl", "--out", tmp_path / "b")
     few = tmp_path / "a.jsonl", "--endpoint", "http://x", "--name", "t", "--out", tmp_path / "b"
     assert "--price 1: give two numbers" in reject(monkeypatch, capsys, *few, "--price", "1")
+
+
+def test_what_stopped_for_its_cost_or_its_address_goes_on_with_what_was_paid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"What is {a} + 1?", "answer": a + 1} for a in range(4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = ScriptedTeacher(
+        lambda content, seed: f"<think> hm . </think> <answer> {int(content.split()[-3]) + 1} </answer>"
+    )
+    words = tmp_path / "a.jsonl", "--name", "t", "--samples", 2, "--out", tmp_path / "out", "--price", "1,2"
+    first_refused = ScriptedTeacher(teacher.answer, lambda content, seed: ["401"])
+    with serving(first_refused) as wrong, serving(teacher) as url:
+        assert "status 401" in reject(monkeypatch, capsys, *words, "--endpoint", wrong)
+        dear = reject(monkeypatch, capsys, *words, "--endpoint", url, "--at-once", 1, "--most-cost", 4e-5)
+        paid = sum(teacher.billed.values())
+        assert "raise it" in dear and 0 < paid < 8
+        assert "asked for otherwise" in reject(monkeypatch, capsys, *words, "--endpoint", url, "--max-new-tokens", 9)
+        found = reject(monkeypatch, capsys, *words, "--endpoint", url, "--per-minute", 60_000, "--most-cost", 1)
+    assert found["samples"] == 8 and sum(teacher.attempts.values()) == 8
+    assert found["account"]["teacher"]["samples"] == 8

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aha
-from aha.config import Frozen, canonical, fingerprint
+from aha.config import Frozen, decisive, fingerprint
 from aha.pipeline.graph import Pipeline, topological
 
 SCHEMA = 2
@@ -93,7 +93,7 @@ def compute_origins(
     for stage in topological(pipeline.stages):
         files = hash_files(stage.settings)
         origins[stage.name] = {
-            "settings": {key: value for key, value in canonical(stage.settings).items() if key not in files},
+            "settings": {key: value for key, value in decisive(stage.settings).items() if key not in files},
             "inputs": {edge: fingerprint(origins[source.name]) for edge, source in stage.inputs.items()},
             "seed": pipeline.seed_of(stage),
             "run_seed": pipeline.arguments["seed"],

@@ -1,7 +1,8 @@
 """Runs what a plan says, each stage in a process of its own, so that a crash at any point leaves a run to continue.
 
 A stage works in ``<name>.partial`` and becomes ``<name>`` by one rename. The ledger is written before a folder is begun
-and after it is renamed; what it says is therefore never ahead of the disk.
+and after it is renamed; what it says is therefore never ahead of the disk. A stage that starts over finds an empty
+folder, but for answers that an endpoint was paid for.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from aha.pipeline.graph import Pipeline, describe
 from aha.pipeline.ledger import Entry, Ledger, StageStatus
 from aha.pipeline.plan import LOCK, Planned, check_folder, make_plan
 from aha.pipeline.worker import STOP, Job, describe_os_error, work
-from aha.util.files import write_json_atomic
+from aha.stages.paid import paid_ledgers
+from aha.util.files import write_bytes_atomic, write_json_atomic
 
 TICK = 0.2
 """Seconds between two looks at the stages."""
@@ -203,9 +205,8 @@ class _Runner:
         _wait_for_orphan(partial)
         if not continued:
             self._ledger.remove(name)  # before its folders go: a half-removed one must not look done
-            for folder in (final, partial):
-                if folder.exists():
-                    shutil.rmtree(folder)
+            if paid := _clear(final, partial):
+                self._display.say(f"{name} keeps {paid} answers that were paid for; those that still fit are used")
         seconds = planned.seconds if continued else 0.0
         entry = Entry(StageStatus.PARTIAL, planned.fingerprint, seconds, None, planned.origin)
         self._ledger.put(name, entry)
@@ -325,6 +326,22 @@ class _Runner:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _clear(final: Path, partial: Path) -> int:
+    """Removes both folders of a stage but for answers that an endpoint was paid for, which then are in ``partial``, and
+    says how many. Killed anywhere, it can be called again: an answer that is there twice counts once."""
+    for ledger in paid_ledgers(final):
+        kept = partial / ledger.name
+        write_bytes_atomic(kept, (kept.read_bytes() if kept.exists() else b"") + ledger.read_bytes())
+    paid = paid_ledgers(partial)
+    removed = [final, *(path for path in partial.iterdir() if path not in paid)] if paid else [final, partial]
+    for path in removed:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return sum(paid.values())
 
 
 def _stages(count: int) -> str:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 
@@ -39,7 +39,14 @@ REASONS = {"stop": FinishReason.END, "length": FinishReason.LENGTH}
 class Endpoint(Frozen):
     """``url`` ends before ``/chat/completions``; the key is read from the environment variable ``key_variable``, never
     kept. ``prompt`` goes around the question. Prices are per million tokens, in any currency; ``most_cost`` stops
-    before a request when that much is spent."""
+    before a request when that much is spent. What is asked, and so what comes, depends on the first three alone."""
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {
+            "key_variable", "at_once", "per_minute", "timeout", "attempts", "first_wait",
+            "price_in", "price_out", "most_cost",
+        }
+    )  # fmt: skip
 
     url: str
     model: str
@@ -71,13 +78,15 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came: the text as a response is read, tags and all, and what it took."""
+    """What came: the text as a response is read, tags and all, and what it took. ``asked`` is a hash of all that an
+    endpoint was asked; empty where nobody was paid."""
 
     key: tuple[str, int]
     text: str
     finish_reason: FinishReason
     prompt_tokens: int
     tokens: int
+    asked: str = ""
 
 
 @dataclass
@@ -116,6 +125,11 @@ class EndpointSampler:
         self._lock = threading.Lock()
         self._next_start = 0.0
         self._stop = threading.Event()
+
+    def mark(self, one: Asked) -> str:
+        """A hash of all that is asked for a sample, and of whom: an answer with another one is not its answer."""
+        whole = [self.endpoint.url.rstrip("/"), self._body(one), one.problem_id, one.number]
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None:
         """See the class; ``at_once`` requests at a time."""
@@ -196,8 +210,7 @@ class EndpointSampler:
     def _ask(self, client: httpx2.Client, one: Asked) -> Answered | _GivenUp | None:
         """One sample, after as many attempts as it takes. Waits double and are drawn at random up to that, so that
         clients which were refused together do not come back together; ``Retry-After`` holds up all of them."""
-        body, why = self._body(one), ""
-        key = hashlib.sha256(json.dumps([body, one.problem_id, one.number]).encode()).hexdigest()
+        body, key, why = self._body(one), self.mark(one), ""
         for attempt in range(self.endpoint.attempts):
             if not self._await_turn():
                 return None
@@ -247,7 +260,7 @@ class EndpointSampler:
             self.account.answered += 1
             self.account.prompt_tokens += prompt_tokens
             self.account.tokens += tokens
-        return Answered(one.key, text, reason, prompt_tokens, tokens)
+        return Answered(one.key, text, reason, prompt_tokens, tokens, self.mark(one))
 
     def _count_failure(self, why: str) -> None:
         with self._lock:

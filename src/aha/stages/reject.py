@@ -34,6 +34,7 @@ from aha.rollout.endpoint import Answered, Asked, Endpoint, EndpointSampler
 from aha.rollout.engine import SamplingParams
 from aha.stages.context import Context
 from aha.stages.generate import open_model
+from aha.stages.paid import JUDGEMENTS, SAMPLES
 from aha.stages.sampling import PolicySampler, Sampler, ask_for, collect_samples, paid_record, sample_name
 from aha.tasks.checkers import CHECKERS
 from aha.util.files import write_text_atomic
@@ -107,7 +108,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         context.save_due()
         context.progress(done, total, tokens=teacher.account.tokens)
 
-    answers = collect_samples(teacher, asked, context.out / "samples.jsonl", progress)
+    answers = collect_samples(teacher, asked, context.out / SAMPLES, progress)
     samples = [
         _read(problem, row, answers[sample_name(problem), number])
         for problem, row in zip(problems, rows, strict=True)
@@ -178,7 +179,7 @@ def _judge(settings: Settings, samples: Sequence[_Sample], context: Context) -> 
     }
     asked = [Asked(*key, judge_prompt(found[p].problem, found[p].response), 0) for key, p in places.items()]
     judge = EndpointSampler(settings.judge, SamplingParams(JUDGED_TOKENS, temperature=0.0))
-    for key, reply in collect_samples(judge, asked, context.out / "judgements.jsonl", context.progress).items():
+    for key, reply in collect_samples(judge, asked, context.out / JUDGEMENTS, context.progress).items():
         verdict = read_verdict(reply.text)
         why = {Status.RIGHT: "", Status.WRONG: "wrong by the judge", Status.ERROR: "judge unclear"}[verdict.status]
         found[places[key]] = _replaced(found[places[key]], why, verdict.note)

@@ -2,7 +2,7 @@
 
 A teacher is a model folder, sampled by the native engine, or a model behind an endpoint (rollout/endpoint.py). The text
 of a sample depends on the teacher, the question and the sample's seed, so what is asked later is what would have been
-asked at first.
+asked at first. What an endpoint was asked stands beside each answer, so that one that no longer fits is never taken.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ BATCH = 512  # samples that the engine is asked for at once: so many a killed st
 
 
 class Sampler(Protocol):
-    """Asks for samples; ``keep`` and ``tick`` are as of ``EndpointSampler``, which is one."""
+    """Asks for samples; ``keep``, ``tick`` and ``mark`` are as of ``EndpointSampler``, which is one."""
 
     account: Account
     given_up: dict[tuple[str, int], str]
+
+    def mark(self, one: Asked) -> str: ...
 
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None: ...
 
@@ -44,6 +46,10 @@ class PolicySampler:
         self.engine = build_loaded_engine(policy)
         self.account = Account()
         self.given_up: dict[tuple[str, int], str] = {}
+
+    def mark(self, one: Asked) -> str:
+        """None: nobody was paid, and whoever asks for something else begins with an empty ledger."""
+        return ""
 
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None:
         for start in range(0, len(asked), self.batch):
@@ -82,11 +88,13 @@ def sample_name(problem: Problem) -> str:
 def collect_samples(
     sampler: Sampler, asked: Sequence[Asked], ledger: Path, progress: Callable[[int, int], None]
 ) -> dict[tuple[str, int], Answered]:
-    """The answers to all of ``asked``, by key: those of ``ledger``, and the others, which are written to it at once.
+    """The answers to all of ``asked``, by key: those of ``ledger`` that answer just this, and the others, which are
+    written to it at once.
 
     ``EndpointError`` where some were given up: asked again, only they cost.
     """
-    known = {answer.key: answer for answer in read_answers(ledger)}
+    marks = {one.key: sampler.mark(one) for one in asked}
+    known = {answer.key: answer for answer in read_answers(ledger) if marks.get(answer.key) == answer.asked}
     for answer in known.values():
         sampler.account.answered += 1
         sampler.account.prompt_tokens += answer.prompt_tokens
@@ -127,4 +135,4 @@ def paid_record(account: Account) -> dict[str, float]:
 def _answered(row: dict[str, Any]) -> Answered:
     name, number = row["key"]
     reason = FinishReason(row["finish_reason"])
-    return Answered((name, number), row["text"], reason, row["prompt_tokens"], row["tokens"])
+    return Answered((name, number), row["text"], reason, row["prompt_tokens"], row["tokens"], row.get("asked", ""))

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aha.config import canonical
+from aha.config import decisive
 from aha.data.dataset import Progress
 from aha.errors import UsageError
 from aha.stages import reject
 from aha.stages.context import Context
+from aha.stages.paid import JUDGEMENTS, SAMPLES
+from aha.stages.sampling import read_answers
 from aha.util.files import read_json, write_json_atomic
 
 
@@ -19,14 +21,16 @@ def teach(
     settings: reject.Settings, model: Path | None, out: Path, seed: int, progress: Progress
 ) -> Mapping[str, Any]:
     """The stage's result in the folder ``out``. Until it is done it is ``.NAME.partial`` beside, with all that was
-    sampled; ``UsageError`` where that was sampled otherwise: it is not thrown away, for it may have been paid."""
-    plan = {"settings": canonical(settings), "model": str(model), "seed": seed}
+    sampled; ``UsageError`` where that was sampled otherwise: it is not thrown away, for it may have been paid. Speed,
+    patience and prices may differ from one try to the next."""
+    plan = {"settings": decisive(settings), "model": str(model), "seed": seed}
     if out.exists():
         if (out / "plan.json").is_file() and read_json(out / "plan.json") == plan:
             return dict(read_json(out / "result.json"))
         raise UsageError(f"{out} exists and was not made by this command: choose another")
     partial = out.with_name(f".{out.name}.partial")
-    if (partial / "plan.json").is_file() and read_json(partial / "plan.json") != plan:
+    sampled = any(read_answers(partial / name) for name in (SAMPLES, JUDGEMENTS))
+    if sampled and (partial / "plan.json").is_file() and read_json(partial / "plan.json") != plan:
         raise UsageError(f"{partial} holds samples that were asked for otherwise: choose another --out, or remove it")
     write_json_atomic(partial / "plan.json", plan)
     inputs = {} if model is None else {"policy": model}
