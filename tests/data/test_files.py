@@ -92,6 +92,24 @@ def test_json_that_breaks_off_is_an_error(tmp_path: Path) -> None:
         find_files([__file__])
 
 
+def test_of_a_data_set_its_rows_alone_are_read_and_of_other_folders_all(tmp_path: Path) -> None:
+    files = (
+        "set/part-00000.jsonl.gz", "set/part-00001.jsonl.gz", "taught/examples.jsonl",  # the rows of two data sets
+        "set/card.json", "set/removed.jsonl", "set/rejected.jsonl", "set/work/rows-00000.jsonl",
+        "taught/card.json", "taught/removed.jsonl", "taught/samples.jsonl", "taught/result.json",
+        "a.jsonl", "b/c/d.csv", "b/.hidden.jsonl", ".cache/e.jsonl", "b/notes.txt",
+    )  # fmt: skip
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*sources: str) -> list[str]:
+        return [str(path.relative_to(tmp_path)) for path in find_files([tmp_path / source for source in sources])]
+
+    assert found("set", "taught") == [*files[:3]]
+    assert found(".") == ["a.jsonl", "b/c/d.csv", *files[:3]] and found("b") == ["b/c/d.csv"]
+
+
 def test_chats_and_other_names_become_one_set_of_names() -> None:
     def to(**given: Any) -> Any:
         row = named(Row("f/x.jsonl", 3, given))

@@ -11,6 +11,9 @@ import pytest
 from teachers import ScriptedTeacher, serving
 
 from aha.cli import main
+from aha.data.dataset import Output, build
+from aha.data.dedup import Dedup
+from aha.util.files import read_jsonl
 
 
 def reject(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
@@ -43,6 +46,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert sum(teacher.billed.values()) == 18
         assert found["account"]["teacher"]["cost"] == pytest.approx((18 * 6 + 2 * 18 * 7) / 1e6)
         assert reject(monkeypatch, capsys, *words) == found and sum(teacher.attempts.values()) == 19
+        count = len(read_jsonl(tmp_path / "out" / "examples.jsonl"))
+        card = build(Dedup(answers=True), [tmp_path / "out"], Output(tmp_path / "union"), lambda *_: None)
+        assert card["counts"]["in"] == count == 3  # what it wrote is a data set to the other commands
+        assert card["parents"][str(tmp_path / "out")]["plan"]["step"] == "reject"
         other = "--at-once", 3, "--price", "2,4", "--most-cost", 9
         assert reject(monkeypatch, capsys, *words, *other) == found and sum(teacher.attempts.values()) == 19
     assert {"examples.jsonl", "removed.jsonl", "card.json"} <= {path.name for path in (tmp_path / "out").iterdir()}

@@ -56,15 +56,15 @@ class Rejected:
 def find_files(sources: Sequence[str | Path]) -> list[Path]:
     """The files that files, folders and globs name, each once, those of a folder or glob by name.
 
-    A folder stands for all files in it of a known format; of a data set that these commands wrote, for its parts alone.
+    A folder stands for all files in it of a known format; a data set that these commands wrote, be it that folder or
+    one inside, for its rows alone.
     ``DataError`` names a source that gives none.
     """
     found: dict[Path, None] = {}
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            parts = sorted(path.glob("part-*")) if (path / "card.json").is_file() else sorted(path.rglob("*"))
-            files = [file for file in parts if file.is_file() and format_of(file) and not _is_hidden(file, path)]
+            files = [file for file in _files_in(path) if file.is_file() and format_of(file)]
         elif path.is_file():
             if not format_of(path):
                 raise DataError(f"{path}: the name tells no format; known: {_known()}")
@@ -281,8 +281,17 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _files_in(folder: Path) -> Iterator[Path]:
+    """By name: of a data set, which has a card, those of rows; of another folder all, and those of folders in it."""
+    is_data_set = (folder / "card.json").is_file()
+    for path in sorted(folder.iterdir()):
+        if is_data_set:
+            if path.name.startswith(("part-", "examples.jsonl")):
+                yield path
+        elif path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield from _files_in(path)
+        elif not path.name.startswith("."):
+            yield path
 
 
 def _known() -> str:
