@@ -165,6 +165,32 @@ def test_killed_anywhere_it_continues_to_the_same_bytes(tmp_path: Path, moment: 
         build(Dedup(threshold=0.9), [source], output, quiet)
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 4])
+def test_killed_in_its_last_moments_it_is_done_or_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
+    source = write(tmp_path / "a.jsonl", random_questions(60, seed=3))
+    build(Dedup(), [source], Output(tmp_path / "straight", shard_rows=20), quiet)
+    unlink, left = Path.unlink, pieces
+
+    def kill(path: Path, missing_ok: bool = False) -> None:
+        nonlocal left
+        if path.name.startswith(("removed-", "counts-", "plan.json")):  # what is made for the work alone
+            if not left:
+                raise Killed
+            left -= 1
+        unlink(path, missing_ok)
+
+    output = Output(tmp_path / "resumed", shard_rows=20)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Path, "unlink", kill)
+        build(Dedup(), [source], output, quiet)
+    build(Dedup(), [source], output, quiet)
+    names = [sorted(path.name for path in (tmp_path / name).iterdir()) for name in ("resumed", "straight")]
+    assert names[0] == names[1] and kept(output.folder) == kept(tmp_path / "straight")
+    assert not output.partial.exists()
+
+
 def test_what_another_command_left_half_done_is_not_continued(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", ["one two three", "one two three"])
     output = Output(tmp_path / "out")

@@ -144,10 +144,12 @@ def plan_of(
 
 
 def finished(plan: Mapping[str, Any], output: Output) -> dict[str, Any] | None:
-    """The card, if this very plan was carried out. Otherwise what another plan left half done is cleared away."""
+    """The card, if this very plan was carried out. Otherwise what another plan left half done is cleared away, and so
+    is in a finished folder what a killed command did not come to remove."""
     if output.folder.exists():
         card = output.folder / "card.json"
         if card.is_file() and (found := read_json(card)).get("plan") == plan:
+            _remove_scaffolding(output.folder)
             return dict(found)
         raise UsageError(f"{output.folder} exists and was not made by this command with these sources: choose another")
     partial = output.partial
@@ -219,7 +221,8 @@ def write_part(
 
 
 def finish(plan: Mapping[str, Any], chunks: Chunks, parts: int, output: Output) -> dict[str, Any]:
-    """The card from the counts of all parts, the scaffolding gone, and the folder by its name at once."""
+    """The card from the counts of all parts, the folder by its name at once, and only then the scaffolding gone: killed
+    before that name, the command has all it needs to come here again."""
     partial = output.partial
     counts = [read_json(partial / f"counts-{number:05d}.json") for number in range(parts)]
     with (partial / "rejected.jsonl").open(encoding="utf-8") as file:
@@ -229,9 +232,13 @@ def finish(plan: Mapping[str, Any], chunks: Chunks, parts: int, output: Output) 
         for number in range(parts):
             whole.write((partial / f"removed-{number:05d}.jsonl").read_bytes())
     write_card(partial, card)
-    scaffolding = ("removed-*.jsonl", "counts-*.json", ".*.tmp", "plan.json")
-    for piece in [piece for pattern in scaffolding for piece in partial.glob(pattern)]:
-        piece.unlink(missing_ok=True)
-    shutil.rmtree(partial / "work", ignore_errors=True)
     os.replace(partial, output.folder)
+    _remove_scaffolding(output.folder)
     return card
+
+
+def _remove_scaffolding(folder: Path) -> None:
+    scaffolding = ("removed-*.jsonl", "counts-*.json", ".*.tmp", "plan.json")
+    for piece in [piece for pattern in scaffolding for piece in folder.glob(pattern)]:
+        piece.unlink(missing_ok=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
