@@ -77,6 +77,28 @@ def test_wrong_usage_is_said(tmp_path: Path, data: Data) -> None:
     assert code == 2 and "choose another" in said and not list((tmp_path / "full").iterdir())
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("dedup",), ("decontaminate", "--against", "good.jsonl"), ("filter",), ("verify",), ("select", "--count", 1),
+        ("split",), ("stats",), ("mix", "good.jsonl=1"), ("reject", "--endpoint", "http://127.0.0.1:9", "--name", "t"),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"), [("", "b.jsonl: no rows"), ('{"frage": "q"}\n', "b.jsonl:1: no question")], ids=["empty", "wrong"]
+)
+def test_every_command_says_why_no_row_can_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Data, words: tuple[object, ...], text: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good.jsonl").write_text('{"problem": "a", "answer": 1}\n')
+    (tmp_path / "b.jsonl").write_text(text)
+    name = "b.jsonl=1" if words[0] == "mix" else "b.jsonl"
+    code, err = data(words[0], name, *words[1:], *(() if words[0] == "stats" else ("--out", "out")))
+    assert code == 1 and said in err and not list(tmp_path.rglob("card.json"))
+
+
 def test_help_needs_nothing_heavy() -> None:
     names = ("dedup", "decontaminate", "filter", "verify", "select", "split", "mix", "stats", "lineage")
     script = (

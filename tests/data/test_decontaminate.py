@@ -80,7 +80,11 @@ def test_numbers_alone_are_no_leak_of_each_other() -> None:
     assert Benchmark.of([("b:1", "2 + 2 = ?")], "light", 8).meets("17 * 3 = ?") is None
 
 
-def test_a_benchmark_with_a_bad_row_is_refused(tmp_path: Path) -> None:
+def test_a_benchmark_with_a_bad_row_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bench.jsonl").write_text('{"question": "a"}\n{"question": \n')
     with pytest.raises(DataError, match=r"bench.jsonl:2: not JSON.*a benchmark must be whole"):
         read_questions([tmp_path / "bench.jsonl"])
+    (tmp_path / "good.jsonl").write_text('{"question": "a"}\n')
+    (tmp_path / "bench.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"bench.jsonl: no rows"):
+        read_questions([tmp_path / "good.jsonl", tmp_path / "bench.jsonl"])

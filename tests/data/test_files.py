@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from aha.data.fields import named
+from aha.data.fields import named, read_named
 from aha.data.files import Rejected, Row, encode_rows, find_files, read_rows
 from aha.errors import DataError
 
@@ -118,6 +118,7 @@ def test_chats_and_other_names_become_one_set_of_names() -> None:
     ask, reply = {"role": "user", "content": "q"}, {"role": "assistant", "content": "r"}
     assert to(question="q", answer=4) == {"id": "x.jsonl:3", "problem": "q", "answer": "4"}
     assert to(instruction="q", output="r", id=7) == {"id": "7", "problem": "q", "completion": "r"}
+    assert {to(question="q", id=no)["id"] for no in (None, "")} == {"x.jsonl:3"} and to(problem="q", id=0)["id"] == "0"
     assert to(messages=[ask, reply]) == {"id": "x.jsonl:3", "problem": "q", "completion": "r"}
     assert to(prompt=[ask]) == {"id": "x.jsonl:3", "problem": "q"}
     shared = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "r"}]
@@ -126,3 +127,23 @@ def test_chats_and_other_names_become_one_set_of_names() -> None:
     assert long["problem"] == "q" and long["messages"] == [ask, reply, ask, reply] and "completion" not in long
     assert "no question" in to(answer=3) and "no question" in to(problem=["q"][0:0] or " ")
     assert "no turn of the user" in to(messages=[reply]) and "a role and a text" in to(messages=[{"role": "user"}])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["", "\n"], r"a\.jsonl, .*b\.jsonl: no rows"),
+        (["", '{"frage": "q"}\n{'], r"no row can be used; the first is .*b\.jsonl:1: no question.*fields: frage"),
+        (["{\n", '{"frage": "q"}\n'], r"no row can be used; the first is .*a\.jsonl:1: not JSON"),
+        (["{\n", '{"problem": "q"}\n'], None),
+    ],
+)
+def test_files_of_which_no_row_can_be_used_are_an_error(tmp_path: Path, texts: list[str], message: str | None) -> None:
+    paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    if message is None:
+        assert [type(row) for row in read_named(paths)] == [Rejected, Row]
+        return
+    with pytest.raises(DataError, match=message):
+        list(read_named(paths))

@@ -21,6 +21,7 @@ from aha.data.dataset import (
     plan_of,
     write_part,
 )
+from aha.data.fields import read_named
 from aha.data.files import Row, find_files
 from aha.data.mix import mix_counts, mix_shares, rank, select_diverse, split_side
 from aha.errors import DataError, UsageError
@@ -114,8 +115,8 @@ def build_mix(
         for place, line in chunks.lines(number):
             places[source_of[int(line[1 : line.index(b",")])]].append((number, place))
     sizes = {source: len(rows) for source, rows in places.items()}
-    if empty := [source for source, size in sizes.items() if not size]:
-        raise DataError(f"{empty[0]}: no rows to mix")
+    for source in (source for source, size in sizes.items() if not size):
+        list(read_named(files_of[source]))  # raises, and says why there are none
     counts = mix_counts(sizes, mix_shares(weights, temperature), total)
     chosen: list[tuple[int, int]] = []
     for source, rows in places.items():

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aha.data.card import make_card, source_record, write_card
-from aha.data.fields import named
-from aha.data.files import Rejected, Row, encode_rows, find_files, read_rows
+from aha.data.fields import read_named
+from aha.data.files import Rejected, Row, encode_rows, find_files
 from aha.errors import UsageError
 from aha.util.files import read_json, write_bytes_atomic, write_json_atomic
 
@@ -160,7 +160,8 @@ def finished(plan: Mapping[str, Any], output: Output) -> dict[str, Any] | None:
 
 
 def ingest(files: Sequence[Path], output: Output, progress: Progress) -> Chunks:
-    """Reads the sources into chunks, unless that was done: rows in one file each, rejected ones in another."""
+    """Reads the sources into chunks, unless that was done: rows in one file each, rejected ones in another.
+    ``DataError`` where no row of all can be used."""
     folder, index = output.partial / "work", output.partial / "work" / "chunks.json"
     names = tuple(map(str, files))
     if index.is_file():
@@ -170,19 +171,18 @@ def ingest(files: Sequence[Path], output: Output, progress: Progress) -> Chunks:
     lines: list[str] = []
     rejected: list[Rejected] = []
     total = chunks = 0
-    for number, path in enumerate(files):
-        for item in read_rows(path):
-            row = named(item) if isinstance(item, Row) else item
-            if isinstance(row, Rejected):
-                rejected.append(row)
-                continue
-            lines.append(json.dumps([number, row.line, row.fields], ensure_ascii=False) + "\n")
-            total += 1
-            if len(lines) == output.shard_rows:
-                write_bytes_atomic(folder / f"rows-{chunks:05d}.jsonl", "".join(lines).encode(), sync=False)
-                chunks += 1
-                lines.clear()
-                progress("reading", total, None)
+    numbers = {name: number for number, name in enumerate(names)}
+    for row in read_named(files):
+        if isinstance(row, Rejected):
+            rejected.append(row)
+            continue
+        lines.append(json.dumps([numbers[row.file], row.line, row.fields], ensure_ascii=False) + "\n")
+        total += 1
+        if len(lines) == output.shard_rows:
+            write_bytes_atomic(folder / f"rows-{chunks:05d}.jsonl", "".join(lines).encode(), sync=False)
+            chunks += 1
+            lines.clear()
+            progress("reading", total, None)
     if lines:
         write_bytes_atomic(folder / f"rows-{chunks:05d}.jsonl", "".join(lines).encode(), sync=False)
         chunks += 1

@@ -22,8 +22,8 @@ from rapidfuzz import fuzz, process
 
 from aha.data.card import source_record
 from aha.data.dataset import Chunks, Judge, Progress, Removal, Verdicts
-from aha.data.fields import named
-from aha.data.files import Rejected, Row, find_files, read_rows
+from aha.data.fields import read_named
+from aha.data.files import Rejected, Row, find_files
 from aha.data.text import spaced_words, without_digits
 from aha.errors import DataError
 
@@ -98,7 +98,7 @@ class Benchmark:
 @dataclass(frozen=True)
 class Decontaminate:
     """The step: ``Decontaminate(["math500.jsonl"], "ngram", words=8)``. ``DataError`` for a benchmark of which a row
-    cannot be read: a question left out would be a leak let through."""
+    cannot be read, or that has none: a question left out would be a leak let through."""
 
     against: Sequence[str | Path]
     strength: Strength = "ngram"
@@ -125,11 +125,10 @@ class Decontaminate:
 
 
 def read_questions(sources: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """(file:line, question) of every row of the benchmark files."""
+    """(file:line, question) of every row of the benchmark files, each of which has some."""
     questions = []
     for file in find_files(sources):
-        for item in read_rows(file):
-            row = named(item) if isinstance(item, Row) else item
+        for row in read_named([file]):
             if isinstance(row, Rejected):
                 raise DataError(f"{row.file}:{row.line}: {row.why}; a benchmark must be whole, or its leaks pass")
             questions.append((f"{row.file}:{row.line}", row.fields["problem"]))

@@ -6,10 +6,12 @@ alone, which are also those that stages read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from aha.data.files import Rejected, Row
+from aha.data.files import Rejected, Row, read_rows
+from aha.errors import DataError
 
 PROBLEM = ("problem", "question", "Problem", "Question", "prompt", "instruction", "query", "quiz", "input")
 """Every name of the question, of ours, of training sets and of published benchmarks; the first that is there counts."""
@@ -44,8 +46,29 @@ def named(row: Row) -> Row | Rejected:
         return Rejected(row.file, row.line, "the completion is no text", str(fields["completion"])[:200])
     if isinstance(fields.get("answer"), int | float) and not isinstance(fields["answer"], bool):
         fields["answer"] = str(fields["answer"])  # numbers here and text there would fit no column of Parquet
-    name = str(fields.pop("id", f"{row.file.rpartition('/')[2]}:{row.line}"))
-    return Row(row.file, row.line, {"id": name, "problem": fields.pop("problem"), **fields})
+    name = fields.pop("id", None)
+    if name is None or name == "":
+        name = f"{row.file.rpartition('/')[2]}:{row.line}"
+    return Row(row.file, row.line, {"id": str(name), "problem": fields.pop("problem"), **fields})
+
+
+def read_named(files: Sequence[Path]) -> Iterator[Row | Rejected]:
+    """Every row of ``files`` under these names. ``DataError`` at their end where none could be used, with what is wrong
+    with the first: nothing comes of such files, and that must not look like a result."""
+    first: Rejected | None = None
+    used = False
+    for file in files:
+        for item in read_rows(file):
+            row = named(item) if isinstance(item, Row) else item
+            if isinstance(row, Rejected):
+                first = first or row
+            else:
+                used = True
+            yield row
+    if not used:
+        if first is not None:
+            raise DataError(f"no row can be used; the first is {first.file}:{first.line}: {first.why}")
+        raise DataError(f"{', '.join(map(str, files))}: no rows")
 
 
 def _rename(fields: dict[str, Any], names: Sequence[str]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from aha.data.fields import named
-from aha.data.files import Rejected, Row, find_files, read_rows
+from aha.data.fields import read_named
+from aha.data.files import Rejected, find_files
 
 GROUPS = ("subject", "domain", "task", "language", "lang", "level", "source")
 MOST_GROUPS = 50
@@ -19,26 +19,25 @@ QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 def compute_stats(sources: Sequence[str | Path]) -> dict[str, Any]:
     """Rows, rejected rows, ``lengths`` in words (white space between them) by text field, ``groups`` of the fields that
-    tell a kind, and ``pass_rates``. One pass; eight bytes a row and field are kept."""
+    tell a kind, and ``pass_rates``. One pass; eight bytes a row and field are kept. ``DataError`` where no row can be
+    used."""
     lengths: dict[str, list[int]] = {}
     groups: dict[str, Counter[str]] = {}
     rates: list[float] = []
     rows = rejected = 0
-    for file in find_files(sources):
-        for item in read_rows(file):
-            row = named(item) if isinstance(item, Row) else item
-            if isinstance(row, Rejected):
-                rejected += 1
-                continue
-            rows += 1
-            for name in ("problem", "completion", "solution"):
-                if isinstance(text := row.fields.get(name), str):
-                    lengths.setdefault(name, []).append(len(text.split()))
-            for name in GROUPS:
-                if isinstance(value := row.fields.get(name), str | int):
-                    groups.setdefault(name, Counter())[str(value)] += 1
-            if isinstance(rate := row.fields.get("pass_rate"), int | float):
-                rates.append(float(rate))
+    for row in read_named(find_files(sources)):
+        if isinstance(row, Rejected):
+            rejected += 1
+            continue
+        rows += 1
+        for name in ("problem", "completion", "solution"):
+            if isinstance(text := row.fields.get(name), str):
+                lengths.setdefault(name, []).append(len(text.split()))
+        for name in GROUPS:
+            if isinstance(value := row.fields.get(name), str | int):
+                groups.setdefault(name, Counter())[str(value)] += 1
+        if isinstance(rate := row.fields.get("pass_rate"), int | float):
+            rates.append(float(rate))
     return {
         "rows": rows,
         "rejected": rejected,

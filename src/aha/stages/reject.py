@@ -21,8 +21,8 @@ from typing import Any, Literal
 from aha import __version__
 from aha.config import Count, Frozen, NotNegative, Rate, Share, TopP
 from aha.data.card import make_card, source_record, write_card
-from aha.data.fields import named
-from aha.data.files import Rejected, Row, find_files, read_rows
+from aha.data.fields import read_named
+from aha.data.files import Rejected, Row, find_files
 from aha.data.mix import mix_counts, mix_shares, rank
 from aha.errors import DataError
 from aha.records import FinishReason, Problem, StageResult, Status
@@ -132,14 +132,12 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
 
 
 def _rows(source: Path) -> list[Row]:
-    """Every row of a file or folder; ``DataError`` for the first that cannot be used."""
+    """Every row of a file or folder; ``DataError`` for the first that cannot be used, and where there is none."""
     rows = []
-    for file in find_files([source]):
-        for item in read_rows(file):
-            row = named(item) if isinstance(item, Row) else item
-            if isinstance(row, Rejected):
-                raise DataError(f"{row.file}:{row.line}: {row.why}")
-            rows.append(row)
+    for row in read_named(find_files([source])):
+        if isinstance(row, Rejected):
+            raise DataError(f"{row.file}:{row.line}: {row.why}")
+        rows.append(row)
     return rows
 
 
