@@ -101,7 +101,7 @@ def test_a_seed_name_shares_the_randomness_of_two_stages() -> None:
     assert a == b != c
 
 
-def test_the_hash_of_code_sees_what_a_stage_imports_and_nothing_else(
+def test_the_hash_of_code_sees_what_a_stage_imports_starts_or_compiles_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "aha"
@@ -111,9 +111,17 @@ def test_the_hash_of_code_sees_what_a_stage_imports_and_nothing_else(
         "stages/rl.py": "from aha.model import decoder\nfrom aha.objective.kl import (\n    k3,\n)\n",
         "model/__init__.py": "",
         "model/decoder.py": "def build():\n    import aha.model.rope\n",
+        "model/kernels.c": "1",
+        "model/vectors.h": "1",
         "model/rope.py": "1",
-        "objective/kl.py": "k3 = 1",
+        "objective/kl.py": "POOL = 'aha.tasks.symbolic:compare'\nCODE = 'import x; from aha.reward import inside'",
+        "tasks/symbolic.py": "from aha.tasks import deep",
+        "tasks/deep.py": "1",
+        "tasks/chain.py": "1",
+        "reward/inside.py": "import aha.reward.confine",
+        "reward/confine.py": "1",
         "report/page.py": "1",
+        "report/page.c": "1",
         "cli.py": "import aha.stages.rl",
     }
     for name, text in files.items():
@@ -128,13 +136,17 @@ def test_the_hash_of_code_sees_what_a_stage_imports_and_nothing_else(
         return hash_code(toy_stages.run) != before
 
     assert [name for name in files if changed(name)] == [
-        "stages/rl.py", "model/__init__.py", "model/decoder.py", "model/rope.py", "objective/kl.py",
+        "stages/rl.py", "model/__init__.py", "model/decoder.py", "model/kernels.c", "model/vectors.h", "model/rope.py",
+        "objective/kl.py", "tasks/symbolic.py", "tasks/deep.py", "reward/inside.py", "reward/confine.py",
     ]  # fmt: skip
 
 
 def test_a_stage_of_aha_depends_on_what_it_computes_with() -> None:
     names = {str(path.relative_to(PACKAGE)) for path in imported_files(PACKAGE / "stages" / "rl.py")}
     assert {"stages/rl.py", "objective/policy.py", "model/decoder.py", "reward/rules.py", "tasks/chain.py"} <= names
+    assert {"tasks/symbolic.py", "tasks/gym_scores.py", "util/worker.py"} <= names
+    assert {"reward/inside.py", "reward/confine.py"} <= names
+    assert {"rollout/native/kernels.c", "model/kernels.c", "model/attention/attention.c", "util/vectors.h"} <= names
     assert not {"cli.py", "doctor.py", "report/page.py", "stages/sft.py", "evaluate/benches.py"} & names
 
 

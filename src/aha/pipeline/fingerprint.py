@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import inspect
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ PACKAGE = Path(aha.__file__).resolve().parent
 
 
 def hash_code(run: Callable[..., Any]) -> str:
-    """A hash of the file ``run`` is written in and of every file of aha that it imports, directly or not.
+    """A hash of the file ``run`` is written in and of every file of aha that it imports or starts, directly or not.
 
     What only starts, draws or serves runs is thereby no part of a stage: a better plot makes no model stale.
     """
@@ -33,29 +35,41 @@ def hash_code(run: Callable[..., Any]) -> str:
 
 
 def imported_files(file: Path) -> set[Path]:
-    """``file`` and all of aha's that it imports, directly or not."""
+    """``file`` and all of aha's that it imports, starts in a process of their own or compiles, directly or not."""
     found: set[Path] = set()
     waiting = [file]
     while waiting:
         path = waiting.pop()
         if path not in found:
             found.add(path)
-            waiting += _imports(path)
+            waiting += _imports(path) if path.suffix == ".py" else ()
     return found
 
 
 @functools.cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    """The files of aha whose modules, or packages' ``__init__``, ``path`` imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    """The files of aha whose modules, or packages' ``__init__``, ``path`` names, and the C that lies beside it."""
+    names = set(_modules(ast.parse(path.read_bytes())))
     places = [PACKAGE.parent.joinpath(*name.split(".")) for name in names if name.split(".")[0] == PACKAGE.name]
     files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-    return tuple(file for file in files if file.is_file())
+    return (*(file for file in files if file.is_file()), *path.parent.glob("*.[ch]"))
+
+
+def _modules(tree: ast.AST) -> Iterator[str]:
+    """What is imported, and what is named in a string: as ``"aha.tasks.symbolic:compare"``, which a worker calls, as
+    ``"aha.util.worker"`` after ``-m``, or in code that another interpreter is given."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"\w+(\.\w+)+(:\w+)?", node.value):
+                yield node.value.partition(":")[0]
+            elif "import " in node.value:
+                with contextlib.suppress(SyntaxError):
+                    yield from _modules(ast.parse(node.value))
 
 
 def hash_files(settings: Frozen) -> dict[str, str]:
