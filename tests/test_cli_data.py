@@ -70,6 +70,15 @@ def test_wrong_usage_is_said(tmp_path: Path, data: Data) -> None:
     assert data("mix", "a.jsonl", "--out", tmp_path / "x")[0] == 2
     code, said = data("verify", tmp_path / "a.jsonl", "--task", "maths", "--out", tmp_path / "x")
     assert code == 2 and "did you mean 'math'?" in said
+    a = tmp_path / "a.jsonl"
+    for words, wrong in (
+        (("mix", f"{a}=1", f"{a}=3", "--out", tmp_path / "x"), "has two weights: name it once"),
+        (("mix", f"{a}=nan", "--out", tmp_path / "x"), "all must be finite and above 0"),
+        (("stats", a, "--picture", tmp_path / "x.txt"), "it ends with none of .png, .svg, .pdf"),
+        (("lineage", tmp_path, "--picture", tmp_path / "x"), "it ends with none of .png, .svg, .pdf"),
+    ):
+        code, said = data(*words)
+        assert code == 2 and wrong in said
     code, said = data("stats", tmp_path / "no.jsonl")
     assert code == 1 and "no such file" in said
     (tmp_path / "full").mkdir()

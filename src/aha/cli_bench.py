@@ -88,6 +88,7 @@ def bench(
     known = ["float32", "bfloat16", "int8"] if name == "rollout" else ["float32", "bfloat16"]
     if dtype not in known:
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, known)}")
+    terminal.check_picture(picture)
     from aha.util.benchmarks import load_benchmark
 
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported

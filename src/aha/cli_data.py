@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aha.errors import UsageError, nearest
-from aha.terminal import Json, phases, print_json, print_rich, shorten, table
+from aha.terminal import Json, check_picture, phases, print_json, print_rich, shorten, table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,6 +107,7 @@ def lineage(
 
     Example: aha data lineage runs/distill_tiny --picture lineage.png
     """
+    check_picture(picture)
     from dataclasses import asdict
 
     from rich.text import Text
@@ -430,6 +431,8 @@ def mix(
     weights: dict[str, float] = {}
     for source in sources:
         name, _, weight = source.rpartition("=")
+        if name in weights:
+            raise UsageError(f"{name} has two weights: name it once")
         try:
             weights[name] = float(weight)
         except ValueError:
@@ -458,6 +461,7 @@ def stats(
 
     Example: aha data stats clean 'math/*.jsonl' --picture stats.png
     """
+    check_picture(picture)
     from aha.data.stats import QUANTILES, compute_stats
 
     found = compute_stats(sources)

@@ -6,11 +6,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aha.errors import UsageError
+
+PICTURES = (".png", ".svg", ".pdf")
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output; all else on standard error.")]
+
+
+def check_picture(path: Path | None) -> None:
+    """``UsageError`` for a picture whose name tells no kind, before the work that it is to show."""
+    if path is not None and path.suffix.lower() not in PICTURES:
+        raise UsageError(f"--picture {path}: it ends with none of {', '.join(PICTURES)}")
 
 
 def shorten(text: str, length: int) -> str:

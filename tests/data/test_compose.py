@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -33,8 +34,9 @@ def test_shares_and_counts_by_hand() -> None:
     assert mix_counts({"a": 9, "b": 9, "c": 9}, {"a": 0.4, "b": 0.4, "c": 0.2}, 7) == {"a": 3, "b": 3, "c": 1}
     with pytest.raises(DataError, match="b: 3 rows are wanted of 2"):
         mix_counts({"a": 9, "b": 2}, {"a": 0.5, "b": 0.5}, 6)
-    with pytest.raises(SettingError, match="above 0"):
-        mix_shares({"a": 1, "b": 0}, 1.0)
+    for weight, temperature in ((0, 1), (-1, 1), (math.nan, 1), (math.inf, 1), (1, 0), (1, math.nan)):
+        with pytest.raises(SettingError, match="finite and above 0"):
+            mix_shares({"a": 1, "b": weight}, temperature)
 
 
 def test_a_mix_is_shuffled_without_repetition_and_continues_after_a_kill(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ a split that never move. Rows are ranked by a hash of seed, source and place, so
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 
@@ -15,8 +16,8 @@ from aha.util.files import hash_fraction
 def mix_shares(weights: Mapping[str, float], temperature: float) -> dict[str, float]:
     """``weight ** (1 / temperature)``, summing to 1: 1 keeps the weights' proportions, more evens them out, as
     multilingual models sample their languages (XLM-R, 1911.02116, section 3.1, with 1 / temperature = 0.3)."""
-    if temperature <= 0 or not weights or any(weight <= 0 for weight in weights.values()):
-        raise SettingError(f"weights {dict(weights)} and temperature {temperature}: all must be above 0")
+    if not weights or not all(0 < value < math.inf for value in (temperature, *weights.values())):
+        raise SettingError(f"weights {dict(weights)} and temperature {temperature}: all must be finite and above 0")
     raised = {name: weight ** (1 / temperature) for name, weight in weights.items()}
     total = sum(raised.values())
     return {name: value / total for name, value in raised.items()}
