@@ -56,7 +56,7 @@ def house(results: Results, root: Path) -> str:
         if path.is_file():
             where = f"src/aha/{name}{'/' if path.name == '__init__.py' else '.py'}"
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            lines.append((f"[`{where}`]({where})", docstring.split("\n\n")[0].replace("\n", " ")))
+            lines.append((f"[`{where}`]({where})", docstring.split("\n\n")[0]))
     return table(("where", "what"), lines)
 
 

@@ -8,9 +8,9 @@ from aha.report.names import percent
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows under headings, a text for each cell."""
+    """Rows under headings, a text for each cell, whose lines are joined: a row is one line."""
     lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |" for cells in lines)
 
 
 def interval(measure: Mapping[str, float]) -> str:

@@ -138,6 +138,13 @@ def test_generated_blocks_are_current() -> None:
     assert not stale, "run python docs/build.py and look at what changes"
 
 
+def test_a_row_of_a_generated_table_is_one_line() -> None:
+    blocks = [match[3] for page in PAGES for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+    tables = [lines for block in blocks for lines in block.split("\n\n") if lines.startswith("|")]
+    broken = [line for lines in tables for line in lines.splitlines() if not (line.startswith("|") and line[-1] == "|")]
+    assert tables and not broken
+
+
 def test_results_are_there_for_every_block_made_from_runs() -> None:
     assert list((ROOT / "docs" / "results").glob("*.json")), "docs/build.py RUN takes over a finished run"
     found = [match for page in PAGES for match in BLOCK.finditer(page.read_text(encoding="utf-8"))]
