@@ -26,6 +26,17 @@ from aha.tasks.formula import MAX_LENGTH, clean, read_number, refuse, vote_key
         ("-2E-7", r"-2 \times 10^{-7}"),
         ("3 1/2", r"3\frac{1}{2}"),
         ("1 000 000", "1000000"),
+        (r"12\,345", "12345"),
+        (r"x = 12\,345.678\,901\text{ m}", r"x = 12345.678901\text{ m}"),
+        (r"12\ 345", "12345"),
+        (r"12~345", "12345"),
+        (r"12\!345", "12345"),
+        (r"12,\!345", "12,345"),
+        ("12{,}345", "12,345"),
+        ("2,{}4", "2, 4"),
+        (r"3\ 1/2", r"3\frac{1}{2}"),
+        (r"a\quad b\!c\!2", "a b c2"),
+        (r"1 \\ 2 \\, 3", r"1 \\ 2 \\, 3"),
         ("2**3", "2^3"),
         ("√12", r"\sqrt{12}"),
         ("−5", "-5"),
@@ -53,12 +64,13 @@ def test_clean(text: str, plain: str) -> None:
         ("9!!!", "too large"),
         ("3 4", "side by side"),
         ("3 .4", "side by side"),
+        *((f"12{space}5", "side by side") for space in (r"\,", r"\ ", r"\;", r"\:", "~", r"\quad ", "{ }", "{}")),
         ("$3$ or so", "more than one formula"),
         ("(" * 21, "nested 21 deep"),
     ],
 )
 def test_refuse(text: str, why: str) -> None:
-    assert why in refuse(text)
+    assert why in refuse(clean(text))
     assert vote_key(text) is None
 
 

@@ -71,6 +71,10 @@ def test_the_verdicts_are_those_of_math_verify() -> None:
     [
         ("7", "3 4"),  # read as the mixed number 3 + 4
         ("2", "3 1/2"),
+        ("17", r"12\quad 5"),
+        ("6", r"1\ 5"),
+        (r"10\,000", "0"),
+        ("357", r"12\,345"),
         ("9", "10 = 9 or 9 9"),
         ("0.0000012", "0.000001"),  # equal after rounding to six decimals
         ("0.0000001", "0"),

@@ -21,6 +21,10 @@ _SYMBOLS = str.maketrans(
     | {"²": "^2", "³": "^3", "½": r"\frac{1}{2}"}
 )
 _ROOT_OF_DIGITS = re.compile(r"\\sqrt\s+([0-9]{2,})")
+_NO_SPACE = re.compile(r"(?<![\\a-zA-Z])\\!|\\!(?![a-zA-Z])|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))")
+_SPACE = re.compile(
+    r"(?<!\\)\\[,:;>!\s]|\\(?:q?quad|enspace|(?:thin|med|thick)space)(?![a-zA-Z])|~|(?<=[0-9,])\{\s*\}(?=[-.0-9])"
+)
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _BETWEEN_FORMULAS = re.compile(r"(?<!\\)\$\s*(?:,\s*and|,\s*or|,|;|and|or)\s*\$")
 _SCIENTIFIC = re.compile(r"(?P<digits>[-+]?[0-9]+(?:\.[0-9]+)?)[eE](?P<power>[-+]?[0-9]{1,3})")
@@ -41,15 +45,20 @@ _SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _STYLE = re.compile(r"\\(?:left|right|displaystyle|mathrm|mathbf|text|textbf|mathit|operatorname)(?![a-zA-Z])")
 
 
+def unspaced(text: str) -> str:
+    """LaTeX's spaces as plain ones, and none in a number: ``12\\,345`` is 12345, ``12{,}345`` is 12,345."""
+    return _SPACE.sub(" ", _NO_SPACE.sub("", text.replace("{,}", ",")))
+
+
 def clean(text: str) -> str:
     """One formula without its delimiters, closing full stop and typographic signs: ``"$ 3×4 $."`` is ``3\\times 4``.
 
-    Several formulas (``$3$ and $4$``) become a list; ``4.5e33``, ``3 1/2`` and ``1 000`` get a form that is read as
+    Several formulas (``$3$ and $4$``) become a list; ``4.5e33``, ``3 1/2`` and ``1\\,000`` get a form that is read as
     they are meant.
     """
     if len(text) > MAX_LENGTH:
         return text  # it will be refused; and a megabyte need not be searched
-    plain = " ".join(_ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", text.translate(_SYMBOLS)).split())
+    plain = " ".join(_ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", unspaced(text.translate(_SYMBOLS))).split())
     plain = _BETWEEN_FORMULAS.sub(", ", plain)
     for opening, closing in _DELIMITERS:
         plain = plain.strip()

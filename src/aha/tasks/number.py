@@ -7,6 +7,7 @@ import unicodedata
 from fractions import Fraction
 
 from aha.records import Problem
+from aha.tasks import formula
 
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:/[0-9]+)?")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
@@ -26,14 +27,14 @@ MAX_LENGTH = 200
 def parse_number(text: str) -> Fraction | None:
     """The one number in ``text``, exact: ``$1,250.50`` is 2501/2. ``None`` when there is none or more than one.
 
-    Thousands separators, a leading currency sign, a trailing unit or full stop are allowed; a second number is not, so
-    that an answer cannot list several guesses. A minus apart from its number could be a dash, and digits of another
-    script or a power would be overlooked: they are no number here. Nor is ``minus 5``, ``not 5``, ``5!``, ``√25`` or
-    ``x-5``, whose value is not what the digits say.
+    Thousands separators (``1,250``, ``1{,}250``, ``1\\,250``), a leading currency sign, a trailing unit or full stop
+    are allowed; a second number is not, so that an answer cannot list several guesses. A minus apart from its number
+    could be a dash, and digits of another script or a power would be overlooked: they are no number here. Nor is
+    ``minus 5``, ``not 5``, ``5!``, ``√25`` or ``x-5``, whose value is not what the digits say.
     """
     if len(text) > MAX_LENGTH or _has_other_digits(text):
         return None
-    plain = _CURRENCY.sub("", _THOUSANDS.sub("", text.translate(_MINUS_SIGNS)))
+    plain = _CURRENCY.sub("", _THOUSANDS.sub("", formula.unspaced(text.translate(_MINUS_SIGNS))))
     found = _NUMBER.findall(plain)
     if len(found) != 1 or _CHANGED.search(plain):
         return None
