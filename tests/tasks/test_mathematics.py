@@ -88,6 +88,23 @@ def test_stricter_than_math_verify_on_purpose(gold: str, answer: str) -> None:
     assert verdict.status is Status.WRONG
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("12000", r"12\,000"),
+        (r"\frac 1 2", "0.5"),
+        (r"\log_2 3", r"\frac{\ln 3}{\ln 2}"),
+        (r"2\log_3 5", r"\log_3 25"),
+        (r"\sin^2 1", r"\sin^{2}(1)"),
+        ("40", "2^3 5"),
+        (r"\frac{1}{3}", r"0.\overline{3}"),
+        (r"x=\frac{1}{6}", r"x = 0.1\bar{6}"),
+    ],
+)
+def test_right_answers_that_math_verify_or_we_once_refused(gold: str, answer: str) -> None:
+    assert [v.status for v in verify_many([(gold, answer), (gold, gold)])] == [Status.RIGHT, Status.RIGHT]
+
+
 def test_plain_numbers_are_decided_here_as_math_verify_would() -> None:
     rng = random.Random(0)
     spellings = ["{n}", "-{n}", "{n}.0", "{n}.5", "{n}/{m}", r"\frac{{{n}}}{{{m}}}", "0.{n}", "1,{n:03}", "{m}.{n}"]

@@ -25,6 +25,12 @@ _NO_SPACE = re.compile(r"(?<![\\a-zA-Z])\\!|\\!(?![a-zA-Z])|(?<=[0-9])\\,(?=[0-9
 _SPACE = re.compile(
     r"(?<!\\)\\[,:;>!\s]|\\(?:q?quad|enspace|(?:thin|med|thick)space)(?![a-zA-Z])|~|(?<=[0-9,])\{\s*\}(?=[-.0-9])"
 )
+_TWO_DIGITS = re.compile(r"(\\[cdt]?frac|\\[dt]?binom)\s*([0-9])\s*([0-9])(?!\s*\.?[0-9])")  # \frac 1 2
+_ONE_DIGIT = re.compile(r"(\^|(?<![0-9)}])_|\\sqrt)\s*([0-9])(?=\s+\.?[0-9])")  # \log_2 3, 2^3 5
+_REPEATING = re.compile(
+    r"(?<![0-9])(?<![0-9] )(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{0,50})\.(?P<once>[0-9]{0,50})"
+    r"\\(?:overline|bar|dot)\s*(?:\{(?P<cycle>[0-9]{1,50})\}|(?P<digit>[0-9]))(?![0-9])"
+)
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _BETWEEN_FORMULAS = re.compile(r"(?<!\\)\$\s*(?:,\s*and|,\s*or|,|;|and|or)\s*\$")
 _SCIENTIFIC = re.compile(r"(?P<digits>[-+]?[0-9]+(?:\.[0-9]+)?)[eE](?P<power>[-+]?[0-9]{1,3})")
@@ -53,12 +59,13 @@ def unspaced(text: str) -> str:
 def clean(text: str) -> str:
     """One formula without its delimiters, closing full stop and typographic signs: ``"$ 3×4 $."`` is ``3\\times 4``.
 
-    Several formulas (``$3$ and $4$``) become a list; ``4.5e33``, ``3 1/2`` and ``1\\,000`` get a form that is read as
-    they are meant.
+    Several formulas (``$3$ and $4$``) become a list; ``4.5e33``, ``3 1/2``, ``1\\,000``, ``\\log_2 3`` and
+    ``0.\\overline{3}`` get a form that is read as they are meant.
     """
     if len(text) > MAX_LENGTH:
         return text  # it will be refused; and a megabyte need not be searched
     plain = " ".join(_ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", unspaced(text.translate(_SYMBOLS))).split())
+    plain = _REPEATING.sub(_as_fraction, _ONE_DIGIT.sub(r"\1{\2}", _TWO_DIGITS.sub(r"\1{\2}{\3}", plain)))
     plain = _BETWEEN_FORMULAS.sub(", ", plain)
     for opening, closing in _DELIMITERS:
         plain = plain.strip()
@@ -73,6 +80,14 @@ def clean(text: str) -> str:
     if found := _MIXED.fullmatch(plain):
         return rf"{found['sign']}{found['whole']}\frac{{{found['over']}}}{{{found['under']}}}"
     return plain.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(plain) else plain
+
+
+def _as_fraction(found: re.Match[str]) -> str:
+    """A repeating decimal: ten to the digits of its cycle, less 1, divides what they repeat."""
+    once = found["whole"].replace(",", "") + found["once"]
+    cycle = found["cycle"] or found["digit"]
+    over = int(once + cycle) - int(once or "0")
+    return rf"\frac{{{over}}}{{{10 ** len(found['once']) * (10 ** len(cycle) - 1)}}}"
 
 
 def refuse(text: str) -> str:
