@@ -105,6 +105,33 @@ def test_right_answers_that_math_verify_or_we_once_refused(gold: str, answer: st
     assert [v.status for v in verify_many([(gold, answer), (gold, gold)])] == [Status.RIGHT, Status.RIGHT]
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("4210_{5}", "4210_5", True),
+        ("4210_{5}", "4210", True),
+        ("4210_{5}", "4210_{7}", False),
+        ("110_2", "110_{10}", False),
+        ("110_2", "6_{10}", True),
+        ("110_2", "6", False),
+        ("110_2", "n = (110)_2", True),
+        ("-221_3", r"-221_{\text{three}}", True),
+        ("{A5}_{11}", "A5_{11}", True),
+        ("4A2_{11}", "4A2_{12}", False),
+        ("0.0011_{2}", "0.1875_{10}", True),
+        ("6", "110_2", True),
+        ("110", "110_2", False),
+        ("9", "9_7", False),  # has no such digit
+        ("24_{10}", "24", True),
+        ("110_2, 11_2", "110_2, 11_3", False),
+        ("x_{10}", "x_2", False),
+        (r"\log_2 9", r"\log_3 9", False),
+    ],
+)
+def test_the_base_of_a_numeral_counts_where_it_is_named(gold: str, answer: str, right: bool) -> None:
+    assert [v.status is Status.RIGHT for v in verify_many([(gold, answer), (gold, gold)])] == [right, True]
+
+
 def test_plain_numbers_are_decided_here_as_math_verify_would() -> None:
     rng = random.Random(0)
     spellings = ["{n}", "-{n}", "{n}.0", "{n}.5", "{n}/{m}", r"\frac{{{n}}}{{{m}}}", "0.{n}", "1,{n:03}", "{m}.{n}"]

@@ -31,6 +31,13 @@ _REPEATING = re.compile(
     r"(?<![0-9])(?<![0-9] )(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{0,50})\.(?P<once>[0-9]{0,50})"
     r"\\(?:overline|bar|dot)\s*(?:\{(?P<cycle>[0-9]{1,50})\}|(?P<digit>[0-9]))(?![0-9])"
 )
+_BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_BASES += ["thirteen", "fourteen", "fifteen", "sixteen"]
+_NUMERAL = re.compile(  # 110_2, (110)_{2}, 1A.8_{\text{sixteen}}; no exponent or name before it
+    r"(?<![0-9A-Za-z_.^)}])(?P<open>[({])?(?=[A-Z]*[0-9])(?P<whole>[0-9A-Z]+)(?:\.(?P<part>[0-9A-Z]+))?(?(open)[)}])"
+    r"\s?_\s?(?P<brace>\{\s?)?(?P<text>\\(?:text|mathrm)\s?\{\s?)?(?P<round>\()?(?:base\s?)?"
+    rf"(?P<base>[0-9]{{1,2}}|{'|'.join(_BASES)})(?![0-9A-Za-z])(?(round)\))(?(text)\s?\}})(?(brace)\s?\}})"
+)
 _DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _BETWEEN_FORMULAS = re.compile(r"(?<!\\)\$\s*(?:,\s*and|,\s*or|,|;|and|or)\s*\$")
 _SCIENTIFIC = re.compile(r"(?P<digits>[-+]?[0-9]+(?:\.[0-9]+)?)[eE](?P<power>[-+]?[0-9]{1,3})")
@@ -88,6 +95,27 @@ def _as_fraction(found: re.Match[str]) -> str:
     cycle = found["cycle"] or found["digit"]
     over = int(once + cycle) - int(once or "0")
     return rf"\frac{{{over}}}{{{10 ** len(found['once']) * (10 ** len(cycle) - 1)}}}"
+
+
+def in_one_base(gold: str, answer: str) -> tuple[str, str]:
+    """Two cleaned texts with the values of numerals that name their base: ``110_2`` is 6. Where the answer names none,
+    the gold's base is taken to be meant, and its digits alone are left."""
+    read = _value_of if _NUMERAL.search(answer) else _digits_of
+    return _NUMERAL.sub(read, gold), _NUMERAL.sub(read, answer)
+
+
+def _value_of(found: re.Match[str]) -> str:
+    part = found["part"] or ""
+    base = _BASES.index(found["base"]) + 2 if found["base"] in _BASES else int(found["base"])
+    try:
+        value = Fraction(int(found["whole"] + part, base or 1), base ** len(part))
+    except ValueError:  # 9_7 has no value
+        return rf"\text{{{found[0]}}}"
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _digits_of(found: re.Match[str]) -> str:
+    return found["whole"] + (f".{found['part']}" if found["part"] else "")
 
 
 def refuse(text: str) -> str:

@@ -49,7 +49,7 @@ def judge_plain(gold: str, answer: str) -> Verdict | None:
     Of two numbers the verdict is math-verify's, which rounds to six decimals when one is a decimal fraction, but for
     one case: a tiny number is not equal to every other tiny number.
     """
-    wanted, found = formula.clean(gold), formula.clean(answer)
+    wanted, found = _plain((gold, answer))
     if reason := formula.refuse(wanted):
         return Verdict("accuracy", Status.ERROR, 0.0, f"gold {gold[:80]!r} cannot be read: {reason}")
     if reason := formula.refuse(found):
@@ -84,13 +84,17 @@ def is_within(gold: str, answer: str, tolerance: float) -> bool:
 
 def what_was_read(gold: str, answer: str) -> tuple[str, str]:
     """Gold and answer as the computer algebra reads them, for people; empty where nothing was read."""
-    (outcome,) = POOL.run([(formula.clean(gold), formula.clean(answer), True)])
+    (outcome,) = POOL.run([(*_plain((gold, answer)), True)])
     shown: list[str] = outcome.value["shown"] if outcome.end is End.DONE else ["", ""]
     return shown[0], shown[1]
 
 
+def _plain(pair: Pair) -> Pair:
+    return formula.in_one_base(formula.clean(pair[0]), formula.clean(pair[1]))
+
+
 def _job(pair: Pair) -> Sequence[Any]:
-    return formula.clean(pair[0]), formula.clean(pair[1]), False
+    return (*_plain(pair), False)
 
 
 def _verdict(pair: Pair, outcome: Outcome, alone: Outcome | None) -> Verdict:
