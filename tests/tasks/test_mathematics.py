@@ -132,6 +132,34 @@ def test_the_base_of_a_numeral_counts_where_it_is_named(gold: str, answer: str, 
     assert [v.status is Status.RIGHT for v in verify_many([(gold, answer), (gold, gold)])] == [right, True]
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "right"),
+    [
+        ("5", "6=5", False),
+        ("5", "x=6=5", False),
+        ("5", "1=2=3=4=5", False),
+        ("5", "a=4=b=5", False),
+        ("7", r"3\equiv 7", False),
+        ("x=5", "x=6=5", False),
+        ("2", r"2\text{ or more}", False),
+        ("2", r"2\text{ million}", False),
+        (r"2\text{ million}", r"2\text{ thousand}", False),
+        (r"2\text{ million}", r"2\text{ million}", True),
+        ("5", "x=5", True),
+        ("5", "x=2+3=5", True),
+        (r"2\sqrt{2}", r"d=\sqrt{8}=2\sqrt{2}", True),
+        ("0.33", r"p=\frac{1}{3}=0.33", True),
+        (r"25\%", r"\frac{1}{4}=25\%", True),
+        (r"\frac{\pi}{2}", r"90^\circ=\frac{\pi}{2}", True),
+        ("0.56=56", "0.56=56", True),
+        ("2x=y", "2x=y", True),
+    ],
+)
+def test_an_answer_names_one_number_and_nothing_that_makes_it_another(gold: str, answer: str, right: bool) -> None:
+    (verdict,) = verify_many([(gold, answer)])
+    assert (verdict.status is Status.RIGHT) == right
+
+
 def test_plain_numbers_are_decided_here_as_math_verify_would() -> None:
     rng = random.Random(0)
     spellings = ["{n}", "-{n}", "{n}.0", "{n}.5", "{n}/{m}", r"\frac{{{n}}}{{{m}}}", "0.{n}", "1,{n:03}", "{m}.{n}"]

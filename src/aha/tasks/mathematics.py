@@ -20,6 +20,10 @@ POOL = Workers("aha.tasks.symbolic:compare", deadline=DEADLINE, memory=1 << 30)
 MAX_REMEMBERED = 50_000
 ROUNDING = Fraction(1, 10**6)
 
+_ANOTHER_VALUE = re.compile(  # what math-verify drops as a unit: 2\text{ or more}, 2\text{ million}
+    r"\bor\W+(?:more|less|fewer|greater|higher|lower|larger|smaller|above|below|over|under)\b"
+    r"|\b(?:dozen|hundred|thousand|million|billion|trillion)"
+)
 _UNEVALUATED = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|lim)(?![a-zA-Z])")
 
 Pair = tuple[str, str]
@@ -56,6 +60,8 @@ def judge_plain(gold: str, answer: str) -> Verdict | None:
         return _wrong(gold, answer, f"not read: {reason}")
     if _UNEVALUATED.search(found) and not _UNEVALUATED.search(wanted):
         return _wrong(gold, answer, "a sum, product, limit or integral that is not evaluated repeats the question")
+    if not set(_ANOTHER_VALUE.findall(found)) <= set(_ANOTHER_VALUE.findall(wanted)):
+        return _wrong(gold, answer, "words that make another value of the number")
     x, y = formula.read_number(wanted), formula.read_number(found)
     if x is None or y is None:
         return None
