@@ -160,6 +160,26 @@ def test_an_answer_names_one_number_and_nothing_that_makes_it_another(gold: str,
     assert (verdict.status is Status.RIGHT) == right
 
 
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("(0,1)", ["(0,1)", "0<x<1", r"x\in(0,1)"], [r"\{0,1\}", "0,1", r"0\le x<1", "-x(x-1)>0"]),
+        ("(-1,1)", ["-1<x<1", "x=-1, y=1"], [r"\pm 1", r"x=\pm 1"]),
+        (r"(2,\infty)", ["x>2", r"2<x<\infty"], [r"2,\infty"]),
+        (r"(-\infty,2]", [r"x\le 2"], ["x<2"]),
+        ("(5,2)", ["(x,y)=(5,2)", "x=5, y=2"], [r"\{5,2\}", "x=5, x=2"]),
+        (r"\left\{2,5\right\}", ["2,5", "5,2", "x=2, x=5", r"x=2\text{ or }x=5"], ["(2,5)", "[2,5]"]),
+        ("2,5", ["5,2", r"\{5,2\}", "(2,5)", "x=2, x=5"], ["2<x<5"]),
+        (r"1\pm\sqrt{2}", [r"1-\sqrt{2}, 1+\sqrt{2}"], []),
+        ("-1<x<1", ["(-1,1)", r"x\in(-1,1)"], ["-1,1", r"\{-1,1\}"]),
+        ("(1,2),(3,4)", [r"\{(3,4),(1,2)\}"], ["(1,2)"]),
+    ],
+)
+def test_a_set_is_no_point_and_no_interval(gold: str, right: list[str], wrong: list[str]) -> None:
+    verdicts = verify_many([(gold, answer) for answer in [gold, *right, *wrong]])
+    assert [v.status is Status.RIGHT for v in verdicts] == [True] * (1 + len(right)) + [False] * len(wrong)
+
+
 def test_plain_numbers_are_decided_here_as_math_verify_would() -> None:
     rng = random.Random(0)
     spellings = ["{n}", "-{n}", "{n}.0", "{n}.5", "{n}/{m}", r"\frac{{{n}}}{{{m}}}", "0.{n}", "1,{n:03}", "{m}.{n}"]

@@ -8,7 +8,9 @@ from typing import Any
 
 from latex2sympy2_extended.logic import And
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Eq, Expr, Float
+from sympy import Eq, Expr, FiniteSet, Float, Interval, Tuple
+from sympy.core.function import AppliedUndef
+from sympy.core.relational import Relational
 
 logging.disable(logging.CRITICAL)  # it warns that deadlines are ours to keep: they are
 
@@ -23,16 +25,22 @@ def compare(gold: str, answer: str, show: bool) -> dict[str, Any]:
     golds, answers = (
         parse(f"${text}$", CONFIG, fallback_mode="no_fallback", parsing_timeout=None) for text in (gold, answer)
     )
-    equal = bool(golds and answers) and _are_equal(golds[0], answers[0], answer)
+    equal = bool(golds and answers) and _are_equal(golds[0], answers[0], gold, answer)
     seen = {"shown": [", ".join(map(str, side))[:200] for side in (golds, answers)]} if show else {}
     return {"read": [bool(golds), bool(answers)], "equal": equal, **seen}
 
 
-def _are_equal(meant: Any, said: Any, answer: str) -> bool:
-    """math-verify's verdict, but the last member of ``4 = 5`` is not the answer."""
+def _are_equal(meant: Any, said: Any, gold: str, answer: str) -> bool:
+    """math-verify's verdict, but the last member of ``4 = 5`` is not the answer, a set is no point or interval, and an
+    inequality may be said for an interval as an interval may for an inequality."""
     if r"\circ" not in answer and _names_two(said) and not _names_two(meant):
         return False
-    return bool(verify([meant], [said], timeout_seconds=None))
+    if _is_list(_sides(said)[-1]) and _is_pair(_sides(meant)[-1]):
+        return False
+    if r"\{" in gold and isinstance(_sides(meant)[-1], FiniteSet) and _is_pair(_sides(said)[-1]):
+        return False  # without braces, 2,5 may stand for a pair
+    solved = _is_solved(said) and not isinstance(meant, FiniteSet)
+    return bool(verify([meant], [said], timeout_seconds=None, allow_set_relation_comp=solved))
 
 
 def _links(read: Any) -> Sequence[Any]:
@@ -56,3 +64,24 @@ def _is_near(number: Any, last: Any) -> bool:
     if verify([last], [number], timeout_seconds=None):
         return True
     return (number.has(Float) or last.has(Float)) and bool(abs((number - last).evalf()) <= abs(last.evalf()) / 20)
+
+
+def _is_pair(read: Any) -> bool:
+    """A point of two coordinates, an interval, or an inequality."""
+    inequality = isinstance(read, Relational) and not isinstance(read, Eq)
+    return inequality or isinstance(read, Interval) or (isinstance(read, Tuple) and len(read) == 2)
+
+
+def _is_list(read: Any) -> bool:
+    """``2, 5`` or ``\\{2, 5\\}``, but not coordinates by name: ``x = 2, y = 5``."""
+    return isinstance(read, FiniteSet) and len({part.lhs for part in read if isinstance(part, Eq)}) < len(read)
+
+
+def _is_solved(read: Any) -> bool:
+    """Inequalities of one name and numbers, ``-1 < x < 1``: others may be the question."""
+    return all(
+        isinstance(link, Relational)
+        and any(side.is_number for side in link.args)
+        and any(side.is_Symbol or isinstance(side, AppliedUndef) for side in link.args)
+        for link in _links(read)
+    )
