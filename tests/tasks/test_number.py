@@ -44,6 +44,14 @@ def ask(gold: str) -> Problem:
         ("2,\\!500", Fraction(2500)),
         ("2\\,500\\,000", Fraction(2500000)),
         ("5\\,\\text{cm}", Fraction(5)),
+        ("5\\text{ m}^2", Fraction(5)),
+        ("5 m^2", Fraction(5)),
+        ("9.8 m/s^{2}", Fraction(49, 5)),
+        ("5 km", Fraction(5)),
+        ("5千克", Fraction(5)),
+        ("=> 5", Fraction(5)),
+        ("\\left(5\\right)", Fraction(5)),
+        ("<b>5</b>", Fraction(5)),
     ],
 )
 def test_one_number_is_read(text: str, value: Fraction) -> None:
@@ -55,6 +63,8 @@ HOSTILE = [
     "٥", "４", "4２", "5²", "5½", "½", "- 5", "[5, 6]", "\\frac{1}{2}", "5" * 201, "5\n6", "5 " * 90, "0x5f", "1_000",
     "minus 5", "Negative 5", "not 5", "5 or six", "负5", "5!", "√25", "\\sqrt{25}", "±5", "≠5", "x-5", "--5", "-(5)",
     "-**5**", "-\\$5", "x*5", "(x)*5", "5*x", "5-x", "5**x", "5^x", "5^{x}", "x^5", "12\\,5", "12\\quad 5", "12\\ 345",
+    "5 million", "$5 million", "5\\text{ thousand}", "5k", "5M", "2.5 dozen eggs", "5万", "5 Milliarden", "5 and a half",
+    "<5", "x > 5", "5+", "≥5", "\\leq 5", "5 x^2", "5 m^4", "5<br>6",
 ]  # fmt: skip
 
 

@@ -17,8 +17,19 @@ _CHANGED = re.compile(  # what makes the value another than the digits say
     r"\b(?:minus|negative|not|or|sqrt)\b|[√±≠负負]"
     r"|-[^\w.]+\.?[0-9]"  # a minus apart: - 5, -(5), -\$5
     r"|(?:[^\W\d]|[-)\]}])[-+*/%^]+[.0-9]"  # x-5, --5, (x)*5
-    r"|[0-9](?:\s*!|[-+*%^]+[^\W\d]\b|\*\*\w|\^[({])",  # 5!, 5*x, 5^(x), but 5-mile and 5^\circ
+    r"|[0-9](?:\s*!|[-+*%^]+[^\W\d]\b|\*\*\w|\^[({])"  # 5!, 5*x, 5^(x), but 5-mile and 5^\circ
+    r"|(?<![-=])[<>]=?\s*[-.0-9]|[0-9]\s*[<>+]"  # bounds: <5, 5+, but => 5
+    r"|[≤≥⩽⩾]|\\[lg][et](?:q|q?slant)?(?![a-z])"
+    r"|[0-9](?:k|(?-i:M|B))\b|[0-9]\s*(?:[万萬亿億兆]|千(?![克米瓦卡])|百(?!分))"  # 5k, 5万, but 5千克 is 5 kg
+    r"|[0-9][\s*_$\\{}-]*(?:(?:text|mathrm)[\s{]*)?"  # 5 million, 5\text{ million}
+    r"(?:hundred|thousand|million|billion|trillion|dozen|lakh|crore|(?:bn|mn|mil|mille)\b"
+    r"|milliard|millon|millón|tausend|тысяч|миллион|миллиард|and an? (?:half|third|quarter)\b)",
     re.IGNORECASE,
+)
+_TAG = re.compile(r"</?[a-z]{1,20}\s*/?>", re.IGNORECASE)
+_UNIT_POWER = re.compile(
+    r"(\\(?:text|mathrm)\s*\{[^{}0-9]*\}|(?<![a-zA-Z\\])(?:[cdkm]?m|ft|in|yd|mi|s|units?|inch(?:es)?|feet|foot|yards?"
+    r"|miles?|(?:centi|deci|kilo|milli)?met(?:er|re)s?|seconds?))\s*\^\s*(?:\{[23]\}|[23](?![0-9]))"
 )
 
 MAX_LENGTH = 200
@@ -29,12 +40,14 @@ def parse_number(text: str) -> Fraction | None:
 
     Thousands separators (``1,250``, ``1{,}250``, ``1\\,250``), a leading currency sign, a trailing unit or full stop
     are allowed; a second number is not, so that an answer cannot list several guesses. A minus apart from its number
-    could be a dash, and digits of another script or a power would be overlooked: they are no number here. Nor is
-    ``minus 5``, ``not 5``, ``5!``, ``√25`` or ``x-5``, whose value is not what the digits say.
+    could be a dash, and digits of another script or a power would be overlooked, but for a unit's (``5 m^2``): they are
+    no number here. Nor is ``minus 5``, ``not 5``, ``5!``, ``√25``, ``x-5``, ``5 million``, ``5k``, ``<5`` or ``5+``,
+    whose value is not what the digits say.
     """
     if len(text) > MAX_LENGTH or _has_other_digits(text):
         return None
-    plain = _CURRENCY.sub("", _THOUSANDS.sub("", formula.unspaced(text.translate(_MINUS_SIGNS))))
+    plain = _UNIT_POWER.sub(r"\1", _TAG.sub(" ", text))
+    plain = _CURRENCY.sub("", _THOUSANDS.sub("", formula.unspaced(plain.translate(_MINUS_SIGNS))))
     found = _NUMBER.findall(plain)
     if len(found) != 1 or _CHANGED.search(plain):
         return None
