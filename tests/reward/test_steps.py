@@ -38,7 +38,43 @@ def test_the_same_steps_in_bytes_and_no_step_in_a_decimal() -> None:
         ("2 + 3 * 4 = 14", True),
         ("1 / 0 = 0", False),
         ("so 14", None),
+        ("2 + 3 = 5.", True),
+        ("(2 + 3 = 6)", False),
+        ("- 2 + 3 = 5", True),
+        (r"so $2 \times 3 + 1 = 7$", True),
+        ("所以2×3+1=8", False),
+        ("2 + 3 = 4 + 1 = 5", True),
+        ("2 + 3 = 5 + 1 = 7", False),
+        ("2 + 3 = 5 + 1 = 6", False),
+        ("x = 2 + 3 = 6", False),
+        ("x = 2 + 3 = y", None),
     ],
 )
 def test_equations(text: str, holds: bool | None) -> None:
     assert equations_hold(text) is holds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(1 + 2) * 3 + 1 = 10",
+        "50 - (3 + 4) * 2 - 1 = 35",
+        "x * 3 + 1 = 10",
+        "x^2 + 3 = 12",
+        "2^3 + 1 = 9",
+        "20% + 3 = 5",
+        "2x + 3 = 7",
+        "0.5 * 10 = 5",
+        "2 + 3 = 5.5",
+        "2 + 3 = 5x",
+        "2 + 3 = 5 + x = 7",
+        "2 + 3 = 5!",
+        "1,000 + 5 = 1,005",
+        "2 * 4 = 1 (mod 7)",
+        "day 2 = 3 + 4",
+        "8 * 1 1/2 = 12",
+        "3 / 4 * 2 = 1 1/2",
+    ],
+)
+def test_a_calculation_that_is_part_of_more_has_no_verdict(text: str) -> None:
+    assert equations_hold(text) is None

@@ -13,8 +13,14 @@ from fractions import Fraction
 from itertools import accumulate
 
 _END = re.compile(r"\n+|\.(?=\s|$)|</think>")
-_NUMBER = r"-?\d{1,15}"
-_EQUATION = re.compile(rf"(?<![\d+*/=-])\s*({_NUMBER}(?:\s*[-+*/]\s*\d{{1,15}})+)\s*=\s*({_NUMBER})(?![\d.])")
+_EQUATION = re.compile(
+    r"(?<![A-Za-z0-9_.,²³)\]}!%^+*/-])(?<![0-9xX] )"  # no part of x*3+1=10, and no half of 3 1/2
+    r"(-?\d{1,15}(?:[-+*/]\d{1,15})+(?:=-?\d{1,15}(?:[-+*/]\d{1,15})*)+)"
+    r"(?![A-Za-z0-9_²³({\[!%°^+*/-]|[.,]\d| \d|\\[^)\]]|\s*\(?\\?[bp]?mod\b)"  # nor of 2+3=5x
+)
+_SPACED = re.compile(r"(?<=\S)[^\S\n]*([-+*/^=%])[^\S\n]*")  # not the dash of a list
+_TIMES = re.compile(r"\\times(?![a-z])|\\cdot(?![a-z])|[×·⋅]|(?<=\d)\s*[xX]\s*(?=\d)")
+_DIVIDED = re.compile(r"\\div(?![a-z])|÷")
 _NUMBERING = re.compile(r"#\d+\s*")  # "12 #1 + 5" is 12 + 5: operations may be numbered, as the chain sums' are
 _TERM = re.compile(r"([-+*/]?)\s*(\d+)")
 
@@ -49,9 +55,19 @@ def _ends(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def equations_hold(text: str) -> bool | None:
-    """Whether every ``a op b ... = c`` in ``text`` is right, products before sums; ``None`` where there is none."""
-    found = _EQUATION.findall(_NUMBERING.sub("", text))
-    return all(_value(left) == int(right) for left, right in found) if found else None
+    """Whether every ``a op b = c = ...`` in ``text`` is right, products before sums; ``None`` where there is none.
+
+    What is part of more, with brackets, letters, powers or decimals, is no equation here: ``x * 3 + 1 = 10``.
+    """
+    if "=" not in text:
+        return None
+    plain = _DIVIDED.sub("/", _TIMES.sub("*", _NUMBERING.sub("", text)))
+    found = [equation.split("=") for equation in _EQUATION.findall(_SPACED.sub(r"\1", plain))]
+    return all(_all_equal([_value(side) for side in sides]) for sides in found) if found else None
+
+
+def _all_equal(values: Sequence[Fraction | None]) -> bool:
+    return None not in values and len(set(values)) == 1
 
 
 def _value(expression: str) -> Fraction | None:
