@@ -20,6 +20,7 @@ _EQUATION = re.compile(
 )
 _SPACED = re.compile(r"(?<=\S)[^\S\n]*([-+*/^=%])[^\S\n]*")  # not the dash of a list
 _TIMES = re.compile(r"\\times(?![a-z])|\\cdot(?![a-z])|[×·⋅]|(?<=\d)\s*[xX]\s*(?=\d)")
+_MINUS_SIGNS = str.maketrans("\u2013\u2212", "--")
 _DIVIDED = re.compile(r"\\div(?![a-z])|÷")
 _NUMBERING = re.compile(r"#\d+\s*")  # "12 #1 + 5" is 12 + 5: operations may be numbered, as the chain sums' are
 _TERM = re.compile(r"([-+*/]?)\s*(\d+)")
@@ -61,7 +62,7 @@ def equations_hold(text: str) -> bool | None:
     """
     if "=" not in text:
         return None
-    plain = _DIVIDED.sub("/", _TIMES.sub("*", _NUMBERING.sub("", text)))
+    plain = _DIVIDED.sub("/", _TIMES.sub("*", _NUMBERING.sub("", text.translate(_MINUS_SIGNS))))
     found = [equation.split("=") for equation in _EQUATION.findall(_SPACED.sub(r"\1", plain))]
     return all(_all_equal([_value(side) for side in sides]) for sides in found) if found else None
 
