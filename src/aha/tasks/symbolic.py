@@ -35,7 +35,8 @@ def _are_equal(meant: Any, said: Any, gold: str, answer: str) -> bool:
     inequality may be said for an interval as an interval may for an inequality."""
     if r"\circ" not in answer and _names_two(said) and not _names_two(meant):
         return False
-    if _is_list(_sides(said)[-1]) and _is_pair(_sides(meant)[-1]):
+    listed, pair = _sides(said)[-1], _sides(meant)[-1]
+    if _is_list(listed) and _is_pair(pair) and not (_may_be_point(pair) and _is_bare(listed, answer)):
         return False
     if r"\{" in gold and isinstance(_sides(meant)[-1], FiniteSet) and _is_pair(_sides(said)[-1]):
         return False  # without braces, 2,5 may stand for a pair
@@ -75,6 +76,18 @@ def _is_pair(read: Any) -> bool:
 def _is_list(read: Any) -> bool:
     """``2, 5`` or ``\\{2, 5\\}``, but not coordinates by name: ``x = 2, y = 5``."""
     return isinstance(read, FiniteSet) and len({part.lhs for part in read if isinstance(part, Eq)}) < len(read)
+
+
+def _may_be_point(pair: Any) -> bool:
+    """``(2, -1)``, and ``(0, 1)``, which is read as an interval."""
+    if isinstance(pair, Interval) and pair.left_open and pair.right_open:
+        return not (pair.is_left_unbounded or pair.is_right_unbounded)
+    return isinstance(pair, Tuple)
+
+
+def _is_bare(listed: FiniteSet, answer: str) -> bool:
+    """``2, -1``, which is the point whose brackets were left out; no set by its signs."""
+    return r"\{" not in answer and r"\pm" not in answer and not any(isinstance(part, Eq) for part in listed)
 
 
 def _is_solved(read: Any) -> bool:
