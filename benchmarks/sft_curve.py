@@ -34,7 +34,7 @@ def examples(tokenizer_folder: Path, problems: Path) -> list[Document]:
     tokenizer = load_tokenizer(tokenizer_folder)
     found: list[Document] = []
     for row in load_rows(problems):
-        prompt = tokenizer.encode(f"Question: {row['problem']}\nAnswer: ")
+        prompt = tokenizer.encode_from_start(f"Question: {row['problem']}\nAnswer: ")
         solution = [*tokenizer.encode(row["solution"]), tokenizer.eos_id]
         found.append(([*prompt, *solution], [0.0] * len(prompt) + [1.0] * len(solution)))
     return found

@@ -17,6 +17,7 @@ from typing import Any
 import httpx2
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 import aha
 from aha.errors import EndpointError
@@ -25,7 +26,8 @@ from aha.rollout.engine import SamplingParams
 from aha.stages import reject
 from aha.stages.context import Context
 from aha.stages.models import Policy, build_loaded_engine, save_policy
-from aha.testing import tiny_policy
+from aha.testing import tiny_policy, word_tokenizer
+from aha.tokens.tokenizer import load_tokenizer
 from aha.util.seeds import stream
 
 uvicorn = pytest.importorskip("uvicorn")
@@ -119,6 +121,27 @@ def test_log_probabilities_are_the_models_at_temperature_one(client: httpx2.Clie
     chat = {"messages": [{"role": "user", "content": "compute 2"}], "max_tokens": 3, "temperature": 0}
     rows = ask(client, "chat/completions", **chat, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]["content"]
     assert all(row["top_logprobs"][0] == {"token": row["token"], "logprob": row["logprob"]} for row in rows)
+
+
+def test_texts_begin_as_a_published_tokenizer_begins_them(tmp_path: Path) -> None:
+    words = word_tokenizer()
+    first = words.backend.token_to_id("<unk>")  # any token that no question says
+    words.backend.post_processor = TemplateProcessing(single="<unk> $A", special_tokens=[("<unk>", first)])
+    words.save(tmp_path)
+    policy = tiny_policy(seed=3, tokenizer=load_tokenizer(tmp_path))
+    ids = [first, *policy.tokenizer.encode("compute 2 + 3")]
+    read = {"max_tokens": 0, "echo": True, "logprobs": 0}
+    with serving(Served("tiny", policy, tmp_path, build_batcher(policy))) as client:
+        found = ask(client, "completions", prompt=["compute 2 + 3"], **read)
+        assert found["choices"] == ask(client, "completions", prompt=[ids], **read)["choices"]
+        (choice,) = found["choices"]
+        assert choice["text"] == "compute 2 + 3" and found["usage"]["prompt_tokens"] == len(ids)
+        assert choice["logprobs"]["tokens"] == ["<unk>", "compute", "2", "+", "3"]
+        assert choice["logprobs"]["text_offset"] == [0, 0, 7, 8, 9]
+        user = [{"role": "user", "content": "compute 2 + 3"}]
+        chat = ask(client, "chat/completions", messages=user, max_tokens=1)
+        assert chat["usage"]["prompt_tokens"] == len(policy.renderer.prompt("compute 2 + 3"))
+        assert policy.renderer.prompt("compute 2 + 3")[0] == first
 
 
 def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:

@@ -155,7 +155,7 @@ async def _complete(served: Served, asked: CompletionRequest) -> Any:
         text = _cut(served.policy.tokenizer.decode(said), asked)
         choice: dict[str, Any] = {
             "index": index,
-            "text": (served.policy.tokenizer.decode(ids) if asked.echo else "") + text,
+            "text": (served.policy.tokenizer.decode(ids[_begun(served, ids) :]) if asked.echo else "") + text,
             "finish_reason": _REASONS[found.finish_reason] if found else "length",
             "logprobs": None,
         }
@@ -212,9 +212,11 @@ async def _sample(
 
 
 def _prompts(served: Served, prompt: str | list[int] | list[str] | list[list[int]]) -> list[list[int]]:
-    """Ids of each prompt, as they are: the template is the chat's affair."""
+    """Ids of each prompt: ids as they are, texts from what the tokenizer begins them with; the template is the chat's
+    affair."""
     several = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else prompt
-    return [served.policy.tokenizer.encode(one) if isinstance(one, str) else list(one) for one in several]  # type: ignore[arg-type]
+    encode = served.policy.tokenizer.encode_from_start
+    return [encode(one) if isinstance(one, str) else list(one) for one in several]  # type: ignore[arg-type]
 
 
 def _chat_prompt(served: Served, messages: Sequence[dict[str, Any]]) -> tuple[list[int], bool]:
@@ -226,7 +228,7 @@ def _chat_prompt(served: Served, messages: Sequence[dict[str, Any]]) -> tuple[li
         text = served.policy.renderer.prompt_text(messages[0]["content"])
     else:
         text = render_chat(served.folder, messages)
-    return served.policy.tokenizer.encode(text), text.rstrip().endswith(THINK)
+    return served.policy.tokenizer.encode_from_start(text), text.rstrip().endswith(THINK)
 
 
 def _refuse(served: Served, asked: _Way, prompts: int) -> JSONResponse | None:
@@ -258,8 +260,16 @@ def _completion_logprobs(served: Served, shown: Sequence[int], scored: Scored, *
     ]
     if echo:
         logprobs, top = [None, *logprobs], [None, *top]
-    offsets = list(itertools.accumulate(map(len, texts), initial=0))[:-1]
+    begun = _begun(served, shown) if echo else 0
+    lengths = [0 if place < begun else len(text) for place, text in enumerate(texts)]
+    offsets = list(itertools.accumulate(lengths, initial=0))[:-1]
     return {"tokens": list(texts), "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
+
+
+def _begun(served: Served, ids: Sequence[int]) -> int:
+    """How many of a prompt's ids are what the tokenizer begins texts with, and no part of what was asked."""
+    begin = served.policy.tokenizer.begin_ids
+    return len(begin) if list(ids[: len(begin)]) == begin else 0
 
 
 def _by_text(served: Served, row: Sequence[tuple[int, float]]) -> dict[str, float]:

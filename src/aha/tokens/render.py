@@ -50,8 +50,8 @@ class Renderer:
         return self.template.replace("{question}", question)
 
     def prompt(self, question: str) -> tuple[int, ...]:
-        """Ids of the prompt, nothing added."""
-        return tuple(self.tokenizer.encode(self.prompt_text(question)))
+        """Ids of the prompt, from what the tokenizer begins every text with."""
+        return tuple(self.tokenizer.encode_from_start(self.prompt_text(question)))
 
     def continuation(self, completion: str) -> str:
         """``completion`` without the ``<think>`` that the template has opened already, as some published ones do."""
@@ -67,7 +67,7 @@ class Renderer:
 
     def document(self, text: str) -> Example:
         """Plain text for pre-training: loss on every token, end token added."""
-        ids = (*self.tokenizer.encode(text), self.tokenizer.eos_id)
+        ids = (*self.tokenizer.encode_from_start(text), self.tokenizer.eos_id)
         return Example(ids, (1,) * len(ids))
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:

@@ -19,9 +19,11 @@ _KEPT = ("chat_template.jinja", "chat_template.json", "special_tokens_map.json")
 
 
 class Tokenizer:
-    """Text to ids and back, with the ids that end a text.
+    """Text to ids and back, with the ids that begin and end a text.
 
-    ``end_token_ids`` has every id that ends a completion: a published model may have several.
+    ``begin_ids`` are what the post-processor of a published tokenizer puts before every text, often ``<s>``; one that
+    was trained here has none. ``end_token_ids`` has every id that ends a completion: a published model may have
+    several.
     """
 
     def __init__(
@@ -31,6 +33,9 @@ class Tokenizer:
         self.eos_token, self.pad_token = eos_token, pad_token
         self.eos_id, self.pad_id = self._id(eos_token), self._id(pad_token)
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
+        begun = backend.encode("0", add_special_tokens=True)  # a suffix ends a text; a prompt is to be continued
+        added = begun.special_tokens_mask
+        self.begin_ids: list[int] = begun.ids[: added.index(0)] if 0 in added else []
         self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
         self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
         self._pieces: dict[int, str] = {}
@@ -63,6 +68,12 @@ class Tokenizer:
                 f"{text[:80]!r}; it has {self.vocab_size} tokens: train a tokenizer on this text, or reword it"
             )
         return ids
+
+    def encode_from_start(self, text: str) -> list[int]:
+        """Ids of a text that nothing precedes: behind ``begin_ids``, unless it is written with them already, as chat
+        templates do."""
+        ids = self.encode(text)
+        return ids if ids[: len(self.begin_ids)] == self.begin_ids else self.begin_ids + ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without padding and end tokens, but with every other special token (tags must stay
