@@ -33,14 +33,13 @@ from aha.serve.batching import Batcher, Scored
 from aha.stages.generate import room_for_new_tokens
 from aha.stages.models import Policy
 from aha.tokens.chat import render_chat
-from aha.tokens.render import THINK
+from aha.tokens.render import END_THINK, THINK
 from aha.util.seeds import stream
 
 MOST_WAITING = 1_000
 """Samples that may wait; a request over it is refused with 429 and told when to come again, one that asks for more by
 itself with 400."""
 KEPT_ANSWERS = 4_096
-_END_THINK = "</think>"
 _REASONS = {FinishReason.END: "stop", FinishReason.STOP: "stop", FinishReason.LENGTH: "length"}
 
 
@@ -176,7 +175,7 @@ async def _chat(served: Served, asked: ChatRequest) -> Any:
     for index, (ids, found) in enumerate(sampled):
         assert found is not None
         text = _cut(served.policy.tokenizer.decode(found.token_ids), asked)
-        thought, closed, rest = (f"{THINK}{text}" if opened else text).partition(_END_THINK)
+        thought, closed, rest = (f"{THINK}{text}" if opened else text).partition(END_THINK)
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if closed and thought.strip().startswith(THINK):
             reasoning = thought.strip().removeprefix(THINK).strip()

@@ -1,28 +1,34 @@
 """A published model's chat template as a prompt with one ``{question}``: a user's turn, no system prompt, and the
-thinking opened, as DeepSeek-R1 is to be asked (R1-README: "initiate its response with <think>")."""
+thinking opened, as DeepSeek-R1 is to be asked (R1-README: "initiate its response with <think>"). A template sees what
+transformers' ``apply_chat_template`` shows it, and a model that may or may not think is asked to."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from aha.errors import CheckpointError
-from aha.tokens.render import THINK
+from aha.tokens.render import END_THINK, THINK
 from aha.util.files import read_json
 
 _PLACE = "QUESTION-OF-THE-USER"
 _FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_THINKS = ("thinking", "enable_thinking")  # DeepSeek-V3.1's switch, and Qwen3's
 
 
 def chat_prompt(folder: Path) -> str | None:
     """The template of a model folder, ``None`` where it has no chat template.
 
-    ``<think>`` and a line break are added where the chat template knows the tag and has not opened it.
+    ``<think>`` and a line break are added where the chat template knows the tag and has neither opened nor closed it.
     ``CheckpointError`` for a template that cannot be rendered with one user's turn.
     """
     source = _source(folder)
@@ -41,16 +47,44 @@ def render_chat(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
     if source is None:
         raise CheckpointError(f"{folder} has no chat template: it takes one question, not {len(messages)} turns")
     config = _config(folder)
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = _refuse
-    special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    given = {
+        "messages": messages,
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": True,
+        **{switch: True for switch in _THINKS},
+        **{name: token for name in _SPECIAL if (token := _text(config.get(name)))},
+    }
     try:
-        prompt = environment.from_string(source).render(messages=messages, add_generation_prompt=True, **special)
-    except TemplateError as error:
+        prompt = environment.from_string(source).render(given)
+    except (TemplateError, TypeError) as error:
         raise CheckpointError(f"{folder}: its chat template cannot be rendered ({error}); give --template") from None
     # Some templates name </think> alone, to drop the thinking of earlier turns.
-    opens = THINK.removeprefix("<") in source and not prompt.rstrip().endswith(THINK)
-    return f"{prompt}{THINK}\n" if opens else prompt
+    knows = THINK.removeprefix("<") in source
+    return f"{prompt}{THINK}\n" if knows and not prompt.rstrip().endswith((THINK, END_THINK)) else prompt
+
+
+class _Generation(Extension):
+    """``{% generation %}`` around what a model is to say: transformers finds it for a loss mask, the text is as it
+    is."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own sorts keys and escapes HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ R1_ZERO_TEMPLATE = (
 )
 """In the words of DeepSeek-R1, table 1; generation starts right after ``Assistant:``."""
 
-THINK = "<think>"
+THINK, END_THINK = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
