@@ -64,6 +64,7 @@ def test_metrics_by_hand() -> None:
     assert metrics["by_task"]["chain"]["pass@1"] == metrics["pass@1"]
     assert metrics["verifier_errors"] == 0
     assert metrics["by_problem"]["pass@1"] == [2 / 4, 3 / 4]
+    assert metrics["by_problem"]["cons@4"] == [1.0, 1.0]
     assert metrics["by_problem"]["length"] == pytest.approx([sum(own) / 4 for own in lengths])
     for name in ("pass@1", "cons@4", "pass@4", "format", "language", "length"):
         assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]

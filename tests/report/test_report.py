@@ -243,6 +243,42 @@ def test_scores_of_each_problem_tell_a_difference_where_the_intervals_overlap(wr
     assert finding(build_summary(run), "last_stage_preference")["outcome"] == NOISE
 
 
+def keep_scores(run: Path, model: str, **scores: list[float]) -> None:
+    (run / f"{model}_eval" / "by_problem.json").write_text(json.dumps(scores))
+
+
+@pytest.mark.parametrize(
+    ("gain", "control", "caveat"),
+    [(0.07, ABSENT, "is fair in that"), (0.0, APPEARED, "that failed"), (-0.07, APPEARED, "that failed")],
+)
+def test_controls_are_judged_problem_by_problem_as_models_are(
+    write_run: WriteRun, gain: float, control: str, caveat: str
+) -> None:
+    run = write_run()
+    scores = [0.1 + 0.008 * (i % 50) for i in range(100)]
+    for start, end in (("base", "random_reward"), ("student_base", "student_rl")):
+        for model, value, own in ((start, 0.3, scores), (end, 0.3 + gain, [score + gain for score in scores])):
+            change_measure(run, model, "pass@1", value, 0.05)  # the intervals overlap
+            keep_scores(run, model, **{"pass@1": own})
+    summary = build_summary(run)
+    found = finding(summary, "random_reward")
+    assert found["outcome"] == control and (NOISE in found["sentence"]) == (gain == 0)
+    assert "problem by problem" in found["sentence"]
+    assert caveat in finding(summary, "distillation")["sentence"]
+    assert finding(summary, "student_rl")["outcome"] == {0.07: APPEARED, 0.0: NOISE, -0.07: ABSENT}[gain]
+
+
+def test_a_vote_is_judged_problem_by_problem(write_run: WriteRun) -> None:
+    run = write_run()
+    for metric, value in (("pass@1", 0.5), ("cons@16", 0.55)):
+        change_measure(run, "r1_zero", metric, value, 0.05)
+    assert finding(build_summary(run), "vote_r1_zero")["outcome"] == NOISE
+    single = [0.25 + 0.005 * i for i in range(100)]
+    keep_scores(run, "r1_zero", **{"pass@1": single, "cons@16": [score + 0.05 for score in single]})
+    found = finding(build_summary(run), "vote_r1_zero")
+    assert found["outcome"] == APPEARED and "problem by problem" in found["sentence"]
+
+
 def test_few_steps_are_not_judged(write_run: WriteRun) -> None:
     run = write_run()
     rows = "".join(json.dumps({"step": step, "length": 9.0 + step, "reflection": 0.5}) + "\n" for step in range(1, 5))

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aha.errors import VerifierError
-from aha.evaluate.estimators import Estimate, cons_at_k, mean_interval, pass_at_1, pass_at_k, score_interval
+from aha.evaluate.estimators import (
+    Estimate,
+    cons_at_k,
+    cons_values,
+    mean_interval,
+    pass_at_1,
+    pass_at_k,
+    score_interval,
+)
 from aha.evaluate.votes import vote_keys
 from aha.records import Completion, Group, Problem, Status, Verdict
 from aha.reward import rules
@@ -53,7 +61,7 @@ def read_groups(groups: Sequence[Group], renderer: Renderer) -> list[Judged]:
 
 def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict[str, Any]:
     """pass@1, cons@k and pass@k for the largest of ``votes``, format, length, the vote curve, each task's own, language
-    where any thinking has words, and ``by_problem``: pass@1 and length of each problem."""
+    where any thinking has words, and ``by_problem``: pass@1, cons@k and length of each problem."""
     verdicts = judge_rows(judged)
     num_errors = count_errors([verdict for row in verdicts for verdict in row])
     correct = [[verdict.status is Status.RIGHT for verdict in row] for row in verdicts]
@@ -79,7 +87,11 @@ def reasoning_metrics(judged: Sequence[Judged], *, votes: Sequence[int]) -> dict
             f"cons@{k}": cons_at_k([keys[i] for i in rows], [correct[i] for i in rows], k).as_dict(),
             "length": mean_interval([lengths[i] for i in rows], minimum=0.0).as_dict(),
         }
-    by_problem = {"pass@1": [_mean(row) for row in correct], "length": lengths}
+    by_problem = {
+        "pass@1": [_mean(row) for row in correct],
+        f"cons@{k}": cons_values(keys, correct, k),
+        "length": lengths,
+    }
     return metrics | {"by_task": by_task, "by_problem": by_problem}
 
 

@@ -180,7 +180,7 @@ def compute_findings(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
         ]
         for before, after in pairs_here:
             if after == "random_reward":
-                found.append(_random_reward(before, after, summary))
+                found.append(_random_reward(before, after, summary, run))
             elif after == "student_rl":
                 found.append(_judge_change(_student_control(before), summary, run))
             elif (before, after) not in pairs:
@@ -201,8 +201,9 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
         f"Every figure comes from {which}. The intervals cover the draw of evaluation problems and samples, not the "
         f"draw "
         "of training seeds: another seed may move a figure by more than its interval.",
-        "“Within noise” means that two 95 % intervals overlap. It is a cautious reading: a paired test on the same "
-        "problems could still find a small difference.",
+        "“Within noise” is judged problem by problem, where both evaluations kept each problem's scores: by a paired "
+        "test and by whether the difference's 95 % interval holds 0. Elsewhere it means that two 95 % intervals "
+        "overlap, a cautious reading: a paired test could still find a small difference.",
         "The paper's figures stand beside the run's to compare directions, not sizes: models, problems and budgets are "
         "not the same.",
     ]
@@ -250,15 +251,49 @@ def limits(run: Run, summary: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _compare_problems(run: Run, change: _Change) -> Comparison | None:
-    """The two evaluations problem by problem; ``None`` where one has no such scores, or of other problems."""
+@dataclass(frozen=True)
+class _Difference:
+    """Two measures of the same problems and, where each problem's scores were kept, what they say problem by problem:
+    the one judgement of noise, whatever the finding."""
+
+    before: Measure
+    after: Measure
+    paired: Comparison | None
+
+    @property
+    def value(self) -> float:
+        return self.after.value - self.before.value
+
+    @property
+    def noise(self) -> bool:
+        return self.before.overlaps(self.after) if self.paired is None else not self.paired.real
+
+    def words(self, *, proportion: bool = True) -> str:
+        """``+3.0 points (+2.8 points to +3.2 points, problem by problem)``."""
+        words = points(self.value) if proportion else f"{self.value:+.3g}"
+        if self.paired is not None and proportion:
+            low, high = (points(bound) for bound in (self.paired.difference.low, self.paired.difference.high))
+            words += f" ({low} to {high}, problem by problem)"
+        if self.noise:
+            words += ", within noise"
+        elif self.paired is None and not (self.before.has_interval() and self.after.has_interval()):
+            words += " (no intervals recorded, so noise cannot be judged)"
+        return words
+
+
+def _compare(
+    run: Run, before: tuple[str, Measure], after: tuple[str, Measure], metric: str, *, metric_after: str = ""
+) -> _Difference:
+    """Two evaluated models by a metric, or by one metric each; problem by problem unless one has no such scores, or of
+    other problems."""
     evaluations = run.evaluations()
-    folders = [evaluations[model].folder for model in (change.before, change.after) if model in evaluations]
-    paths = [folder / "by_problem.json" for folder in folders]
-    if len(paths) < 2 or not all(path.is_file() for path in paths):
-        return None
-    before, after = (read_json(path).get(change.metric, []) for path in paths)
-    return compare_paired(before, after) if before and len(before) == len(after) else None
+    scores = []
+    for model, name in ((before[0], metric), (after[0], metric_after or metric)):
+        path = evaluations[model].folder / "by_problem.json" if model in evaluations else None
+        scores.append(read_json(path).get(name, []) if path is not None and path.is_file() else [])
+    first, second = scores
+    paired = compare_paired(first, second) if first and len(first) == len(second) else None
+    return _Difference(before[1], after[1], paired)
 
 
 def _judge_change(change: _Change, summary: Mapping[str, Any], run: Run) -> Finding:
@@ -270,31 +305,19 @@ def _judge_change(change: _Change, summary: Mapping[str, Any], run: Run) -> Find
         )
         sentence = f"No current {_metric_words(change.metric)} of {lacking} has been measured."
         return Finding(change.key, change.title, NOT_RUN, sentence, change.paper, change.source)
-    difference = after.value - before.value
-    paired = _compare_problems(run, change)
-    noise = before.overlaps(after) if paired is None else not paired.real
-    outcome = _outcome(difference * change.direction, noise)
+    difference = _compare(run, (change.before, before), (change.after, after), change.metric)
+    outcome = _outcome(difference.value * change.direction, difference.noise)
     proportion = is_proportion(change.metric)
-    gap = points(difference) if proportion else f"{difference:+.3g}"
     sentence = (
         f"{_metric_words(change.metric).capitalize()} is {with_interval(before, proportion=proportion)} for "
         f"{model_label(change.before)} and {with_interval(after, proportion=proportion)} for "
-        f"{model_label(change.after)}: "
-        f"{gap}"
+        f"{model_label(change.after)}: {difference.words(proportion=proportion)}."
     )
-    if paired is not None and proportion:
-        low, high = (points(bound) for bound in (paired.difference.low, paired.difference.high))
-        sentence += f" ({low} to {high}, problem by problem)"
-    if outcome == NOISE:
-        sentence += ", within noise"
-    elif not (before.has_interval() and after.has_interval()):
-        sentence += " (no intervals recorded, so noise cannot be judged)"
-    sentence += "."
     if change.key == "distillation":
-        sentence += _baseline_caveat(stages)
+        sentence += _baseline_caveat(stages, run)
     if change.key == "cold_start_cost" and outcome == ABSENT:
         sentence += " The cold start already reasons better than R1-Zero here."
-    if change.key.startswith("last_stage") and outcome == ABSENT and difference < 0:
+    if change.key.startswith("last_stage") and outcome == ABSENT and difference.value < 0:
         sentence += " The last stage lost."
     return Finding(change.key, change.title, outcome, sentence, change.paper, change.source)
 
@@ -305,12 +328,13 @@ def _outcome(signed_difference: float, noise: bool) -> str:
     return APPEARED if signed_difference > 0 else ABSENT
 
 
-def _baseline_caveat(stages: Mapping[str, Any]) -> str:
+def _baseline_caveat(stages: Mapping[str, Any], run: Run) -> str:
     start, direct = _measure(stages, "student_base", "pass@1"), _measure(stages, "student_rl", "pass@1")
     if start is None or direct is None:
         return ""
     around = f"({percent(start.value)} before, {percent(direct.value)} after)"
-    if direct.overlaps(start) or direct.value <= start.value:
+    difference = _compare(run, ("student_base", start), ("student_rl", direct), "pass@1")
+    if difference.noise or difference.value <= 0:
         return f" Direct RL did not learn here {around}: distillation was compared with a baseline that failed."
     return f" Direct RL did learn {around}, so the comparison is fair in that."
 
@@ -333,7 +357,7 @@ def _plain_rl(start: str, stage: str) -> _Change:
     return _Change(f"rl_{stage}", title, start, stage, "pass@1", paper, "v1 section 2.2.4; v2 section 2.1")
 
 
-def _random_reward(start: str, stage: str, summary: Mapping[str, Any]) -> Finding:
+def _random_reward(start: str, stage: str, summary: Mapping[str, Any], run: Run) -> Finding:
     before, after = (_measure(summary["stages"], name, "pass@1") for name in (start, stage))
     title = "A random reward teaches nothing (control)"
     paper = (
@@ -343,14 +367,12 @@ def _random_reward(start: str, stage: str, summary: Mapping[str, Any]) -> Findin
     source = "“Spurious Rewards” (2025)"
     if before is None or after is None:
         return Finding("random_reward", title, NOT_RUN, "The control has not been evaluated.", paper, source)
-    difference = after.value - before.value
-    overlap = before.overlaps(after)
-    outcome = APPEARED if overlap or difference <= 0 else ABSENT
+    difference = _compare(run, (start, before), (stage, after), "pass@1")
+    outcome = APPEARED if difference.noise or difference.value <= 0 else ABSENT
     steps = summary["curves"].get(stage, {}).get("steps", "the")
     sentence = (
         f"Pass@1 is {with_interval(before)} for {model_label(start)} and {with_interval(after)} after {steps} steps "
-        f"of a random "
-        f"reward: {points(difference)}{', within noise' if overlap else ''}."
+        f"of a random reward: {difference.words()}."
     )
     real = _measure(summary["stages"], "r1_zero", "pass@1")
     if real is not None:
@@ -363,7 +385,7 @@ def _curve_findings(run: Run, name: str, summary: Mapping[str, Any]) -> list[Fin
     stage = run.stage(name)
     if stage is not None and not stage.done:
         curves = [f if f.outcome in {NOT_RUN, SHORT} else replace(f, sentence=f"So far: {f.sentence}") for f in curves]
-    return [*curves, _vote(name, summary)]
+    return [*curves, _vote(name, summary, run)]
 
 
 def _length(stage: str, summary: Mapping[str, Any]) -> Finding:
@@ -435,7 +457,7 @@ def _too_short(curve: Mapping[str, Any]) -> str:
     return f"{curve['steps']} steps are too few to tell a start from an end."
 
 
-def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
+def _vote(stage: str, summary: Mapping[str, Any], run: Run) -> Finding:
     stages = summary["stages"]
     metric = vote_metric(stages.get(stage, {}))
     single, vote = _measure(stages, stage, "pass@1"), _measure(stages, stage, metric)
@@ -445,13 +467,11 @@ def _vote(stage: str, summary: Mapping[str, Any]) -> Finding:
     key = f"vote_{stage}"
     if single is None or vote is None:
         return Finding(key, title, NOT_RUN, "Votes have not been measured.", paper, source)
-    overlap = single.overlaps(vote)
+    difference = _compare(run, (stage, single), (stage, vote), "pass@1", metric_after=metric)
     sentence = (
-        f"Pass@1 is {with_interval(single)}, the vote of {metric[5:]} {with_interval(vote)}: "
-        f"{points(vote.value - single.value)}"
-        f"{', within noise' if overlap else ''}."
+        f"Pass@1 is {with_interval(single)}, the vote of {metric[5:]} {with_interval(vote)}: {difference.words()}."
     )
-    return Finding(key, title, _outcome(vote.value - single.value, overlap), sentence, paper, source)
+    return Finding(key, title, _outcome(difference.value, difference.noise), sentence, paper, source)
 
 
 def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
