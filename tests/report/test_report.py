@@ -310,6 +310,32 @@ def test_disagreeing_sampler_is_found(write_run: WriteRun) -> None:
     assert judged["outcome"] == ABSENT and "0.7 nats, in Dev2" in judged["sentence"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "gap", "outcome"),
+    [
+        ({}, 0.04, APPEARED),
+        ({}, 0.3, ABSENT),
+        ({"precision": "float32", "sampler": None}, 0.3, ABSENT),
+        ({"precision": "bf16"}, 0.3, APPEARED),
+        ({"precision": "bf16"}, 0.7, ABSENT),
+        ({"sampler": "bf16"}, 0.3, APPEARED),
+        ({"precision": "bf16", "sampler": "int8"}, 0.7, APPEARED),
+        ({"sampler": "int8"}, 1.2, ABSENT),
+    ],
+)
+def test_sampler_and_trainer_may_differ_by_what_the_number_type_explains(
+    write_run: WriteRun, settings: dict[str, Any], gap: float, outcome: str
+) -> None:
+    run = write_run()
+    recipe = json.loads((run / "recipe.json").read_text())
+    next(stage for stage in recipe["stages"] if stage["name"] == "dev2")["settings"].update(settings)
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    with (run / "dev2" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 81, "max_logprob_gap": gap}) + "\n")
+    found = finding(build_summary(run), "agreement")
+    assert found["outcome"] == outcome and f"{gap} nats, in Dev2, where" in found["sentence"]
+
+
 def test_half_finished_run_says_what_has_not_run(write_run: WriteRun) -> None:
     run = write_run(finished=["tokenizer", "problems", "base", "base_eval"], running="r1_zero")
     checker, _ = read_page(build_report(run))

@@ -15,7 +15,7 @@ from typing import Any
 
 from aha.evaluate.paired import Comparison, compare_paired
 from aha.report.names import is_proportion, model_label, number, percent, points, with_interval
-from aha.report.reading import Measure, Run, finite, parse_measure, vote_metric
+from aha.report.reading import Measure, Run, Stage, finite, parse_measure, vote_metric
 from aha.util.files import read_json
 
 APPEARED = "appeared"
@@ -28,7 +28,8 @@ SHORT = "too few steps"
 _LEAST_STEPS = 10  # fewer, and start and end of a curve are the same steps
 _GROWTH = 1.1  # a curve has grown or fallen when it moved by a tenth
 _LABELS = 0.9  # share of step labels that agree with exact arithmetic
-_AGREEMENT = 0.05  # nats between sampler and trainer on one token; rounding in float32 stays far below
+_AGREEMENT = {"float32": 0.05, "bf16": 0.5, "int8": 1.0}
+"""Nats between sampler and trainer on one token, by what is sampled in: docs/metrics.md; float32 stays far below."""
 
 
 @dataclass(frozen=True)
@@ -489,16 +490,24 @@ def _agreement(run: Run, summary: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding("agreement", title, NOT_RUN, "No reinforcement-learning step has been recorded.", paper, source)
         ]
-    worst = max(gaps, key=lambda name: abs(gaps[name]))
-    outcome = APPEARED if abs(gaps[worst]) <= _AGREEMENT else ABSENT
+    types = {name: _sampled_in(run.stage(name)) for name in gaps}
+    worst = max(gaps, key=lambda name: abs(gaps[name]) / _AGREEMENT[types[name]])
+    limit = _AGREEMENT[types[worst]]
+    outcome = APPEARED if abs(gaps[worst]) <= limit else ABSENT
     mean = max(summary["curves"][name].get("logprob_gap") or 0.0 for name in gaps)
     sentence = (
-        f"The largest gap of one token's log-probability over "
+        f"The largest gap of one token's log-probability for its number type over "
         f"{sum(summary['curves'][name]['steps'] for name in gaps)} steps of "
         f"{len(gaps)} RL {'stage' if len(gaps) == 1 else 'stages'} is {number(abs(gaps[worst]))} nats, in "
-        f"{model_label(worst)}; the mean over a step's tokens is at most {number(mean)}."
+        f"{model_label(worst)}, where {types[worst]} explains up to {number(limit)}; the mean over a step's tokens "
+        f"is at most {number(mean)}."
     )
     return [Finding("agreement", title, outcome, sentence, paper, source)]
+
+
+def _sampled_in(stage: Stage | None) -> str:
+    settings = {} if stage is None else stage.settings
+    return str(settings.get("sampler") or settings.get("precision") or "float32")
 
 
 def _step_labels(name: str, metrics: Mapping[str, Any]) -> Finding:
