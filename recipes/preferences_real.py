@@ -47,5 +47,5 @@ def preferences_real(
         Stage("safe", reward_head.run, safe, {**inputs, "states": read}, cost=60),
         Stage("dpo", preference.run, learned, {"init": untrained, "preferences": few}, cost=600),
     )
-    arguments = {"seed": seed, "pairs": str(pairs), "model": str(model)}
+    arguments = {"seed": seed, "pairs": str(pairs), "model": str(model), "template": template}
     return Pipeline("preferences_real", 2, arguments, stages)

@@ -24,4 +24,4 @@ def search_tiny(*, policy: Path = Path("runs/r1_tiny/r1"), seed: int = 0) -> Pip
         problems=5_000, each=3, rollouts=2, temperature=1.3, epochs=4, lr=3e-4, warmup=10
     )
     scorer = Stage("scorer", process_reward.run, settings, {"policy": asker, "problems": asked}, cost=300)
-    return Pipeline("search_tiny", 1, {"seed": seed}, (asker, asked, scorer))
+    return Pipeline("search_tiny", 1, {"seed": seed, "policy": str(policy)}, (asker, asked, scorer))

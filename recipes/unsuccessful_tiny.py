@@ -55,7 +55,8 @@ def unsuccessful_tiny(
             stages += [kept, model, judged[f"{name}/{number}"]]
     arms = (*REINFORCED, *SEARCHED)
     stages.append(Stage("controls", compare.run, compare.Settings(arms=arms), judged, cost=1))
-    return Pipeline("unsuccessful_tiny", 1, {"seed": seed, "seeds": seeds, "steps": steps}, tuple(stages))
+    arguments = {"seed": seed, "seeds": seeds, "steps": steps, "base": str(base)}
+    return Pipeline("unsuccessful_tiny", 1, arguments, tuple(stages))
 
 
 def _judge(name: str, model: Stage, asked: Stage) -> Stage:

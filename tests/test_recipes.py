@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import runpy
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,19 @@ def test_search_and_preferences_start_from_a_model_of_yours(tmp_path: Path) -> N
     found = edges("preferences_real", f"pairs={tmp_path / 'p.jsonl'}")
     assert {found[name]["init"] for name in ("helpful", "safe", "dpo")} == {"untrained"}
     assert found["dpo"]["preferences"] == "pairs_dpo" and found["helpful"]["preferences"] == "pairs"
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.py")), ids=lambda path: path.stem)
+def test_a_run_says_what_its_recipe_was_called_with(path: Path) -> None:
+    build = runpy.run_path(str(path))[path.stem]
+    given = {name: "runs/mine/start" for name in ("model", "base", "policy", "pairs", "problems", "template")}
+    given["template"] = "Q {question} A"
+    assignments = [f"{name}={given[name]}" for name in inspect.signature(build).parameters if name in given]
+    _, pipeline = load_pipeline(str(path), assignments)
+    assert pipeline.arguments.keys() == inspect.signature(build).parameters.keys()
+    assert {f"{name}={value}" for name, value in pipeline.arguments.items()} >= set(assignments)
+    _, again = load_pipeline(str(path), [f"{name}={value}" for name, value in pipeline.arguments.items()])
+    assert describe(again) == describe(pipeline)
 
 
 def test_the_student_is_distilled_and_trained_directly_from_one_base() -> None:
