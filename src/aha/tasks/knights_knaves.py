@@ -11,13 +11,16 @@ _ROLE = re.compile(
     r"(?P<name>[^\W\d_][\w'’-]*)\**\s*(?:\bis\b(?:\s+(?:an?|the))?|[:=→–-]+)\s*\**(?P<role>knight|knave)\b",
     re.IGNORECASE,
 )
-_UNDECIDED = re.compile(r"\b(?:or|if|not|either|neither|nor|unless|maybe|possibly|isn't|cannot)\b", re.IGNORECASE)
+_UNDECIDED = re.compile(
+    r"\b(?:or|if|not|either|neither|nor|unless|maybe|possibly|cannot|false|untrue|wrong|incorrect|\w+n['’]t)\b",
+    re.IGNORECASE,
+)
 MAX_LENGTH = 2_000
 
 
 def read_roles(text: str) -> Mapping[str, str] | None:
     """``{"zoey": "knight", "oliver": "knave"}``; ``None`` where nobody's role is said, somebody has two, or the text
-    says ``if``, ``or`` or ``not``, so that it commits to nothing."""
+    says ``if``, ``or``, ``not`` or ``false``, so that it commits to nothing."""
     if len(text) > MAX_LENGTH or _UNDECIDED.search(text):
         return None
     roles: dict[str, str] = {}
