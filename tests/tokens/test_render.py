@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tokenizers.processors import ByteLevel, PostProcessor, Sequence, TemplateProcessing
+from tokenizers.processors import ByteLevel, PostProcessor, RobertaProcessing, Sequence, TemplateProcessing
 from transformers import AutoTokenizer
 
 from aha.errors import DataError, SettingError
@@ -74,6 +74,7 @@ PROCESSORS = {
     "begins twice": (BEGINS_TWICE, [258, 258]),
     "ends": (ENDS, []),
     "both": (BOTH, [258]),
+    "both, of another kind": (RobertaProcessing(("</s>", 259), ("<s>", 258)), [258]),
 }
 
 
@@ -85,7 +86,7 @@ def test_a_text_begins_as_the_published_tokenizer_begins_it_and_ends_as_ours(nam
     renderer = Renderer(load_tokenizer(tmp_path / "again"), R1_ZERO_TEMPLATE)
     theirs = AutoTokenizer.from_pretrained(tmp_path / "again")
     prompt = renderer.prompt(QUESTION)
-    ends = name in ("ends", "both")
+    ends = name.startswith(("ends", "both"))
     assert list(prompt) == theirs(renderer.prompt_text(QUESTION))["input_ids"][: -1 if ends else None]
     assert tokenizer.begin_ids == begin == list(prompt[: len(begin)])
     body = tokenizer.encode(COMPLETION)

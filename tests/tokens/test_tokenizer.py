@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from aha.errors import CheckpointError, DataError
@@ -161,6 +164,15 @@ def test_padding_and_truncation_of_a_published_file_are_switched_off(tmp_path: P
     tokenizer.backend.enable_padding(length=9)
     tokenizer.save(tmp_path)
     assert len(load_tokenizer(tmp_path).encode("1 2 3")) == 3
+
+
+def test_a_closed_vocabulary_may_lack_an_unknown_word(tmp_path: Path) -> None:
+    backend = Tokenizer(WordLevel({"<s>": 0, "<eos>": 1, "cat": 2}))
+    backend.post_processor = TemplateProcessing(single="<s> $A <eos>", special_tokens=[("<s>", 0), ("<eos>", 1)])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    write_json_atomic(tmp_path / "tokenizer_config.json", {"eos_token": "<eos>"})
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("cat") == [2] and tokenizer.encode_from_start("cat") == [0, 2]
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:

@@ -33,9 +33,7 @@ class Tokenizer:
         self.eos_token, self.pad_token = eos_token, pad_token
         self.eos_id, self.pad_id = self._id(eos_token), self._id(pad_token)
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
-        begun = backend.encode("0", add_special_tokens=True)  # a suffix ends a text; a prompt is to be continued
-        added = begun.special_tokens_mask
-        self.begin_ids: list[int] = begun.ids[: added.index(0)] if 0 in added else []
+        self.begin_ids = _begin_ids(backend)
         self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
         self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
         self._pieces: dict[int, str] = {}
@@ -147,6 +145,15 @@ def train_bpe_tokenizer(texts: Iterable[str], *, vocab_size: int, special_tokens
     )
     backend.train_from_iterator(texts, trainer)
     return Tokenizer(backend, eos_token=EOS, pad_token=PAD, end_tokens=())
+
+
+def _begin_ids(backend: tokenizers.Tokenizer) -> list[int]:
+    """What the post-processor puts before a text of one token that no vocabulary needs to have; what it puts behind is
+    left: a prompt is to be continued."""
+    text, place = backend.encode("", add_special_tokens=False), "TEXT"
+    text.pad(1, pad_token=place)
+    whole = backend.post_process(text)
+    return list(whole.ids[: whole.tokens.index(place)])
 
 
 def _token_text(value: object) -> str | None:
