@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -36,3 +37,17 @@ def test_chunks_change_nothing_and_gradients_are_right(monkeypatch: pytest.Monke
     # d KL / d logits = temperature * (student - teacher), times temperature ** 2 / temperature ** 1
     student = (hidden @ head.T / 1.5).softmax(-1)
     torch.testing.assert_close(gradients[0], 1.5 * (student - (teacher / 1.5).softmax(-1)) @ head)
+
+
+def test_no_more_logits_than_the_limit_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[int] = []
+    original = distillation._kl
+
+    def spy(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+        rows.append(len(hidden))
+        return original(hidden, *rest)
+
+    monkeypatch.setattr(distillation, "CHUNK_ELEMENTS", 25)
+    monkeypatch.setattr(distillation, "_kl", spy)
+    teacher_kl(torch.ones(5, 2), torch.ones(10, 2), torch.ones(5, 10))
+    assert rows == [2, 2, 1]

@@ -78,6 +78,13 @@ def test_the_default_never_holds_more_logits_than_the_limit(monkeypatch: pytest.
     assert rows == [2, 2, 2, 1]
 
 
+def test_positions_at_once_by_hand() -> None:
+    """A vocabulary of 2^17 has 64 positions in 2^23 logits; in 16 bits as many as the model is wide go at once."""
+    assert logprob.positions_at_once(100, 2**17, 4096, itemsize=4) == 64
+    assert logprob.positions_at_once(100, 2**17, 4096, itemsize=2) == 100
+    assert logprob.positions_at_once(5000, 2**17, 4096, itemsize=2) == 64
+
+
 def test_no_positions() -> None:
     hidden, head, _ = case()
     logp, entropy = token_logprobs(hidden[:0], head, torch.zeros(0, dtype=torch.long))
@@ -104,9 +111,10 @@ def test_gradients_formed_beside_the_logprobs_are_those_formed_after_them(chunk:
 
 def test_with_a_slope_no_logits_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, head, targets = case()
-    logp, _ = token_logprobs(hidden, head, targets, chunk=2, slope=lambda logp, part: torch.ones_like(logp))
+    weights = torch.linspace(-2, 3, 7, dtype=torch.float64)  # each chunk is foretold by its own
+    logp, _ = token_logprobs(hidden, head, targets, chunk=2, slope=lambda logp, part: weights[part])
     monkeypatch.setattr(logprob, "_pull", None)
-    logp.sum().backward()
+    (logp * weights).sum().backward()
     assert head.grad is not None
 
 

@@ -163,6 +163,24 @@ def test_a_two_sided_clip_bounds_what_an_unlikely_bad_token_costs() -> None:
     assert clipped_loss(ratio, bad, low=0.2, high=0.2).item() == 100.0
     assert clipped_loss(ratio, bad, low=0.2, high=0.2, negative=4.0).item() == 4.0
     assert clipped_at(ratio, bad, low=0.2, high=0.2, negative=4.0)[1].item()
+    # it is the ratio that is capped, whatever the advantage
+    assert clipped_loss(ratio, torch.tensor([-2.5]), low=0.2, high=0.2, negative=4.0).item() == 10.0
+
+
+def test_a_two_sided_clip_under_the_range_binds_from_the_range_on() -> None:
+    """Between 0.5 and 0.8 the lower bound of the range is what counts: a token is clipped on one side alone."""
+    ratio = torch.tensor([0.4, 0.6, 0.9])
+    low, high = clipped_at(ratio, -torch.ones(3), low=0.2, high=0.2, negative=0.5)
+    assert low.tolist() == [True, True, False] and high.tolist() == [False, False, True]
+
+
+def test_a_capped_weight_has_a_lower_bound_where_the_row_has_one() -> None:
+    row = dataclasses.replace(ALGORITHMS["cispo"], clip_low=0.2, clip_high=0.3)
+    logp = torch.tensor([0.5, 1.0, 2.0]).double().log().requires_grad_()
+    zeros, ones = torch.zeros(3).double(), torch.ones(3).double()
+    part = policy_loss(logp, zeros, ones, torch.arange(3), algorithm=row)
+    (gradient,) = torch.autograd.grad(part.loss_N.sum(), logp)
+    assert gradient.tolist() == pytest.approx([-0.8, -1.0, -1.3])
 
 
 def test_mirror_descent_by_hand() -> None:

@@ -20,6 +20,11 @@ def test_pruning_keeps_the_floor_of_the_share(prune: float, kept: int) -> None:
     assert most_telling(torch.randn(3, 8), prune=prune).sum(1).tolist() == [kept] * 3
 
 
+def test_pruning_takes_a_share_as_it_is_written() -> None:
+    """A fifth of 10 is 2, though ``10 * (1 - 0.8)`` is a little less."""
+    assert most_telling(torch.randn(1, 10), prune=0.8).sum() == 2
+
+
 def test_pruning_keeps_the_largest_of_either_sign_and_the_first_of_equals() -> None:
     advantages = torch.tensor([[0.5, -2.0, 1.0, 0.0], [0.5, 0.5, -0.5, 0.5]])
     assert most_telling(advantages, prune=0.5).tolist() == [[False, True, True, False], [True, True, False, False]]

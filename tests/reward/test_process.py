@@ -194,6 +194,8 @@ def test_a_step_of_training_starts_at_log_two_and_does_not_see_the_split() -> No
         assert figures["loss"] == pytest.approx(by_hand, abs=1e-5)
     with pytest.raises(DataError, match="text 0"):
         collate_steps([LabelledSteps((1, 2), 1, (2,), (0.5,))], token_budget=9)
+    with pytest.raises(DataError, match="a prompt has a token at least"):
+        collate_steps([LabelledSteps((1, 2), 0, (1,), (0.5,))], token_budget=9)
 
 
 def test_a_process_reward_model_survives_the_disk(tmp_path) -> None:  # type: ignore[no-untyped-def]

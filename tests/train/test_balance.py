@@ -86,13 +86,14 @@ def test_a_step_on_documents_moves_the_bias_by_the_whole_batch(width: int, rows_
 
 
 def test_gradients_are_equal_for_any_split_and_packing_and_include_the_balance() -> None:
-    changes = []
+    changes, uneven = [], []
     for width, rows in ((5, 1), (12, 1), (7, 3)):
         decoder = build()
         before = copy.deepcopy(decoder.state_dict())
         batches = collate_packed(DOCUMENTS, width=width, rows_per_batch=rows)
-        nll_step(decoder, torch.optim.SGD(decoder.parameters(), lr=1.0), batches, lr=1.0, max_grad_norm=1e9,
-                 balance=STRONG)
+        metrics = nll_step(decoder, torch.optim.SGD(decoder.parameters(), lr=1.0), batches, lr=1.0, max_grad_norm=1e9,
+                           balance=STRONG)
+        uneven.append(metrics["balance"])
         changes.append({name: before[name] - value for name, value in decoder.state_dict().items()})
     assert all(torch.allclose(change[name], changes[0][name]) for change in changes for name in change)
     # by hand: the loss of all documents, plus 0.7 times the mean over documents of each layer's sum of f P
@@ -106,6 +107,7 @@ def test_gradients_are_equal_for_any_split_and_packing_and_include_the_balance()
             scores, experts = router.routed
             f = torch.bincount(experts.flatten(), minlength=6) * 6 / (2 * len(scores))
             total = total + (f * (scores / scores.sum(1, keepdim=True)).mean(0)).sum()
+    assert uneven == pytest.approx([total.item() / 3 / 2] * 3)  # of three documents in two layers
     (nll / 11 + 0.7 * total / 3).backward()
     for name, parameter in decoder.named_parameters():
         assert torch.allclose(changes[0][name], parameter.grad), name

@@ -5,7 +5,16 @@ import torch
 
 from aha.errors import DataError, InvariantError
 from aha.model.attention.plan import Branches
-from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference, with_reference
+from aha.train.batch import (
+    CompletionPair,
+    PolicyRow,
+    collate_completion_pairs,
+    collate_labelled,
+    collate_packed,
+    collate_policy,
+    collate_preference,
+    with_reference,
+)
 
 
 def test_policy_batch_by_hand() -> None:
@@ -80,6 +89,11 @@ def test_document_longer_than_the_row_is_named_or_cut_on_demand() -> None:
     assert batches[0].ids_BT.tolist() == [[3, 4]] and batches[0].targets_BT.tolist() == [[4, 5]]
 
 
+def test_a_document_of_one_token_more_than_the_row_fits() -> None:
+    (batch,) = collate_packed([([1, 2, 3], [1, 1, 1])], width=2)
+    assert batch.ids_BT.tolist() == [[1, 2]] and batch.targets_BT.tolist() == [[2, 3]]
+
+
 @pytest.mark.parametrize("document", [([1], [1]), ([1, 2], [1, 0]), ([], [])])
 def test_document_with_nothing_to_learn_is_named(document: tuple[list[int], list[int]]) -> None:
     with pytest.raises(DataError, match="document 0"):
@@ -94,3 +108,22 @@ def test_preference_pairs_stay_together() -> None:
     assert batches[1].last_R.tolist() == [1, 0, 0, 0]
     with pytest.raises(DataError, match="pair 0"):
         collate_preference([([1], [])], token_budget=10)
+
+
+def test_margins_and_labels_stay_with_their_texts_when_these_are_sorted() -> None:
+    (pairs,) = collate_preference([([1], [2]), ([3, 4, 5], [6])], token_budget=100, margins=[0.25, 0.75])
+    assert pairs.pairs == (1, 0) and pairs.margin_B.tolist() == [0.75, 0.25]
+    (texts,) = collate_labelled([[1], [2, 3, 4]], [0.0, 1.0], token_budget=100)
+    assert texts.texts == (1, 0) and texts.label_B.tolist() == [1.0, 0.0]
+
+
+def test_the_budget_of_a_pair_counts_its_prompt_once_and_its_longer_completion_twice() -> None:
+    pairs = [CompletionPair((1, 2), (3, 4, 5), (6,))] * 2  # 2 + 2 * 3 tokens each
+    assert [b.rows for b in collate_completion_pairs(pairs, token_budget=16)] == [(0, 1, 2, 3)]
+    assert [b.rows for b in collate_completion_pairs(pairs, token_budget=15)] == [(0, 1), (2, 3)]
+
+
+def test_a_row_matters_for_its_advantage_or_as_an_answer_to_imitate() -> None:
+    row = PolicyRow((1,), (2, 3), 0.0, (-1.0, -1.0))
+    assert not row.matters and not row._replace(advantage=[0.0, 0.0]).matters
+    assert row._replace(nll=1.0).matters and row._replace(advantage=[0.0, -0.5]).matters

@@ -7,6 +7,7 @@ import torch
 
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
+from aha.objective.distillation import teacher_kl
 from aha.testing import tiny_policy
 from aha.train.balance import Balance
 from aha.train.batch import PackedBatch, collate_packed
@@ -68,3 +69,17 @@ def test_a_twin_has_nothing_to_learn_and_micro_batches_do_not_matter() -> None:
     assert first == pytest.approx(second, rel=1e-5) and first["kl"] > 0.1
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_token_counts_by_its_weight_and_a_teacher_may_know_more_tokens() -> None:
+    student = build_decoder(CONFIG, seed=0)
+    teacher = build_decoder(CONFIG.model_copy(update={"vocab_size": CONFIG.vocab_size + 3}), seed=1)
+    ids = torch.tensor([[5, 9]])
+    with torch.no_grad():
+        logits = teacher.logits(teacher(ids))[0, :, : CONFIG.vocab_size]
+        first, second = teacher_kl(student(ids)[0], student.head_weight, logits).tolist()
+    packed = collate_packed([((5, 9, 2), (0, 1, 0.5))], width=4)
+    metrics = distill_step(
+        student, teacher, build_adamw(student, lr=0.0), packed, soft=1.0, temperature=1.0, lr=0.0, max_grad_norm=1.0
+    )
+    assert metrics["kl"] == pytest.approx((first + 0.5 * second) / 1.5, rel=1e-5)

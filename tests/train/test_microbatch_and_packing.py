@@ -28,8 +28,10 @@ def test_split_holds_every_index_once_within_the_budget() -> None:
 def test_best_fit_prefers_the_tightest_row() -> None:
     # 7 opens row 0 (3 left), 6 opens row 1 (4 left), 4 fills row 1, 3 fills row 0
     assert best_fit([4, 7, 3, 6], 10) == [[1, 2], [3, 0]]
-    # 3 fits both rows (4 and 3 left) and takes the tighter one, which leaves 4 for the 4
+    # 4 fits the row with 4 left alone, 3 then the one with 3
     assert best_fit([6, 7, 3, 4], 10) == [[1, 2], [0, 3]]
+    # 3 fits both rows (3 and 4 left) and takes the tighter one
+    assert best_fit([6, 7, 3], 10) == [[1, 2], [0]]
 
 
 def test_best_fit_never_overfills_and_beats_one_document_a_row() -> None:
@@ -50,3 +52,13 @@ def test_branches_of_a_prompt_stay_together_and_the_longest_come_first() -> None
     # b: 3 + 2 * 5 = 13 together; with one of a it would be 2 * 3 + 3 * 5
     assert split_branches(prompts, prompt_lengths, lengths, 13) == [[1, 3], [0, 2]]
     assert split_branches(prompts, prompt_lengths, lengths, 1) == [[1], [3], [0], [2]]
+
+
+def test_a_micro_batch_counts_every_continuation_and_starts_anew_behind_a_long_one() -> None:
+    assert split_branches("aa", [2, 2], [5, 5], 12) == [[0, 1]]  # 2 + 2 * 5
+    assert split_branches("aa", [2, 2], [5, 5], 11) == [[0], [1]]
+    assert split_branches("abbb", [10, 1, 1, 1], [50, 2, 2, 2], 60) == [[0], [1, 2, 3]]
+
+
+def test_a_prompt_ranks_by_the_longest_of_its_continuations() -> None:
+    assert split_branches("aab", [1, 1, 1], [9, 1, 5], 100) == [[0, 1, 2]]

@@ -87,3 +87,14 @@ def test_a_moment_in_bf16_that_could_never_fall_is_refused() -> None:
     assert (0.999 * moment.float()).bfloat16() == moment, "the reason: one step at beta 0.999 is rounded away"
     with pytest.raises(SettingError, match="0.999"):
         build_adamw(module(), lr=1.0, betas=(0.9, 0.999), moments="bf16")
+    with pytest.raises(SettingError, match="0.999"):
+        build_adamw(module(), lr=1.0, betas=(0.999, 0.95), moments="bf16")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_never_made_longer(dtype: torch.dtype) -> None:
+    linear = nn.Linear(2, 1, bias=False, dtype=dtype)
+    linear.weight.grad = torch.tensor([[3.0, 4.0]], dtype=dtype)
+    optimizer = build_adamw(linear, lr=1.0)
+    clip_grad_norm(optimizer, 10.0, norm=gradient_norm(optimizer))
+    assert linear.weight.grad.tolist() == [[3.0, 4.0]]

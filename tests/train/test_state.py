@@ -11,6 +11,7 @@ from aha.errors import CheckpointError
 from aha.model.decoder import build_decoder
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
+from aha.train import state as train_state
 from aha.train.batch import collate_policy, with_reference
 from aha.train.optimizer import Moments, build_adamw
 from aha.train.state import TrainState
@@ -75,6 +76,16 @@ def test_loading_resets_an_optimiser_that_has_already_moved(tmp_path: Path) -> N
     assert not any(moment.any() for own in moved.optimizer.state.values() for moment in own.values())
 
 
+def test_loading_a_state_without_moments_leaves_none(tmp_path: Path) -> None:
+    """An optimiser that makes its moments with its first step has none to save before."""
+    before, moved = fresh(), fresh(seed=1)
+    before.optimizer = torch.optim.AdamW(before.decoder.parameters(), lr=1e-2)
+    before.save(tmp_path / "state")
+    advance(moved, 1)
+    moved.load(tmp_path / "state")
+    assert_same(moved, before)
+
+
 def test_saving_again_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     state = fresh()
     state.save(tmp_path / "state")
@@ -112,6 +123,24 @@ def test_a_crash_while_saving_leaves_a_whole_state(
     monkeypatch.undo()
     state.save(tmp_path / "state")
     survivor.load(tmp_path / "state")
+    assert_same(survivor, state)
+
+
+def test_a_second_crash_still_finds_the_state_of_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = fresh()
+    state.save(tmp_path / "state")
+    (tmp_path / "state").rename(tmp_path / ".state.old")  # as the first one left it, between the two renames
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_state, "save_file", crash)
+    with pytest.raises(KeyboardInterrupt):
+        fresh(seed=1).save(tmp_path / "state")
+    survivor = fresh(seed=2)
+    survivor.resume(tmp_path / "state")
     assert_same(survivor, state)
 
 
