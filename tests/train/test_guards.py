@@ -126,6 +126,12 @@ def test_verifier_errors_that_leak_slowly_stop_the_run() -> None:
     assert (first.value, first.threshold) == (pytest.approx(14 / 640), 0.02)
 
 
+def test_what_is_exactly_at_its_limit_is_no_fault() -> None:
+    limits = {"entropy": 0.05, "kl": 1.0, "mismatch_kl": 0.01, "repetition": 0.2, "truncated": 0.3, "clip_high": 0.02}
+    assert findings(plant(60, 90, **limits)) == []
+    assert findings(plant(1, 120, verifier_errors=1.0, completions=50)) == []
+
+
 def test_the_worst_comes_first() -> None:
     rows = plant(60, 60, truncated=0.4, kl=11.0, grad_norm_max=40.0, repetition=0.6)
     assert [f.action for f in check(rows[59], rows[:59])] == ["stop", "rollback", "skip", "warn"]
@@ -186,3 +192,10 @@ def test_a_reward_that_leaves_the_stricter_verifier_behind_raises_the_alarm(kind
 
 def test_a_gap_that_was_always_there_is_no_alarm() -> None:
     assert what(findings([row | {"proxy": 0.9, "strict": 0.0} for row in healthy()])) == []
+
+
+def test_a_drift_is_between_first_and_last_steps_that_do_not_overlap_and_ends_with_the_metric() -> None:
+    """From step 11 on the gap is 0.6 wider: known when there are ten steps of either kind, and no sooner."""
+    rows = [row | {"proxy": 0.3 + 0.6 * (row["step"] > 10), "strict": 0.25} for row in healthy()[:20]]
+    assert what(findings(rows)) == [("strict", 20, "stop")]
+    assert check(healthy()[20], rows) == []  # a step that does not say is not judged by those before it

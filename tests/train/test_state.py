@@ -169,6 +169,15 @@ def test_truncated_state_is_refused_and_changes_nothing(tmp_path: Path, file: st
     assert_same(other, untouched)
 
 
+def test_two_files_of_different_states_are_refused(tmp_path: Path) -> None:
+    state = fresh()
+    state.save(tmp_path / "state")
+    record = tmp_path / "state" / "state.json"
+    record.write_text(record.read_text().replace('"tensors": ', '"tensors": 1'))
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        state.load(tmp_path / "state")
+
+
 def test_state_of_another_model_names_the_tensor(tmp_path: Path) -> None:
     fresh().save(tmp_path / "state")
     with pytest.raises(CheckpointError, match=r"decoder/model\.layers\.1\..* in the state but not the model"):
