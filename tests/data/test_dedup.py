@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aha.data.dataset import Output, build
-from aha.data.dedup import Dedup
+from aha.data.dedup import MOST_COMPARED, Dedup
 from aha.data.minhash import Bands, jaccard, shingle_hashes, unique_in_rows
 from aha.data.text import is_fixed, tokens
 from aha.errors import UsageError
@@ -115,6 +115,27 @@ def test_near_duplicates_are_those_of_all_pairs_compared(tmp_path: Path) -> None
             stays.append(i)
     build(Dedup(), [write(tmp_path / "a.jsonl", questions)], Output(tmp_path / "out", shard_rows=64), quiet)
     assert kept(tmp_path / "out") == [questions[i] for i in stays] and 60 < len(stays) < 280
+
+
+def test_what_goes_names_the_row_that_stays_and_is_most_like_it(tmp_path: Path) -> None:
+    """40 words are 38 runs of three, and a changed word changes three of them."""
+    other = {at: WORDS[50 + at] for at in (5, 15, 25)}
+    first, changed, far = (
+        " ".join(WORDS[at] if at not in other or at >= until else other[at] for at in range(40)) for until in (0, 6, 40)
+    )
+    source = write(tmp_path / "a.jsonl", [first, far, changed, changed])
+    build(Dedup(), [source], Output(tmp_path / "out"), quiet)
+    assert kept(tmp_path / "out") == [first, far]  # 29 runs of 47
+    details = [row["detail"] for row in read_jsonl(tmp_path / "out" / "removed.jsonl")]
+    assert details == [f"{35 / 41:.2f} like {source}:1"] * 2  # and 32 of 44 like the second
+
+
+def test_a_template_with_many_numbers_hides_no_duplicate(tmp_path: Path) -> None:
+    """Rows with other numbers are in no bucket of a row, so that they do not use up those that it is compared with."""
+    stay = [BASE.format(a=a, b=30) for a in range(MOST_COMPARED + 6)]
+    questions = [*stay, stay[-1].replace("A baker", "The baker")]
+    build(Dedup(), [write(tmp_path / "a.jsonl", questions)], Output(tmp_path / "out"), quiet)
+    assert kept(tmp_path / "out") == stay
 
 
 def test_jaccard_and_the_chance_to_be_compared_by_hand() -> None:

@@ -53,6 +53,10 @@ def test_it_continues_from_json() -> None:
         buffer.record([(f"p{random.Random(step).randrange(9)}", step % 3 // 2, 4)])
 
 
+def test_a_smaller_buffer_keeps_those_that_came_last() -> None:
+    assert ReplayBuffer.from_json({"waiting": ["a", "b", "c"]}, capacity=2).waiting == ["b", "c"]
+
+
 @pytest.mark.parametrize("record", [{}, {"waiting": "abc"}, {"waiting": [1]}, {"waiting": ["a", "a"]}])
 def test_a_record_that_does_not_fit_is_refused(record: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match="replay buffer"):
