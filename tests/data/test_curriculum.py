@@ -22,7 +22,9 @@ def test_the_choice_is_the_seeds_and_has_no_problem_twice() -> None:
     assert len({p.id for p in choose(4)}) == 20
 
 
-@pytest.mark.parametrize(("progress", "shares"), [(0.0, (4, 2, 1)), (0.25, (47, 41, 52)), (0.5, (1, 3, 6))])
+@pytest.mark.parametrize(
+    ("progress", "shares"), [(0.0, (4, 2, 1)), (0.25, (47, 41, 52)), (0.5, (1, 3, 6)), (0.9, (1, 3, 6))]
+)
 def test_easy_levels_come_more_often_until_half_time(progress: float, shares: tuple[float, ...]) -> None:
     """Levels of 100, 300 and 600 problems: halving shares at the start, their own from half time on."""
     sizes = {1: 100, 2: 300, 3: 600}
