@@ -42,6 +42,15 @@ def test_wilson_interval_against_published_values() -> None:
     assert every.low == pytest.approx(1 - none.high)
 
 
+def test_seeds_have_students_interval_by_hand() -> None:
+    """Three seeds, deviation 1: 4.303 of two degrees of freedom, over the square root of 3."""
+    estimate = seeds_interval([1.0, 2.0, 3.0])
+    assert (estimate.value, estimate.high) == (2.0, pytest.approx(2 + 4.303 / math.sqrt(3)))
+    assert estimate.low == pytest.approx(4 - estimate.high)
+    one = seeds_interval([0.4])
+    assert one.value == 0.4 and math.isnan(one.low) and math.isnan(one.high)
+
+
 def test_one_problem_says_nothing_and_none_is_not_a_number() -> None:
     one = mean_interval([0.4], minimum=0.0, maximum=1.0)
     assert (one.value, one.low, one.high) == (0.4, 0.0, 1.0)
@@ -105,6 +114,9 @@ def test_cons_at_k_votes_in_disjoint_blocks() -> None:
     assert cons_at_k(keys, right, 3).value == pytest.approx(1 / 2)  # 6 wins the first block, 5 the second
     assert cons_at_k(keys, right, 6).value == 1.0
     assert cons_at_k(keys, right, 4).value == 1.0  # one block of four, a tie: the first seen
+    assert cons_at_k([["5", "5", "6"]], [[True, True, False]], 2).value == 1.0  # what is left over is no block
+    # a block has its own verdict of an answer, be it that the checker failed on the same one before
+    assert cons_at_k([["5", "5"]], [[False, True]], 1).value == 0.5
 
 
 def test_cons_at_k_is_wrong_where_everybody_abstains() -> None:

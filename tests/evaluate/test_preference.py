@@ -17,6 +17,7 @@ def test_a_reliability_curve_by_hand() -> None:
     ]  # fmt: skip
     assert expected_calibration_error(curve) == pytest.approx((1 * 0.05 + 2 * 0.37 + 2 * 0.475) / 5)
     assert curve[1].share_low < 0.5 < curve[1].share_high
+    assert [b.low for b in reliability([0.19, 0.96], [True, True])] == [0.1, 0.9]
     assert math.isnan(expected_calibration_error([]))
 
 
@@ -32,7 +33,8 @@ def test_pairs_by_hand() -> None:
     assert found["length"]["longer_chosen"]["value"] == pytest.approx(2 / 3)  # equal lengths say nothing
     assert found["length"]["accuracy_longer_chosen"]["value"] == 0.5
     assert found["length"]["accuracy_shorter_chosen"]["value"] == 0.0
-    assert found["calibration"]["bins"][0]["low"] == 0.5
+    first = found["calibration"]["bins"][0]
+    assert (first["low"], first["high"]) == (0.5, 0.55)  # a confidence is never less than one half
 
 
 def simulate(sharpness: float, taste_for_length: float) -> dict[str, float]:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from aha.errors import VerifierError
-from aha.evaluate.runner import Judged, general_score, read_groups, reasoning_metrics
-from aha.records import Problem
+from aha.evaluate.runner import (
+    Judged,
+    count_errors,
+    general_score,
+    language_shares,
+    read_groups,
+    reasoning_metrics,
+)
+from aha.records import Problem, Status, Verdict
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.tasks import chain, general
@@ -92,3 +100,17 @@ def test_a_verifier_that_breaks_stops_the_evaluation(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(CHECKERS, "chain", Checker(broken, chain.vote_key))
     with pytest.raises(VerifierError, match="2 of 2.*broken"):
         reasoning_metrics(judged(two_chains(), [[tagged("5")]] * 2), votes=[1])
+
+
+def test_one_failure_in_twenty_is_counted_and_one_in_nineteen_stops() -> None:
+    failed, right = Verdict("accuracy", Status.ERROR, 0.0, "broken"), Verdict("accuracy", Status.RIGHT, 1.0)
+    assert count_errors([failed] + [right] * 19) == 1
+    with pytest.raises(VerifierError, match="1 of 19"):
+        count_errors([failed] + [right] * 18)
+
+
+def test_a_language_that_no_rule_tells_has_no_share() -> None:
+    problem = two_chains()[0]
+    (read,) = judged([problem], [[tagged("5"), tagged("5", say("first = 5 .", "zh"))]])
+    other = replace(read, problem=replace(problem, language="fr"))
+    assert language_shares([read, other]) == [0.5]

@@ -17,7 +17,7 @@ from aha.search.budget import force_budget
 from aha.search.driver import Found, search
 from aha.search.majority import majority, weighted_majority
 from aha.search.mcts import mcts, puct
-from aha.search.path import Path, Scorer, Strategy
+from aha.search.path import Path, Scorer, Strategy, Write
 from aha.search.revise import revise
 from aha.search.scores import AGGREGATES, last
 from aha.search.vote import vote
@@ -125,6 +125,29 @@ def test_a_beam_narrows_by_what_ends_among_its_best() -> None:
     assert answer(found.choice.path) == 20 and found.spent.sequences == 10  # (12, 2, 15, 2) is not continued
 
 
+def test_a_beam_that_has_narrowed_stays_narrow() -> None:
+    """Behind 20, which has ended, the beam has one place: of two open children one goes on."""
+    deep = (11, 2, 14, 2)
+    script = {
+        **TREE,
+        (9, *deep): [(16, 2), (17, 2)],
+        (9, *deep, 16, 2): [(22, 1), (23, 1)],
+        (9, *deep, 17, 2): [(24, 1), (25, 1)],
+    }
+    values = {**VALUES, (11, 2, 20, 1): 0.99, (*deep, 16, 2): 0.5, (*deep, 17, 2): 0.4}
+    values |= {(*deep, 16, 2, end, 1): 0.1 for end in (22, 23)} | {(*deep, 17, 2, end, 1): 0.1 for end in (24, 25)}
+    found = run(script, beam(ROOT, PARAMS, stops=STOPS, width=4, expand=2, key=answer), table(values))
+    assert found.spent.sequences == 4 + 4 + 2 + 2
+
+
+def test_lookahead_is_greedy_and_steps_are_not() -> None:
+    strategy = beam(ROOT, PARAMS, stops=STOPS, width=1, expand=1, key=answer, lookahead=1)
+    first = next(strategy)
+    second = strategy.send([[Path(PROMPT, (11, 2), FinishReason.STOP)]])
+    assert isinstance(first, Write) and first.params.temperature == PARAMS.temperature > 0
+    assert isinstance(second, Write) and second.params.temperature == 0
+
+
 def test_lookahead_judges_by_where_a_step_leads() -> None:
     """(11, 2) looks best, but its next greedy step is the worst, and (13, 2), which looks bad, leads to the best."""
     script = {
@@ -163,6 +186,26 @@ def test_equal_steps_are_one_child_with_the_prior_of_both() -> None:
     found = run(script, mcts(ROOT, PARAMS, stops=STOPS, simulations=2, width=4, key=answer, exploration=4.0), values)
     assert [p.token_ids for p in found.choice.candidates] == [(20, 1), (21, 1)]
     assert found.spent.scored == 2 * 3
+
+
+def test_mcts_follows_visits_and_priors_where_a_value_that_nobody_tried_is_higher() -> None:
+    """The step that three of four samples take is visited, though the other's own value is a little higher."""
+    script = {PROMPT: [(10, 2)] * 3 + [(11, 2)], (9, 10, 2): [(20, 1)], (9, 11, 2): [(21, 1)]}
+    values = {(10, 2): 0.5, (11, 2): 0.55, (10, 2, 20, 1): 0.3, (11, 2, 21, 1): 0.9}
+    found = run(script, mcts(ROOT, PARAMS, stops=STOPS, simulations=2, width=4, key=answer), table(values))
+    assert [path.token_ids for path in found.choice.candidates] == [(10, 2, 20, 1)]
+
+
+def test_the_best_of_each_chain_is_chosen_before_the_best_of_all() -> None:
+    """Three rounds of two chains: 20 is the first's best with 0.5, 22 the second's, whose best text has 0.3."""
+    strategy = revise(ROOT, PARAMS, rounds=3, chains=2, key=answer, aggregate=last)
+    next(strategy)
+    for first, second in ((20, 22), (21, 22)):
+        strategy.send([[Path(PROMPT, (first, 1))], [Path(PROMPT, (second, 1))]])
+    strategy.send([[Path(PROMPT, (21, 1))], [Path(PROMPT, (23, 1))]])
+    with pytest.raises(StopIteration) as end:
+        strategy.send([(score,) for score in (0.5, 0.1, 0.3, 0.3, 0.3, 0.2)])
+    assert answer(end.value.value.path) == 20
 
 
 def test_revision_shows_the_last_answers() -> None:
@@ -213,6 +256,20 @@ def test_thinking_goes_on_behind_a_wait_until_its_minimum() -> None:
         run(script, forced(4, 11))
 
 
+def test_a_wait_of_several_tokens_does_not_lead_beyond_the_maximum() -> None:
+    strategy = force_budget(
+        ROOT, PARAMS, least=2, most=2, waits=1, wait_ids=(4, 4), close_ids=(3,), detokenize=text
+    )
+    found = run({PROMPT: [(5, 3, 20, 1)], (9, 5, 4, 3): [(23, 1)]}, strategy)
+    assert found.choice.path.token_ids == (5, 4, 3, 23, 1)
+
+
+def test_the_longest_text_counts_what_was_written_before() -> None:
+    script = {(9, 5, 6): [(7, 8, 20, 1)]}
+    found = run(script, vote(Path(PROMPT, (5, 6)), SamplingParams(4, end_token_ids=(1,)), samples=1, key=answer))
+    assert found.choice.path.token_ids == (5, 6, 7, 8)
+
+
 def test_difficulty_chooses_the_strategy() -> None:
     assert difficulty_bins([0.1, 0.9, 0.5, 0.5], 2) == [1, 0, 0, 1]
     correct = {"vote": [1.0, 1.0, 0.0, 0.0], "beam": [0.0, 1.0, 1.0, 0.0]}
@@ -238,6 +295,13 @@ def test_adaptive_asks_more_where_the_probes_look_bad() -> None:
         )
         found = run(FOUR, strategy, table(scores))
         assert (answer(found.choice.path), found.spent.sampled) == (wins, sampled)
+
+
+def test_adaptive_goes_by_the_mean_of_the_probes() -> None:
+    plans = [lambda: vote(ROOT, PARAMS, samples=4, key=answer), None]
+    strategy = adaptive(ROOT, PARAMS, probes=2, thresholds=[0.5], plans=plans, key=answer)
+    found = run(FOUR, strategy, table({(20, 1): 0.1, (21, 1): 0.6}))
+    assert answer(found.choice.path) == 21  # 0.35 is below 0.5, though one of them is not: all four vote
 
 
 def test_problems_are_asked_together_and_do_not_change_each_other() -> None:
