@@ -85,6 +85,8 @@ def test_leaks_are_counted_where_they_are_and_in_what_follows(run: Path, tmp_pat
     assert line.startswith("contamination of b: 3 of 3 questions") and "1 are equal" in line
     other = [Problem("9", "Which word is it ?", "1", "number")]
     assert contamination({"b": other}, [run / "asked" / "train.jsonl"])["b"]["leaked"] == 0
+    short = write(tmp_path / "short.jsonl", [{"id": "0", "problem": "Which word is it ?"}])  # of fewer than 8 words
+    assert contamination({"b": other}, [short])["b"] == {"questions": 1, "leaked": 1, "equal": 1, "such_as": ["9"]}
     assert trained_on(tmp_path) is None and "not known" in contamination_lines(None, tmp_path)[0]
 
 

@@ -92,3 +92,11 @@ def test_untagged_answers_count_where_the_task_says_so() -> None:
     (verdict,) = judge_accuracy([TASKS[2][0]], [read_response(text)])
     assert verdict.status is Status.RIGHT
     assert accuracy.judge_accuracy([], []) == []
+
+
+def test_a_tolerance_is_for_wrong_numbers_and_not_for_a_verifier_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem("t", "?", "3.14", "math", meta={"tolerance": 0.05})
+    assert [v.score for v in judge_accuracy([problem] * 2, [said("3.1"), said("3.0")])] == [1.0, 0.0]
+    failed = Verdict("accuracy", Status.ERROR, 0.0, "too slow")
+    monkeypatch.setattr(mathematics, "verify_many", lambda pairs: [failed] * len(pairs))
+    assert judge_accuracy([problem], [said("3.1")]) == [failed]

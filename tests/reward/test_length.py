@@ -22,6 +22,10 @@ def test_soft_overlong_has_the_three_pieces_of_dapo(length: int, value: float) -
     assert soft_overlong(length, max_length=20_480, cache=4_096) == value
 
 
+def test_the_soft_zone_may_be_all_there_is() -> None:
+    assert soft_overlong(5, max_length=10, cache=10) == -0.5
+
+
 def test_kimi_by_hand() -> None:
     """Lengths 100, 200, 500: lambdas 0.5, 0.25, -0.5; a wrong answer keeps only what is below 0."""
     assert kimi_k15([100, 200, 500], [True, True, True]) == [0.5, 0.25, -0.5]

@@ -48,6 +48,13 @@ def test_tasks_judged_elsewhere_keep_the_verdict_but_not_a_wall_of_guesses() -> 
     assert is_strictly_right(problem, short, None) is None
 
 
+def test_an_answer_may_be_twice_as_long_as_the_gold_and_sixteen_characters_more() -> None:
+    problem = Problem("m", "x ?", "1/2", "math")
+    for length, right in ((22, True), (23, False)):
+        said = read_response(f"<think> a </think> <answer> {'9' * length} </answer>")
+        assert is_strictly_right(problem, said, 1.0) is right
+
+
 def test_a_checker_that_fails_says_nothing() -> None:
     broken = Problem("c", "make 5", "5", "countdown")  # without numbers and target
     assert is_strictly_right(broken, read_response("<think> a </think> <answer> 5 </answer>"), 1.0) is None

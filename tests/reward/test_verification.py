@@ -58,8 +58,16 @@ def test_what_is_unreadable(fields: dict[str, Any], reason: str | None) -> None:
     assert (found and found.reason) == reason
 
 
+def test_a_paragraph_may_have_as_many_words_as_its_limit() -> None:
+    text = "<think> one two three </think> <answer> 4 </answer>"
+    for limit, why in ((3, None), (2, "long paragraph in the thinking")):
+        found = Readable(paragraph=limit).fault(row(completion=text))
+        assert (found and found.reason) == why
+
+
 def test_the_language_of_a_question() -> None:
     assert language_of(row()) == "en" and language_of({"problem": "小明有3个苹果"}) == "zh"
     assert language_of({"problem": "Сколько яблок?"}) == "other"
     assert language_of({"problem": "q", "lang": "de"}) == "de"
+    assert language_of({"problem": "cat 猫"}) == "other"  # most of its words are in no script
     assert Readable().fault({**thinking("иди сюда"), "language": "ru"}) is None  # no rule tells it apart
