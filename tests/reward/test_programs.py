@@ -108,6 +108,8 @@ def test_outputs_that_agree(found: str, expected: str) -> None:
         ("1_0.0", "10.0", "line 1"),
         ("1.0 2.0", "1.0", "line 1"),
         (" 1", "1", ""),
+        ("0.0000009", "0.0", ""),  # beside a number under 1 the difference itself counts
+        ("0.00001", "0.0", "line 1"),
     ],
 )
 def test_outputs_that_differ(found: str, expected: str, says: str) -> None:
