@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 import threading
@@ -13,7 +14,7 @@ import pytest
 
 from aha.errors import DataError, SandboxError, SandboxRefused
 from aha.records import Problem, Status, Verdict
-from aha.reward import programs, sandbox
+from aha.reward import programs, remote, sandbox
 from aha.reward.programs import extract_program, find_difference, humaneval_problem, judge_programs, mbpp_problem
 from aha.reward.response import Response, read_response
 from aha.reward.rubric import Judge
@@ -495,3 +496,27 @@ def test_a_row_that_lacks_a_field_is_refused_by_name() -> None:
         humaneval_problem({key: value for key, value in HUMANEVAL_ROW.items() if key != "entry_point"})
     with pytest.raises(DataError, match=r"7.*test_list"):
         mbpp_problem({**MBPP_ROW, "test_list": []})
+
+
+# --- what crosses between the processes ----------------------------------------------------------------------------
+
+
+def test_whole_numbers_of_any_size_cross() -> None:
+    """Python writes none of more than 4,300 digits in decimals."""
+
+    def refer(value: Any) -> int:
+        raise AssertionError(value)
+
+    for number in (2**53 - 1, 2**53, 7**9_999, -(7**9_999)):
+        assert remote.decode(json.loads(json.dumps(remote.encode(number, refer))), refer) == number
+
+
+def test_a_program_that_names_more_than_it_was_asked_for_replaces_nothing() -> None:
+    class Forger(remote.Program):
+        def ask(self, operation: str, *operands: Any) -> Any:
+            return ["f", "isinstance", "other"] if operation == "names" else operands[0]
+
+    seen = remote.build_namespace(
+        Forger(lambda message: b""), setup="", tests=["assert isinstance(f(2), int)"], entry_point="", exports=None
+    )
+    assert seen["f"] == "f" and "isinstance" not in seen and "other" not in seen

@@ -34,6 +34,12 @@ def test_each_row_is_judged_by_its_own_task_and_failures_are_no_wrong_answers() 
     ]  # fmt: skip
 
 
+def test_a_row_without_what_its_checker_needs_takes_no_other_along() -> None:
+    """A program has tests and no answer; where it lacks them nobody knows whether it is right."""
+    found = Verify().judge([row(answer="52"), row(task="code")])
+    assert found[0] is None and found[1] is not None and found[1].reason == "verifier failed"
+
+
 def thinking(text: str) -> dict[str, Any]:
     return row(completion=f"<think> {text} </think> <answer> 52 </answer>")
 

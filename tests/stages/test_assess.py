@@ -9,7 +9,8 @@ import pytest
 
 from aha.errors import DataError, UsageError
 from aha.evaluate.benches import Bench
-from aha.evaluate.generations import SUFFIX, load_kept
+from aha.evaluate.generations import SUFFIX, Asked, Generation, load_kept
+from aha.evaluate.scores import bench_scores, grade
 from aha.records import Problem
 from aha.stages import assess as assess_module
 from aha.stages.assess import Sampling, assess
@@ -165,3 +166,16 @@ def test_general_prompts_are_refused() -> None:
     bench = Bench("mine", (Problem("g", "compute", "", "general"),), 1, 5)
     with pytest.raises(UsageError, match="general prompts"):
         assess(tiny_policy(), [bench], HOW, progress=nothing)
+
+
+def test_lengths_of_right_and_wrong_samples_are_kept_apart() -> None:
+    """Right: 2 tokens of the first problem, (4 + 6) / 2 of the second. Wrong: 10 of the first alone."""
+    right, wrong = "<think> a </think> <answer> 2 </answer>", "<think> a </think> <answer> 9 </answer>"
+    said = [[(right, 2), (wrong, 10)], [(right.replace("2", "3"), 4), (right.replace("2", "3"), 6)]]
+    asked = [
+        Asked(problem, "", tuple(Generation(text, tokens, "end") for text, tokens in own))
+        for problem, own in zip(PROBLEMS, said, strict=False)
+    ]
+    scores = bench_scores(grade(asked))
+    assert scores["length_right"]["value"] == (2 + 5) / 2 and scores["length_wrong"]["value"] == 10
+    assert scores["length"]["value"] == (6 + 5) / 2
