@@ -126,6 +126,24 @@ def test_the_longest_unused_is_forgotten_first() -> None:
     assert longest(5, 6, 7) is None
 
 
+def test_an_entry_that_goes_leaves_the_beginnings_that_another_answers_for() -> None:
+    cache = PrefixCache(max_bytes=4 * 6)
+    for ids in ([1, 2, 3], [1, 2, 4], [5]):  # the third makes the first go
+        cache.store(ids, hash_beginnings(ids), read(len(ids)))
+    assert not cache.has([1, 2, 3], hash_beginnings([1, 2, 3])) and cache.has([1, 2], hash_beginnings([1, 2]))
+    found = cache.longest([1, 2, 7], hash_beginnings([1, 2, 7]))
+    assert found is not None and found.length == 2
+
+
+def test_a_text_that_fills_all_that_may_be_kept_is_kept_and_equal_hashes_are_not_equal_texts() -> None:
+    cache = PrefixCache(max_bytes=4 * 3)
+    hashes = hash_beginnings([1, 2, 3])
+    cache.store([1, 2, 3], hashes, read(3))
+    assert cache.has([1, 2, 3], hashes) and not cache.has([1, 2, 9], hashes)
+    assert cache.longest([1, 2, 9, 4], hash_beginnings([4], hashes)) is not None
+    assert cache.longest([7, 8, 9, 4], hash_beginnings([4], hashes)) is None
+
+
 def test_a_text_behind_an_entry_leaves_it_the_beginnings_and_keeps_it_alive() -> None:
     cache = PrefixCache(max_bytes=4 * 9)
     prompt = hash_beginnings([1, 2])

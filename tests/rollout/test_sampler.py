@@ -78,6 +78,14 @@ def test_top_p_over_a_flat_vocabulary_looks_beyond_its_first_window() -> None:
         assert torch.equal(out[out > 0], row[out > 0])
 
 
+def test_every_row_of_a_batch_has_the_window_that_it_needs() -> None:
+    probs = torch.zeros(2, 1000)
+    probs[0, 7] = 1.0  # one token is enough here, and hundreds there
+    probs[1] = torch.linspace(2e-3, 0, 1000)
+    alone = [keep_top_p(row[None], 0.9) for row in probs]
+    assert torch.equal(keep_top_p(probs, 0.9), torch.cat(alone)) and int((alone[1] > 0).sum()) > 500
+
+
 def test_ties_are_kept_together_whatever_their_order() -> None:
     probs = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.4, 0.1]])
     assert (keep_top_k(probs, 1) > 0).tolist() == [[True] * 4, [False, True, True, False]]
@@ -125,3 +133,8 @@ def test_the_largest_uniform_number_draws_the_last_token_with_a_weight() -> None
     weights[1] = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0, 0.0])
     tokens, _ = draw(weights, torch.full((10_000,), 1 - 2.0**-53, dtype=torch.float64))
     assert set(tokens.flatten().tolist()) == {3}
+
+
+def test_the_smallest_uniform_number_draws_the_first_token_with_a_weight() -> None:
+    tokens, _ = draw(torch.tensor([[0.0, 0.0, 0.25, 0.75]]), torch.zeros(1, dtype=torch.float64))
+    assert tokens.item() == 2

@@ -15,6 +15,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native import acceptance
 from aha.rollout.native.acceptance import draft, verify
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.weights import decoder_digest
@@ -217,6 +218,15 @@ def test_kept_and_redrawn_tokens_follow_p_whatever_was_drafted() -> None:
     left = (p_TV[0] - q_KV[0]).clamp_min(0)
     assert p_value(torch.bincount(rejected, minlength=4), left / left.sum() * len(rejected)) > 0.01
     assert torch.allclose(logprobs_BT[:, 0], p_TV[0].log().float()[tokens_BT[:, 0]], atol=1e-6)
+
+
+def test_a_draft_that_the_model_never_says_is_not_kept_by_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptance, "uniforms", lambda seeds, index: torch.zeros(index.shape, dtype=torch.float64))
+    logits, zero = torch.tensor([[[0.0, -torch.inf]] * 2]), torch.zeros(1, dtype=torch.int64)
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    draft_11, offered_112 = torch.ones(1, 1, dtype=torch.int64), torch.full((1, 1, 2), 0.5)
+    tokens, _, kept = verify(logits, draft_11, offered_112, zero, zero, **settings)
+    assert kept.tolist() == [0] and tokens[0, 0] == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

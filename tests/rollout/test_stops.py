@@ -39,3 +39,5 @@ def test_window_holds_the_longest_stop_string_in_single_bytes() -> None:
     stop = ["</think>", "。。"]
     tail = list(b"many words before</think>")[-stops.window(stop) :]
     assert len(tail) == 12 and stops.found(tail, stop)
+    three = list("x。。。".encode())[-stops.window(["。。。"]) :]
+    assert stops.window(["。。。"]) == 9 + 4 and stops.found(three, ["。。。"])
