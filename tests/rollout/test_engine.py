@@ -445,3 +445,11 @@ def test_a_small_cache_only_limits_how_many_run_at_once() -> None:
     small = _engine(config, decoder, cache_bytes=token_bytes * 16 * 2).generate(PROMPTS, _seeds(3), params)
     large = _engine(config, decoder).generate(PROMPTS, _seeds(3), params)
     assert [[c.token_ids for c in g] for g in small] == [[c.token_ids for c in g] for g in large]
+
+
+def test_an_end_token_goes_before_a_stop_string_and_that_before_the_length() -> None:
+    engine = NativeEngine(CONFIG)
+    reported = [(0, rows.ENDED | rows.STOPPED | rows.FULL), (1, rows.SUSPECT | rows.STOPPED | rows.FULL), (2, rows.FULL)]
+    assert engine._judge(reported, SamplingParams(4)) == {
+        0: FinishReason.END, 1: FinishReason.STOP, 2: FinishReason.LENGTH
+    }  # fmt: skip

@@ -229,6 +229,18 @@ def test_a_draft_that_the_model_never_says_is_not_kept_by_any_number(monkeypatch
     assert kept.tolist() == [0] and tokens[0, 0] == 0
 
 
+def test_where_rounding_leaves_nothing_of_p_over_q_a_token_of_p_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 1 - 2.0**-53
+    monkeypatch.setattr(
+        acceptance, "uniforms", lambda seeds, index: torch.full(index.shape, largest, dtype=torch.float64)
+    )
+    logits, zero = torch.tensor([[[0.0, 0.0, -torch.inf]] * 2]), torch.zeros(1, dtype=torch.int64)
+    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    offered = torch.tensor([[[0.501, 0.501, 0.0]]])  # rounded up, far too much
+    tokens, _, kept = verify(logits, torch.zeros(1, 1, dtype=torch.int64), offered, zero, zero, **settings)
+    assert kept.tolist() == [0] and tokens[0, 0] == 1
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_log_probs_equal_a_teacher_forced_pass_of_the_decoder(kind: str) -> None:
     decoder = build(kind, vocab=30, scale=1.1)

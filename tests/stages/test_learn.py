@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from aha.model.heads import ProcessRewardModel
-from aha.objective.algorithms import ALGORITHMS
+from aha.objective.algorithms import ALGORITHMS, Critic
 from aha.records import Completion, FinishReason, Group
 from aha.reward.process import score_steps
 from aha.reward.response import read_response
 from aha.reward.rubric import Scored
+from aha.stages import learn as learn_module
 from aha.stages.credit import assign_credit
 from aha.stages.learn import Learner, build_learner, learn, reward_steps
 from aha.stages.models import Policy
@@ -24,7 +25,7 @@ from aha.stages.rl_metrics import step_metrics
 from aha.stages.rollout import Rollout
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.train.batch import PolicyRow, collate_policy
-from aha.train.step import compute_logprobs
+from aha.train.step import compute_logprobs, value_step
 
 BYTES = byte_tokenizer()
 SETTINGS: dict[str, Any] = {
@@ -126,6 +127,111 @@ def test_a_group_whose_greedy_answer_could_not_be_judged_is_not_trained_on() -> 
         gradients.append([p.grad.clone() for p in policy.decoder.parameters() if p.grad is not None])
     for with_it, without in zip(*gradients, strict=True):
         torch.testing.assert_close(with_it, without, rtol=1e-4, atol=1e-6)
+
+
+def test_the_gradient_of_a_rollout_by_hand() -> None:
+    """On policy a ratio is 1: minus the sum of weight * advantage * log-prob over all completions that were sampled, of
+    which one has no advantage. Its groups are the first and the third of three."""
+    for name, scale in (("dapo", True), ("dr-grpo", False), ("gpg", False), ("dr-grpo", False)):
+        policy = policy_of(0)
+        nll = 0.5 if name == "dr-grpo" else 0.0
+        row = replace(ALGORITHMS[name], minibatches=1, refill=0.0, keep="all", nll=nll)
+        learner = build_learner(policy, row, lr=1e-2)
+        whole = on_policy(policy, [[1.0, 0.0, 0.5], [0.25, 0.5, 0.0], [0.0, 1.0, 1.0]])
+        rollout = replace(whole, kept=[0, 2])
+        policy.decoder.zero_grad()
+        logps, advantages = [], []
+        for p in rollout.kept:
+            rewards = whole.rewards_PG[p]
+            centred = rewards - rewards.mean()
+            advantages += (centred / (rewards.std(correction=0) + 1e-6) if scale else centred).tolist()
+            for c in whole.groups[p].completions:
+                ids = torch.tensor([[*whole.groups[p].prompt_ids, *c.token_ids]])
+                table = policy.decoder.logits(policy.decoder(ids))[0, :-1].log_softmax(-1)
+                logps.append(table[-len(c.token_ids) :].gather(1, ids[0, -len(c.token_ids) :, None]).sum())
+        lengths = [len(c.token_ids) for p in rollout.kept for c in whole.groups[p].completions]
+        weight = 1 / 8 / 6 if name == "dr-grpo" else 1 / sum(lengths)
+        weight *= 6 / 5 if name == "gpg" else 1  # one of six has no advantage
+        loss = -sum(weight * a * logp for a, logp in zip(advantages, logps, strict=True))
+        right = (0, 4, 5)
+        loss = loss - nll * sum(logps[i] for i in right) / sum(lengths[i] for i in right)
+        loss.backward()  # type: ignore[union-attr]
+        expected = [p.grad.clone() for p in policy.decoder.parameters() if p.grad is not None]
+        learn(learner, rollout, rng=random.Random(0), **{**SETTINGS, "max_grad_norm": 1e9})
+        found = [p.grad for p in policy.decoder.parameters() if p.grad is not None]
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_mirror_descent_holds_on_to_completions_without_an_advantage_too() -> None:
+    policy = policy_of(0)
+    learner = build_learner(policy, replace(ALGORITHMS["kimi"], minibatches=1), lr=1e-2)
+    whole = on_policy(policy, [[1.0, 1.0]])
+    (group,) = whole.groups
+    moved = [replace(c, logprobs=tuple(x - 0.5 for x in c.logprobs)) for c in group.completions]
+    rollout = replace(whole, groups=[replace(group, completions=tuple(moved))])
+    (update,) = learn(learner, rollout, rng=random.Random(0), **{**SETTINGS, "importance_cap": None}).updates
+    # tau / 2 of the squared log-ratio of each sequence, mean over both
+    squares = [(0.5 * len(c.token_ids)) ** 2 for c in moved]
+    assert update["loss"] == pytest.approx(0.05 * sum(squares) / 2, rel=1e-4)
+
+
+def test_a_critic_has_a_rate_of_its_own_and_is_not_clipped_while_it_warms_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float | None]] = []
+
+    def spy(*arguments: Any, **named: Any) -> dict[str, float]:
+        seen.append((named["lr"], named["clip"]))
+        return value_step(*arguments, **named)
+
+    monkeypatch.setattr(learn_module, "value_step", spy)
+    policy = policy_of(0)
+    learner = build_learner(policy, replace(ALGORITHMS["vapo"], minibatches=1), lr=1e-2)
+    rollout = on_policy(policy, [[1.0, 0.0]])
+    for warming_up in (True, False):
+        learn(learner, rollout, rng=random.Random(0), warming_up=warming_up, **SETTINGS)
+    assert seen == [(0.02, None), (0.02, 0.2)]
+
+
+def test_what_a_critic_learns_has_the_lambda_of_values_and_the_policy_its_own() -> None:
+    """Two tokens, a reward of 1 at the end, values of 0.5 and 0.25, lambda 0.5 for the policy and 1 for the value:
+    delta is -0.25 and 0.75, the advantages 0.125 and 0.75, the targets the reward."""
+    algorithm = replace(
+        ALGORITHMS["ppo"], scale="none", beta=0.0, critic=Critic(lam_policy=0.5, lam_value=1.0)
+    )
+    rollout = on_policy(policy_of(0), [[1.0]])
+    (group,) = rollout.groups
+    two = replace(group.completions[0], token_ids=(1, 2), logprobs=(-1.0, -1.0))
+    rollout = replace(rollout, groups=[replace(group, completions=(two,))])
+    credit = assign_credit(rollout, algorithm, values=[torch.tensor([0.5, 0.25])])
+    assert credit.advantages == [pytest.approx([0.125, 0.75])]
+    assert credit.returns is not None and credit.returns[0].tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_kl_in_the_reward_is_taken_from_it_as_a_sum_over_tokens() -> None:
+    rollout = on_policy(policy_of(0), [[1.0, 1.0]])
+    first, second = (len(c.token_ids) for c in rollout.groups[0].completions)
+    penalties = [torch.full((first,), 0.1), torch.full((second,), 0.3)]
+    credit = assign_credit(rollout, ALGORITHMS["rloo"], penalties=penalties)
+    gap = 0.3 * second - 0.1 * first
+    assert credit.advantages == pytest.approx([gap, -gap], rel=1e-6)
+
+
+def test_what_cannot_be_judged_is_not_chosen_where_all_advantages_are_equal() -> None:
+    """CPPO keeps two of four; nobody's advantage tells, and of the first two one has no verdict."""
+    rollout = on_policy(policy_of(0), [[5.0, 1.0, 1.0, 1.0]], [[False, True, True, True]])
+    credit = assign_credit(rollout, replace(ALGORITHMS["cppo"], prune=0.5))
+    assert credit.chosen == [False, True, False, False]
+
+
+def test_rewards_of_steps_are_pooled_over_their_own_group_and_without_what_cannot_be_judged() -> None:
+    row = replace(ALGORITHMS["grpo-process"], scale="none", beta=0.0)
+    rollout = on_policy(policy_of(0), [[1.0, 0.0, 0.0], [1.0, 1.0, 0.0]], [[True, True, False], [True, True, True]])
+    lengths = [len(c.token_ids) for group in rollout.groups for c in group.completions]
+    outcomes = (1.0, 0.0, 50.0, 8.0, 6.0, 4.0)
+    credit = assign_credit(rollout, row, steps=[[(n - 1, x)] for n, x in zip(lengths, outcomes, strict=True)])
+    expected = [0.5, -0.5, 0.0, 2.0, 0.0, -2.0]  # means of 0.5 and 6
+    found = [own if isinstance(own, float) else own[-1] for own in credit.advantages]
+    assert found == pytest.approx(expected) and credit.chosen[2] is False
 
 
 def test_steps_are_rewarded_by_the_rule_or_by_the_scorer_and_the_end_by_the_outcome() -> None:
