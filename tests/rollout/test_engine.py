@@ -17,6 +17,7 @@ from aha.records import FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native import weights
 from aha.rollout.native.engine import NativeEngine, build_runner, sampled_itemsize
+from aha.rollout.native.rows import ENDED, FULL, STOPPED, SUSPECT
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.weights import decoder_digest, digest_of
 
@@ -448,8 +449,8 @@ def test_a_small_cache_only_limits_how_many_run_at_once() -> None:
 
 
 def test_an_end_token_goes_before_a_stop_string_and_that_before_the_length() -> None:
-    engine = NativeEngine(CONFIG)
-    reported = [(0, rows.ENDED | rows.STOPPED | rows.FULL), (1, rows.SUSPECT | rows.STOPPED | rows.FULL), (2, rows.FULL)]
+    engine = NativeEngine(CONFIGS["qwen2"])
+    reported = [(0, ENDED | STOPPED | FULL), (1, SUSPECT | STOPPED | FULL), (2, FULL)]
     assert engine._judge(reported, SamplingParams(4)) == {
         0: FinishReason.END, 1: FinishReason.STOP, 2: FinishReason.LENGTH
     }  # fmt: skip
