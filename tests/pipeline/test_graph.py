@@ -12,7 +12,8 @@ from toy_recipe import toy_recipe
 
 from aha.config import Frozen, fingerprint
 from aha.errors import SettingError, UsageError
-from aha.pipeline.fingerprint import PACKAGE, compute_origins, differences, hash_code, imported_files
+from aha.pipeline import fingerprint as fingerprints
+from aha.pipeline.fingerprint import PACKAGE, compute_origins, differences, hash_code, hash_files, imported_files
 from aha.pipeline.graph import Pipeline, Stage, override, topological
 
 SETTINGS = toy_stages.Settings()
@@ -173,3 +174,17 @@ def test_what_a_file_holds_is_the_input_and_not_its_name(tmp_path: Path) -> None
     (folder / "w").write_text("2")
     assert differences(before, origin(folder)) == ["content of source changed"]
 
+
+def test_of_a_large_file_its_size_and_both_ends_are_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprints, "_WHOLE", 10)
+    monkeypatch.setattr(fingerprints, "_END", 2)
+    path = tmp_path / "large"
+
+    def found(text: str) -> dict[str, str]:
+        path.write_text(text)
+        return hash_files(FromFile(source=path))
+
+    large = found("ab-------yz")
+    assert found("ab=======yz") == large  # the middle is not read
+    assert all(found(text) != large for text in ("xb-------yz", "ab-------yx", "ab------yz", "ab--------yz"))
+    assert found("ab------yz") != found("ab---x--yz")  # ten bytes are read whole
