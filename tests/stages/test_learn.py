@@ -216,6 +216,13 @@ def test_a_kl_in_the_reward_is_taken_from_it_as_a_sum_over_tokens() -> None:
     assert credit.advantages == pytest.approx([gap, -gap], rel=1e-6)
 
 
+def test_a_completion_that_is_cut_counts_for_its_group_and_gets_no_advantage() -> None:
+    rollout = on_policy(policy_of(0), [[1.0, 0.0, 0.5]])
+    rollout = replace(rollout, finish=[FinishReason.END, FinishReason.LENGTH, FinishReason.END])
+    credit = assign_credit(rollout, ALGORITHMS["dr-grpo"], mask_truncated=True)
+    assert credit.advantages == [0.5, 0.0, 0.0] and credit.chosen == [True, False, True]
+
+
 def test_what_cannot_be_judged_is_not_chosen_where_all_advantages_are_equal() -> None:
     """CPPO keeps two of four; nobody's advantage tells, and of the first two one has no verdict."""
     rollout = on_policy(policy_of(0), [[5.0, 1.0, 1.0, 1.0]], [[False, True, True, True]])
