@@ -13,16 +13,16 @@ import torch
 
 from aha.model.heads import ProcessRewardModel
 from aha.objective.algorithms import ALGORITHMS, Critic
-from aha.records import Completion, FinishReason, Group
+from aha.records import Completion, FinishReason, Group, Problem, Status, Verdict
 from aha.reward.process import score_steps
-from aha.reward.response import read_response
+from aha.reward.response import Response, read_response
 from aha.reward.rubric import Scored
 from aha.stages import learn as learn_module
 from aha.stages.credit import assign_credit
 from aha.stages.learn import Learner, build_learner, learn, reward_steps
 from aha.stages.models import Policy
 from aha.stages.rl_metrics import step_metrics
-from aha.stages.rollout import Rollout
+from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.step import compute_logprobs, value_step
@@ -241,6 +241,16 @@ def test_rewards_of_steps_are_pooled_over_their_own_group_and_without_what_canno
     assert found == pytest.approx(expected) and credit.chosen[2] is False
 
 
+@pytest.mark.parametrize("refreshed", [True, False])
+def test_a_reference_becomes_the_policy_when_it_is_refreshed(refreshed: bool) -> None:
+    policy = policy_of(0)
+    learner = build_learner(policy, replace(ALGORITHMS["grpo"], minibatches=1), lr=1e-2)
+    learn(learner, on_policy(policy, [[1.0, 0.0]]), rng=random.Random(0), refresh=lambda: refreshed, **SETTINGS)
+    assert learner.reference is not None
+    pairs = zip(learner.reference.parameters(), policy.decoder.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs) is refreshed
+
+
 def test_steps_are_rewarded_by_the_rule_or_by_the_scorer_and_the_end_by_the_outcome() -> None:
     policy = policy_of(0)
     learner = build_learner(policy, ALGORITHMS["grpo-process"], lr=1e-2)
@@ -282,3 +292,52 @@ def first(whole: Rollout, G: int) -> Rollout:
         finish=whole.finish[:G],
         right=whole.right[:G],
     )
+
+
+def rolled_out(*rounds: Rollout, **limits: float) -> tuple[Rollout, list[int]]:
+    """``roll_out`` of four prompts that is answered by ``rounds``, and how many problems each asked."""
+    asked: list[int] = []
+
+    def ask(count: int, number: int) -> list[Problem]:
+        assert number == len(asked)
+        asked.append(count)
+        return few_problems()[:count]
+
+    found = roll_out(
+        ask, lambda problems: rounds[len(asked) - 1], prompts=4, algorithm=ALGORITHMS["dapo"],
+        max_rounds=int(limits.get("max_rounds", 3)), max_tokens=limits.get("max_tokens", math.inf),
+    )  # fmt: skip
+    return found, asked
+
+
+def test_as_many_are_asked_again_as_the_useful_share_lets_expect() -> None:
+    policy = policy_of(0)
+    half = on_policy(policy, [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    found, asked = rolled_out(half, on_policy(policy, [[1.0, 0.0]] * 4))
+    assert asked == [4, 4] and found.rounds == 2  # two of four are missing, and one of two is useful
+    assert found.kept == [1, 3, 4, 5]  # six have a signal
+    none = on_policy(policy, [[1.0, 1.0], [0.0, 0.0]])
+    found, asked = rolled_out(none, max_rounds=1)
+    assert asked == [4] and found.kept == [0, 1]  # a step without a gradient
+    each = sum(map(len, half.token_ids)) / 4
+    for most, expected in ((8 * each, [4, 4]), (8 * each - 0.5, [4])):
+        assert rolled_out(half, on_policy(policy, [[1.0, 0.0]] * 4), max_tokens=most)[1] == expected
+
+
+def test_a_reward_that_only_one_round_has_is_unknown_in_the_other() -> None:
+    policy = policy_of(0)
+    first, second = on_policy(policy, [[1.0, 0.0]] * 2), on_policy(policy, [[1.0, 0.0]])
+    first = replace(first, scored=replace(first.scored, parts={"a": [1.0] * 4, "b": [2.0] * 4}))
+    second = replace(second, scored=replace(second.scored, parts={"b": [3.0] * 2, "c": [4.0] * 2}))
+    parts = rolled_out(first, second, max_rounds=2)[0].scored.parts
+    assert parts["a"] == [1.0] * 4 + [None] * 2 and parts["b"] == [2.0] * 4 + [3.0] * 2
+    assert parts["c"] == [None] * 4 + [4.0] * 2
+
+
+def test_accuracy_that_could_not_be_judged_is_unknown_and_not_wrong() -> None:
+    def judge(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:
+        return [Verdict("accuracy", Status.ERROR, 0.0, "broken"), Verdict("accuracy", Status.WRONG, 0.0)]
+
+    policy = policy_of(0)
+    group = on_policy(policy, [[0.0, 0.0]]).groups[0]
+    assert judge_groups(policy, [group], [], progress=0.0, accuracy=judge).right == [None, 0.0]
