@@ -19,12 +19,12 @@ from aha.reward.response import Response, read_response
 from aha.reward.rubric import Scored
 from aha.stages import learn as learn_module
 from aha.stages.credit import assign_credit
-from aha.stages.learn import Learner, build_learner, learn, reward_steps
+from aha.stages.learn import Learner, build_learner, follow, learn, reward_steps
 from aha.stages.models import Policy
 from aha.stages.rl_metrics import step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
-from aha.train.batch import PolicyRow, collate_policy
+from aha.train.batch import PackedBatch, PolicyRow, collate_policy
 from aha.train.step import compute_logprobs, value_step
 
 BYTES = byte_tokenizer()
@@ -239,6 +239,33 @@ def test_rewards_of_steps_are_pooled_over_their_own_group_and_without_what_canno
     expected = [0.5, -0.5, 0.0, 2.0, 0.0, -2.0]  # means of 0.5 and 6
     found = [own if isinstance(own, float) else own[-1] for own in credit.advantages]
     assert found == pytest.approx(expected) and credit.chosen[2] is False
+
+
+def test_the_kl_in_the_reward_is_reported_a_token_and_without_its_coefficient() -> None:
+    policy = policy_of(0)
+    learner = build_learner(policy, ALGORITHMS["rloo"], lr=1e-2)
+    whole = on_policy(policy, [[1.0, 0.0]])
+    (group,) = whole.groups
+    said = [replace(c, logprobs=tuple(x - 0.5 for x in c.logprobs)) for c in group.completions]
+    rollout = replace(whole, groups=[replace(group, completions=tuple(said))])
+    found = learn(learner, rollout, rng=random.Random(0), **SETTINGS)
+    assert found.critic["reward_kl"] == pytest.approx(-0.5, rel=1e-4)
+
+
+def test_drafting_is_learned_from_what_was_said_and_not_from_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights: list[float] = []
+
+    def spy(decoder: object, optimizer: object, batches: Sequence[PackedBatch], **_: object) -> dict[str, float]:
+        weights.extend(float(batch.weights_BT.sum()) for batch in batches)
+        return {"mtp_loss": 0.25}
+
+    monkeypatch.setattr(learn_module, "mtp_step", spy)
+    policy = policy_of(0)
+    learner = build_learner(policy, ALGORITHMS["reinforce"], lr=1e-2)
+    learner.mtp_optimizer = learner.optimizer
+    rollout = on_policy(policy, [[1.0, 0.0], [0.0, 1.0]])
+    assert follow(learner, rollout, lr=1e-2, token_budget=20, max_grad_norm=1.0) == 0.25
+    assert sum(weights) == sum(map(len, rollout.token_ids))
 
 
 @pytest.mark.parametrize("refreshed", [True, False])

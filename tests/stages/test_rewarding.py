@@ -65,6 +65,12 @@ def test_every_problem_has_its_judges() -> None:
             assert {r.name for r in everything if r.applies(problem)} == {"accuracy", "format"}
 
 
+def test_a_general_prompt_without_a_rule_has_preferences_alone() -> None:
+    own = dataclasses.replace(HELP, meta={})
+    everything = build(Weights(general=1.0, helpful=1.0), helpful=each(half))
+    assert {r.name for r in everything if r.applies(own)} == {"format", "helpful"}
+
+
 def test_the_length_reward_leaves_out_what_could_not_be_judged() -> None:
     """Two problems of three completions, judged in one call; one verifier fails, and its length is in no range."""
     calls = []
@@ -85,6 +91,8 @@ def test_the_length_reward_leaves_out_what_could_not_be_judged() -> None:
     assert calls == [6] and {v.name for v in verdicts} == {"length"}
     overlong = length_judge(Length(kind="overlong", cache=0.2), max_new_tokens=100, accuracy=judged)
     assert [v.score for v in overlong([one] * 3, responses[:3])] == [0.0, 0.0, -0.5] and calls == [6]
+    meant = length_judge(Length(kind="overlong", cache=0.2, longest=25), max_new_tokens=100, accuracy=judged)
+    assert [v.score for v in meant([one] * 3, responses[:3])] == [0.0, 0.0, -1.0]
 
 
 def test_a_problem_in_two_languages_is_two_groups() -> None:
