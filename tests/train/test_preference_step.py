@@ -9,9 +9,9 @@ from tiny_training import gradient_of, sgd, tiny_config, tiny_decoder, weights_o
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import build_decoder
 from aha.model.heads import RewardModel
-from aha.train.batch import collate_preference
+from aha.train.batch import collate_labelled, collate_preference
 from aha.train.optimizer import build_adamw
-from aha.train.step import preference_step
+from aha.train.step import label_step, preference_step
 
 PAIRS = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10]), ([2, 2], [3, 3, 3]), ([11, 4], [5])]
 
@@ -36,6 +36,30 @@ def test_metrics_equal_the_pairs_one_by_one() -> None:
     assert metrics["accuracy"] == sum(m > 0 for m in margins) / 4
     assert metrics["margin"] == pytest.approx(sum(margins) / 4)
     assert metrics["pairs"] == 4
+
+
+def test_a_margin_is_what_a_chosen_text_has_to_score_more() -> None:
+    model, wanted = scored_model(), [0.0, 0.5, 1.0, 2.0]
+    with torch.no_grad():
+        sides = zip(*PAIRS, strict=True)
+        a, b = ([model(torch.tensor([x]), torch.tensor([len(x) - 1])).item() for x in side] for side in sides)
+    batches = collate_preference(PAIRS, token_budget=10, margins=wanted)
+    metrics = preference_step(model, sgd(model), batches, lr=0.0, max_grad_norm=1.0)
+    losses = [math.log1p(math.exp(m - (x - y))) for x, y, m in zip(a, b, wanted, strict=True)]
+    assert metrics["loss"] == pytest.approx(sum(losses) / 4)
+
+
+def test_labels_by_hand_and_a_score_above_zero_says_yes() -> None:
+    model, texts, labels = scored_model(), [text for pair in PAIRS for text in pair], [1.0, 0.0, 0.75, 0.25] * 2
+    with torch.no_grad():
+        scores = [model(torch.tensor([x]), torch.tensor([len(x) - 1])).item() for x in texts]
+    assert any(0 < score < 0.5 for score in scores) and any(score < 0 for score in scores)
+    batches = collate_labelled(texts, labels, token_budget=4)
+    metrics = label_step(model, sgd(model), batches, lr=0.0, max_grad_norm=1.0)
+    chances = [1 / (1 + math.exp(-score)) for score in scores]
+    losses = [-y * math.log(p) - (1 - y) * math.log(1 - p) for p, y in zip(chances, labels, strict=True)]
+    assert metrics["loss"] == pytest.approx(sum(losses) / 8, rel=1e-6) and metrics["texts"] == 8
+    assert metrics["accuracy"] == sum((s > 0) == (y > 0.5) for s, y in zip(scores, labels, strict=True)) / 8
 
 
 def test_gradient_is_the_same_for_any_split() -> None:
