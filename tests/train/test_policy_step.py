@@ -212,6 +212,36 @@ def test_metrics_by_hand() -> None:
     assert metrics["loss"] == pytest.approx(metrics["policy_loss"] + 0.04 * weighted_kl)
 
 
+def test_importance_weights_and_how_many_are_cut_by_hand() -> None:
+    decoder = tiny_decoder(0)
+    batches = batches_of(sample_rows(7, SHAPES), budget=14)
+    logp = torch.cat(compute_logprobs(decoder, batches))
+    weights = (logp - torch.cat([b.sampler_logp_N for b in batches])).exp()
+    metrics = policy_step(
+        decoder, sgd(decoder), batches, algorithm=NO_KL, num_sequences=5, lr=0.0, max_grad_norm=1.0, importance_cap=1.1
+    )
+    share = (weights > 1.1).double().mean().item()
+    assert 0 < share < 1 and metrics["is_truncated"] == pytest.approx(share)
+    assert metrics["is_weight_mean"] == pytest.approx(weights.clamp(max=1.1).mean().item())
+    advantages = torch.cat([b.advantages_N * b.weights_N for b in batches])  # to itself every ratio is 1
+    assert metrics["loss"] == pytest.approx(-(weights.clamp(max=1.1) * advantages).sum().item() / 5)
+
+
+def test_a_gradient_that_is_too_long_is_thrown_away() -> None:
+    decoder = tiny_decoder(0)
+    optimizer, before = build_adamw(decoder, lr=1.0), weights_of(decoder).clone()
+    batches = batches_of(sample_rows(7, SHAPES))
+    for limit, skipped in ((1e-9, 1.0), (1e9, 0.0)):
+        metrics = policy_step(
+            decoder, optimizer, batches, algorithm=NO_KL, num_sequences=5, lr=1.0, max_grad_norm=1.0, skip_above=limit
+        )
+        assert metrics["skipped"] == skipped and metrics["grad_norm"] > 1e-9
+        assert torch.equal(weights_of(decoder), before) == (skipped == 1)
+        if skipped:
+            assert all(p.grad is None for p in decoder.parameters())
+            assert not any(moment.any() for own in optimizer.state.values() for moment in own.values())
+
+
 def test_on_policy_ratio_is_one_and_all_samples_are_effective() -> None:
     decoder = tiny_decoder(0)
     rows = sample_rows(8, SHAPES)
