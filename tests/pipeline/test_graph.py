@@ -58,6 +58,14 @@ def test_order_downstream_and_longest_path() -> None:
     assert recipe.remaining_cost() == {"a": 4.0, "b": 2.0, "c": 3.0, "d": 1.0}
 
 
+def test_the_longest_path_counts_whichever_is_named_last() -> None:
+    first = stage("first")
+    short = Stage("short", toy_stages.run, SETTINGS, {"in": first})
+    long = Stage("long", toy_stages.run, SETTINGS, {"in": first}, cost=5.0)
+    for order in ((first, short, long), (first, long, short)):
+        assert pipeline(*order).remaining_cost() == {"first": 6.0, "short": 1.0, "long": 5.0}
+
+
 def test_override_changes_one_stage_and_keeps_the_edges() -> None:
     changed = override(toy_recipe(), ["b.steps=7", "b.seconds=0.5"])
     assert changed.stage("b").settings == toy_stages.Settings(steps=7, seconds=0.5)

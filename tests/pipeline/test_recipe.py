@@ -40,6 +40,10 @@ def test_names_are_looked_up_in_the_current_directory_first(tmp_path: Path, monk
     mine.write_text(Path(TOY).read_text().replace("toy_recipe", "my_recipe"))
     monkeypatch.chdir(tmp_path)
     assert find_recipe("my_recipe") == find_recipe("my-recipe") == mine
+    ours = find_recipe("r1_tiny")
+    assert ours.parent != mine.parent
+    (tmp_path / "recipes" / "r1_tiny.py").write_text("")
+    assert find_recipe("r1_tiny") == tmp_path / "recipes" / "r1_tiny.py" != ours
     with pytest.raises(UsageError, match="no recipe 'my_recipee': did you mean 'my_recipe'"):
         find_recipe("my_recipee")
     with pytest.raises(UsageError, match="does not exist"):
