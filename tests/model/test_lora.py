@@ -49,6 +49,11 @@ def test_the_map_by_hand() -> None:
     assert lora(torch.tensor([5.0, 7.0])).item() == 7.5
 
 
+def test_a_fresh_adapter_is_as_wide_as_pefts() -> None:
+    lora = LoraLinear(nn.Linear(100, 4), rank=50, alpha=1.0, generator=torch.Generator().manual_seed(0))
+    assert 0.099 < lora.lora_A.abs().max() <= 0.1 and not lora.lora_B.any()
+
+
 def test_it_begins_as_nothing_and_trains_alone() -> None:
     plain, decoder = build_decoder(CONFIG, seed=0), adapted()
     torch.testing.assert_close(plain(IDS), decoder(IDS), rtol=0, atol=1e-6)

@@ -55,3 +55,12 @@ def test_bfloat16_table_is_the_rounded_float32_one() -> None:
     fine = table.first(50, dtype=torch.float32, device=cpu)
     assert torch.equal(coarse[1], fine[1].bfloat16())
     assert not torch.equal(coarse[1].float(), fine[1])
+
+
+def test_a_table_first_needed_while_evaluating_serves_training() -> None:
+    table = RotationTable(head_dim=8, theta=10000.0)
+    with torch.inference_mode():
+        table.first(5, dtype=torch.float64, device=torch.device("cpu"))
+    x = torch.randn(1, 5, 2, 8, dtype=torch.float64, requires_grad=True)
+    rotate(x, table.first(5, dtype=torch.float64, device=torch.device("cpu"))).sum().backward()
+    assert x.grad is not None
