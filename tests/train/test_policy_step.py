@@ -74,13 +74,14 @@ def test_loss_equals_the_equation_token_by_token(algorithm: Algorithm, temperatu
     assert metrics["loss"] == pytest.approx(oracle_loss(decoder, reference, rows, algorithm, temperature), rel=1e-5)
 
 
-def test_gradient_of_the_whole_loss_by_finite_differences() -> None:
+@pytest.mark.parametrize("algorithm", [GRPO, dataclasses.replace(GRPO, kl_weighted=True)])
+def test_gradient_of_the_whole_loss_by_finite_differences(algorithm: Algorithm) -> None:
     decoder, reference = tiny_decoder(0), tiny_decoder(1)
     rows = sample_rows(3, SHAPES)
     (batch,) = batches_of(rows, reference=reference)
 
     def loss() -> torch.Tensor:
-        return compute_policy_loss(decoder, batch, algorithm=GRPO, num_sequences=5)[0]
+        return compute_policy_loss(decoder, batch, algorithm=algorithm, num_sequences=5)[0]
 
     ratio = (compute_logprobs(decoder, [batch])[0] - batch.sampler_logp_N).exp()
     assert min((ratio - 0.8).abs().min(), (ratio - 1.2).abs().min()) > 1e-3, "differences need distance to the kinks"
