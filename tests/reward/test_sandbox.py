@@ -172,6 +172,8 @@ for folder in ("/", "/usr", "/usr/lib", "/lib", "/etc", "/dev", stdlib, CALLER, 
     attempt(folder, lambda: open(os.path.join(folder, "aha-was-here"), "w"))
 attempt("module", lambda: open(os.__file__, "a"))
 attempt("remove", lambda: os.remove(os.__file__))
+attempt("remove the input", lambda: os.remove("/dev/stdin"))
+attempt("link the input", lambda: os.link("/dev/stdin", "/tmp/input"))
 attempt("chmod", lambda: os.chmod(os.__file__, 0o777))
 attempt("rename", lambda: os.rename(os.__file__, os.__file__ + "x"))
 attempt("truncate", lambda: os.truncate(os.__file__, 0))
@@ -380,15 +382,17 @@ def test_the_environment_is_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_all
 def test_a_program_sees_nothing_of_an_earlier_one(box: Sandbox) -> None:
     token = "left-by-the-first"
-    first = box.run(f"open('/tmp/x', 'w').write({token!r})\nimport math\nmath.secret = {token!r}\nprint({token!r})")
+    write = f"open('/tmp/x', 'w').write({token!r})\nopen('/dev/stdin', 'a').write({token!r})\n"
+    first = box.run(f"{write}import math\nmath.secret = {token!r}\nprint({token!r})", stdin=token)
     assert first.stdout == token + "\n"
     look = """
         import gc, math, os, sys
         print(os.listdir("/tmp"), os.getcwd(), hasattr(math, "secret"))
         half = "left-by-"
+        print(repr(open("/dev/stdin").read()))
         held = [o for o in gc.get_objects() if isinstance(o, (list, dict, tuple))]
         print([o for o in held if half + "the-first" in map(str, o)])"""
-    assert box.run(textwrap.dedent(look)).stdout == "[] /tmp False\n[]\n"
+    assert box.run(textwrap.dedent(look)).stdout == "[] /tmp False\n''\n[]\n"
 
 
 @needs_all
@@ -466,6 +470,26 @@ def test_exit_codes_and_exceptions(box: Sandbox) -> None:
     assert failed.stderr.endswith("ZeroDivisionError: division by zero\n")
     assert "SyntaxError" in box.run("def").stderr
     assert box.run("print('\\ud800')").outcome is Outcome.OK
+
+
+@needs_all
+@pytest.mark.parametrize(
+    ("source", "outcome", "stdout"),
+    [
+        ("print(input())\nexit()\nprint('never')", Outcome.OK, "first\n"),
+        ("def main():\n    print(1)\n    quit(0)\nmain()", Outcome.OK, "1\n"),
+        ("exit(3)", Outcome.ERROR, ""),
+        ("quit('no')", Outcome.ERROR, ""),
+        ("try:\n    exit(2)\nexcept SystemExit as stop:\n    print(stop.code)", Outcome.OK, "2\n"),
+        ("import os; print(__file__, os.path.dirname(os.path.abspath(__file__)))", Outcome.OK, "program.py /tmp\n"),
+        ("print(open('/dev/stdin').read().split())", Outcome.OK, "['first', 'second', 'third']\n"),
+        ("import sys; sys.stdin = open('/dev/stdin'); print(input(), input())", Outcome.OK, "first second third\n"),
+        ("print(open(0).read().split())", Outcome.OK, "['first', 'second', 'third']\n"),
+    ],
+)
+def test_what_every_script_finds(box: Sandbox, source: str, outcome: Outcome, stdout: str) -> None:
+    result = box.run(source, stdin="first\nsecond third\n")
+    assert (result.outcome, result.stdout) == (outcome, stdout), result
 
 
 @needs_all

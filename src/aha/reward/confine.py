@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 NOBODY = 65534
+STDIN = "/dev/stdin"  # elsewhere a link into /proc, which the new root does not have
 SCRATCH_BYTES = 64 * 2**20  # the private /tmp, and the largest file
 SCRATCH_FILES = 4096
 MAX_OPEN_FILES = 64
@@ -154,7 +155,7 @@ def limit_resources(*, seconds: int, memory: int, processes: int | None) -> None
 _NEWNS, _NEWUTS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = (
     0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000,
 )  # fmt: skip
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_PRIVATE = 2, 4, 8, 16384, 1 << 18
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _ATTR_RDONLY, _ATTR_NOSUID, _ATTR_NODEV, _ATTR_NOEXEC = 1, 2, 4, 8
 _AT_FDCWD, _AT_RECURSIVE, _AT_EMPTY_PATH = -100, 0x8000, 0x1000
@@ -180,13 +181,17 @@ def enter_namespaces() -> None:
 
 
 def mount_scratch() -> None:
-    """A fresh and empty /tmp of limited size, in memory."""
+    """A fresh and empty /tmp of limited size, in memory; an empty file of it is to be seen as STDIN alone."""
     options = f"size={SCRATCH_BYTES},nr_inodes={SCRATCH_FILES},mode=1777"
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC, options)
+    Path("/tmp/stdin").touch()
+    _mount("/tmp/stdin", STDIN, None, _MS_BIND)
+    os.unlink("/tmp/stdin")
 
 
 def unmount_scratch() -> None:
-    _check(_libc().umount2(b"/tmp", _MNT_DETACH), "umount /tmp")
+    for path in (STDIN, "/tmp"):
+        _check(_libc().umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
 
 
 def drop_capabilities() -> None:
@@ -262,6 +267,7 @@ def _build_root(place: str, *, is_root: bool) -> None:
         if not os.path.lexists(path.lstrip("/")):
             os.makedirs(os.path.dirname(path.lstrip("/")) or ".", exist_ok=True)
             os.symlink(real, path.lstrip("/"))
+    Path(STDIN.lstrip("/")).touch()
     os.makedirs("tmp", exist_ok=True)
     _syscall(_SYS_PIVOT_ROOT, b".", b".")  # the old root now lies on top of the new one
     _check(_libc().umount2(b".", _MNT_DETACH), "umount of the old root")

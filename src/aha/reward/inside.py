@@ -22,6 +22,7 @@ import resource
 import select
 import shutil
 import signal
+import site
 import struct
 import sys
 import tempfile
@@ -398,7 +399,7 @@ def _raise_at(watch: _Watch, seconds: float) -> None:
 def _run_program(scratch: str, layers: list[str]) -> NoReturn:
     order = json.loads(_read_frame(_ORDERS) or b"")
     os.chdir(scratch)
-    with tempfile.TemporaryFile(dir=scratch) as stdin:
+    with open(confine.STDIN, "r+b") if "namespaces" in layers else tempfile.TemporaryFile(dir=scratch) as stdin:
         stdin.write(order["stdin"].encode("utf-8", "surrogatepass"))
         stdin.seek(0)
         os.dup2(stdin.fileno(), 0)
@@ -410,7 +411,9 @@ def _run_program(scratch: str, layers: list[str]) -> NoReturn:
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.modules["random"].seed(0)  # the same program gets the same verdict
+    site.setquit()  # exit and quit, which an interpreter that starts without `site` lacks
     module = types.ModuleType("program" if order["serve"] else "__main__")
+    module.__file__ = "program.py"
     sys.modules[module.__name__] = module
     _confine(layers, seconds=order["cpu_seconds"], memory=order["memory"])
     code = 1
