@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -560,6 +561,37 @@ def test_closing_ends_everything() -> None:
     while any(map(is_running, tree)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_running, tree))
+
+
+@needs_all
+@pytest.mark.parametrize("minimum", ["namespaces", "seccomp", "rlimits"])
+def test_closing_ends_a_program_behind_any_layers(minimum: Minimum, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = {"namespaces": (), "seccomp": ("namespaces",), "rlimits": ("namespaces", "seccomp")}[minimum]
+    fake_layers(monkeypatch, **dict.fromkeys(left_out, "faked"))
+    one = Sandbox(minimum=minimum)
+    one.run("")
+    assert one._process is not None
+    root = one._process.pid
+    idle = len(descendants(root))
+
+    def wait() -> None:
+        with pytest.raises(SandboxError):
+            one.run("import time; time.sleep(60)", limits=Limits(wall_seconds=4))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    tree: set[int] = set()
+    while len(tree) < idle + 2 and waiting.is_alive():  # the watcher and the program
+        tree = {*descendants(root)}
+    one.close()
+    deadline = time.monotonic() + 5
+    while any(map(is_running, tree)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left = {pid for pid in tree if is_running(pid)}
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    waiting.join()
+    assert not left
 
 
 # --- layers --------------------------------------------------------------------------------------------------------

@@ -201,7 +201,9 @@ def drop_capabilities() -> None:
 
 
 def die_with_parent(signal: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal)
+    """This process gets ``signal`` when the one that has forked it ends; on Linux alone."""
+    if sys.platform == "linux":
+        _prctl(_PR_SET_PDEATHSIG, signal)
 
 
 def adopt_orphans() -> None:

@@ -304,6 +304,7 @@ class _Watch:
 
 def _watch(requests: int, replies: int, scratch: str, layers: list[str]) -> NoReturn:
     """Forks the program, reads the request, and answers it."""
+    confine.die_with_parent(signal.SIGKILL)
     os.setpgid(0, 0)
     (orders_out, orders_in), (answers_out, answers_in), (out, out_in), (err, err_in) = (os.pipe() for _ in range(4))
     pid = os.fork()
@@ -397,6 +398,7 @@ def _raise_at(watch: _Watch, seconds: float) -> None:
 
 
 def _run_program(scratch: str, layers: list[str]) -> NoReturn:
+    confine.die_with_parent(signal.SIGKILL)
     order = json.loads(_read_frame(_ORDERS) or b"")
     os.chdir(scratch)
     with open(confine.STDIN, "r+b") if "namespaces" in layers else tempfile.TemporaryFile(dir=scratch) as stdin:
