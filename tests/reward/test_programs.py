@@ -177,6 +177,28 @@ FORGERIES = {
             __hash__ = int.__hash__
         def f(x): return Same(5)""",
     "says that it passed": "print('3 tests passed'); print('ok', flush=True)\ndef f(x): return None",
+    "is as long and as true as it is asked to be": """
+        class Same:
+            def __len__(self): return 4
+            def __bool__(self): return True
+            def __str__(self): return "4"
+            def __iter__(self): return iter([4])
+            def __getitem__(self, place): return 4
+            def __contains__(self, item): return True
+            def __sub__(self, other): return 0
+            def __lt__(self, other): return True
+            __le__ = __gt__ = __ge__ = __lt__
+        def f(x): return Same()""",
+    "a named tuple with other ways": """
+        import os, struct
+        def f(x):
+            text = b'{"value": {"named": [["__eq__"], [4]]}}'
+            os.write(4, struct.pack(">I", len(text)) + text)""",
+    "an exception that there is not": """
+        import os, struct
+        def f(x):
+            text = b'{"error": [["aha.reward.inside._Ended", "json.loads", "os.path.no", ".", "\\u0000"], ["a"]]}'
+            os.write(4, struct.pack(">I", len(text)) + text)""",
     "leaves with 0": "import sys\ndef f(x): sys.exit(0)",
     "leaves at once": "import os\nos._exit(0)",
     "leaves in the middle": "import os\ndef f(x): os._exit(0)",
@@ -259,6 +281,19 @@ def test_no_program_can_forge_a_verdict(box: Sandbox, name: str) -> None:
 
 
 @needs_all
+@pytest.mark.parametrize(
+    "test",
+    [
+        "assert 3 in f(x)", "assert abs(f(x) - 1.5) < 1e-6", "assert f(x) <= 5", "assert 1 < f(x)",
+        "assert sorted(f(x)) == [4]", "assert all(a <= b for a, b in zip(f(x), f(x)[1:]))", "assert f(x)[0] == 4",
+    ],
+)  # fmt: skip
+def test_an_object_cannot_pass_for_plain_data(box: Sandbox, test: str) -> None:
+    pretender = FORGERIES["is as long and as true as it is asked to be"]
+    assert judge(box, problem([test], setup="x = 1"), pretender).status is Status.WRONG
+
+
+@needs_all
 def test_what_the_tests_use_is_real(box: Sandbox) -> None:
     """Built-ins, the standard library and the helpers of the setup are never the program's."""
     shadows = """
@@ -300,6 +335,9 @@ def test_the_expected_output_never_enters_the_sandbox(monkeypatch: pytest.Monkey
         "[1, [2, (3,)]]", "(1, 'a', None)", "{1, 2}", "frozenset({1})", "{'a': [1], (2, 3): {4}}", "range(2, 9, 3)",
         "__import__('decimal').Decimal('1.10')", "__import__('fractions').Fraction(1, 3)",
         "__import__('collections').deque([1, 2])", "{1: 2}.keys()", "{1: 2}.items()", "'\\ud800'", "int", "ValueError",
+        "__import__('collections').Counter('aab')", "__import__('collections').OrderedDict(b=1, a=2)",
+        "__import__('datetime').date(2020, 2, 29)", "__import__('datetime').datetime(2020, 2, 29, 1, 2, 3, 4)",
+        "__import__('datetime').time(1, 2)", "__import__('datetime').timedelta(-3, 4, 5)",
     ],
 )  # fmt: skip
 def test_values_cross_in_both_directions(box: Sandbox, value: str) -> None:
@@ -319,13 +357,16 @@ def test_subclasses_and_iterators_cross_as_what_they_hold(box: Sandbox) -> None:
         def lazy(n): return (i * i for i in range(n))
         def point(): return Point(1, 2)
         def red(): return Colour.RED
+        def across(point): return point.x + point.y
         def views(): return list({1: 2}.values()), sorted({3: 4}.keys())
         LIMIT = 7"""
     tests = [
         "assert count('aab') == {'a': 2, 'b': 1}", "assert list(lazy(3)) == [0, 1, 4]", "assert point() == (1, 2)",
         "assert red() == 1", "assert views() == ([2], [3])", "assert LIMIT == 7",
+        "assert count('aab').most_common(1) == [('a', 2)]", "assert point().x == 1 and Point(3, y=4).y == 4",
+        "assert across(Point(3, 4)) == 7",
     ]  # fmt: skip
-    assert judge(box, problem(tests), source) == Verdict("accuracy", Status.RIGHT, 1.0, "6 tests passed")
+    assert judge(box, problem(tests), source) == Verdict("accuracy", Status.RIGHT, 1.0, "9 tests passed")
 
 
 @needs_all
@@ -335,16 +376,56 @@ def test_objects_of_the_program_can_be_made_used_and_given_back(box: Sandbox) ->
             def __init__(self, value):
                 self.value, self.left = value, None
             def double(self, *, times=2): return self.value * times
+            def __len__(self): return depth(self)
+            def __str__(self): return f"<{self.value}>"
+        class Leaf(Node):
+            def __bool__(self): return False
+            def __repr__(self): return f"Leaf({self.value})"
         def depth(node): return 0 if node is None else 1 + depth(node.left)
         def fails(x): raise KeyError(x)"""
     setup = "root = Node(5)\nroot.left = Node(6)\nroot.left.left = Node(7)"
     tests = [
         "assert depth(root) == 3", "assert root.left.value == 6", "assert root.double(times=3) == 15",
         "assert depth(Node(1)) == 1", "assert not hasattr(root, 'right')",
+        "assert len(root) == 3 and root", "assert str(root) == '<5>' and f'{root.left}' == '<6>'",
+        "assert repr(Leaf(2)) == 'Leaf(2)' and not Leaf(2)", "assert root.left is root.left != root",
+        "assert isinstance(Leaf(2), Node) and not isinstance(root, Leaf) and not isinstance(2, Node)",
         "try:\n    fails('k')\nexcept KeyError as error:\n    assert 'k' in str(error)\nelse:\n    assert False",
     ]  # fmt: skip
-    assert judge(box, problem(tests, setup=setup), source).note == "6 tests passed"
-    assert judge(box, problem(["assert root == 5"], setup="root = Node(5)"), source).score == 0.0
+    assert judge(box, problem(tests, setup=setup), source).note == "11 tests passed"
+    for test in ("assert root == 5", "assert root == Node(5)", "assert 5 in root", "assert len(list(root)) == 1"):
+        assert judge(box, problem([test], setup="root = Node(5)"), source).score == 0.0
+
+
+@needs_all
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        ("def f(x): raise NegativeError('no')", "{} ValueError as error: assert str(error) == 'no'"),
+        ("def f(x): raise NegativeError", "{} ValueError as error: assert type(error).__name__ == 'NegativeError'"),
+        ("def f(x): raise ValueError('no')", "{} Exception as error: assert type(error) is ValueError"),
+        ("import json\ndef f(x): return json.loads('x')", "{} ValueError: pass"),
+        ("import json\ndef f(x): return json.loads('x')", "import json\n{} json.JSONDecodeError: pass"),
+        ("def f(x): return b'\\xff'.decode()", "{} UnicodeDecodeError as error: assert 'byte 0xff' in str(error)"),
+        ("def f(x): return open('/none')", "{} OSError as error: assert 'No such file' in str(error)"),
+        ("def f(x): return {}['k']", "{} LookupError as error: assert str(error) == \"'k'\""),
+        ("def f(x): raise ExceptionGroup('all', [OSError()])", "{} Exception as error: assert 'all (' in str(error)"),
+    ],
+)
+def test_an_exception_crosses_as_what_it_derives_from(box: Sandbox, program: str, test: str) -> None:
+    source = f"class NegativeError(ValueError): pass\n{program}"
+    expects = test.format("try: f(1)\nexcept") + "\nelse: assert False"
+    assert judge(box, problem([expects]), source).score == 1.0
+    assert judge(box, problem([expects]), source + "\ndef f(x): return None").score == 0.0
+    other = judge(box, problem([expects]), source + "\ndef f(x): raise RuntimeError('another')")
+    assert other.score == 0.0
+
+
+@needs_all
+def test_an_exception_of_no_standard_kind_is_named_in_the_verdict(box: Sandbox) -> None:
+    source = "class Lost(Exception): pass\ndef f(x):\n    raise {}"
+    assert judge(box, SQUARES, source.format("Lost('no path')")).note.startswith("test 1 of 3: Lost: no path: assert")
+    assert judge(box, SQUARES, source.format("SystemExit(0)")).note.startswith("test 1 of 3: ProgramRaised: SystemExit")
 
 
 @needs_all

@@ -379,7 +379,7 @@ def _what_happened(watch: _Watch, error: BaseException) -> str:
         return "the program ended before the tests did" if watch.outcome == "ok" else watch.outcome
     if isinstance(error, MemoryError):
         return "memory"
-    name, text = remote.describe(error)
+    name, text = type(error).__name__, remote.describe(error)[1]
     return f"{name}: {text}" if text else name if name != "AssertionError" else "the assertion is false"
 
 

@@ -3,13 +3,16 @@
 In the process of the tests the program can return an object that equals everything, replace ``isinstance``, read the
 expected values from a caller's frame, or leave with exit code 0. Here it is a server of its functions: it sees the
 arguments of a call, and what it answers is rebuilt from plain types before anything is asserted. An object that is not
-plain data stays where it is and is known by a number: it can be called, and its attributes read and set.
+plain data stays where it is and is known by a number: it can be called, its attributes read and set, its length, truth
+and text asked for. It is equal to itself alone, and no other operator reaches it: what may answer a comparison, or give
+other items each time, would pass for any list.
 """
 
 from __future__ import annotations
 
 import builtins
 import collections
+import datetime
 import itertools
 import json
 import sys
@@ -31,6 +34,11 @@ _LISTS: dict[str, tuple[type, Callable[[Iterable[Any]], Any]]] = {  # sent as a 
     "values": (collections.abc.ValuesView, lambda items: dict(enumerate(items)).values()),
     "items": (collections.abc.ItemsView, lambda items: dict(items).items()),
 }
+_DICTS: dict[str, type[dict[Any, Any]]] = {
+    "Counter": collections.Counter,
+    "OrderedDict": collections.OrderedDict,
+    "dict": dict,
+}
 _WORDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {  # sent as a word
     "int": (int, hex, lambda word: int(word, 16)),
     "complex": (complex, str, complex),
@@ -38,7 +46,30 @@ _WORDS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {  
     "bytearray": (bytearray, bytearray.hex, bytearray.fromhex),
     "Decimal": (Decimal, str, Decimal),
     "Fraction": (Fraction, str, lambda word: Fraction(*map(int, word.split("/")))),  # 1e999999999 is no whole number
+    "datetime": (datetime.datetime, datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    "date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
+    "time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    "timedelta": (
+        datetime.timedelta,
+        lambda value: f"{value.days} {value.seconds} {value.microseconds}",
+        lambda word: datetime.timedelta(*map(int, word.split())),
+    ),
 }
+
+
+class Named(tuple[Any, ...]):
+    """The items of a named tuple, which are its attributes as well: ``Named(["x", "y"], [1, 2]).y`` is 2."""
+
+    def __new__(cls, fields: Collection[str], items: Iterable[Any]) -> Named:
+        if not all(field.isidentifier() and not field.startswith("_") for field in fields):
+            raise ValueError(f"no fields of a named tuple: {fields}")
+        self = super().__new__(cls, items)
+        vars(self).update(zip(fields, self, strict=True))
+        return self
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        return tuple(vars(self))
 
 
 def encode(value: Any, refer: Callable[[Any], int]) -> Any:
@@ -53,8 +84,11 @@ def encode(value: Any, refer: Callable[[Any], int]) -> Any:
         return int(value)
     if isinstance(value, list):
         return [encode(item, refer) for item in value]
-    if isinstance(value, dict):
-        return {"dict": [[encode(key, refer), encode(item, refer)] for key, item in value.items()]}
+    for tag, kind in _DICTS.items():
+        if isinstance(value, kind):
+            return {tag: [[encode(key, refer), encode(item, refer)] for key, item in value.items()]}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {"named": [list(value._fields), [encode(item, refer) for item in value]]}
     if isinstance(value, type) and value in vars(builtins).values():
         return {"type": value.__name__}
     if isinstance(value, range):
@@ -64,7 +98,7 @@ def encode(value: Any, refer: Callable[[Any], int]) -> Any:
             return {tag: write(value)}
     for tag, (kind, _) in _LISTS.items():
         if isinstance(value, kind):
-            items = list(itertools.islice(iter(value), MAX_ITEMS + 1))  # type: ignore[call-overload]
+            items = list(itertools.islice(iter(value), MAX_ITEMS + 1))
             if len(items) > MAX_ITEMS:
                 raise ValueError(f"more than {MAX_ITEMS} items")
             return {tag: [encode(item, refer) for item in items]}
@@ -79,8 +113,10 @@ def decode(data: Any, find: Callable[[int], Any]) -> Any:
     if not isinstance(data, dict):
         return data
     ((tag, body),) = data.items()
-    if tag == "dict":
-        return {decode(key, find): decode(item, find) for key, item in body}
+    if tag in _DICTS:
+        return _DICTS[tag]({decode(key, find): decode(item, find) for key, item in body})
+    if tag == "named":
+        return Named(body[0], [decode(item, find) for item in body[1]])
     if tag == "range":
         return range(*body)
     if tag == "type":
@@ -104,13 +140,28 @@ def _builtin_type(name: Any) -> type:
 # --- in the process of the program ---------------------------------------------------------------------------------
 
 
+_OPERATIONS: dict[str, Callable[..., Any]] = {
+    "call": lambda target, arguments, named: target(*arguments, **named),
+    "attribute": getattr,
+    "set attribute": setattr,
+    "len": len,
+    "bool": bool,
+    "str": str,
+    "repr": repr,
+    "is instance": lambda kind, value: isinstance(value, kind),
+}
+
+
 def serve(namespace: Mapping[str, Any], receive: Callable[[], bytes | None], send: Callable[[bytes], None]) -> None:
     """Answers calls on what ``namespace`` holds until there are no more."""
     known: list[Any] = []
+    numbers: dict[int, int] = {}  # by id: what is known stays alive, so no other object gets it
 
     def refer(value: Any) -> int:
-        known.append(value)
-        return len(known) - 1
+        number = numbers.setdefault(id(value), len(known))
+        if number == len(known):
+            known.append(value)
+        return number
 
     def perform(operation: str, *operands: Any) -> Any:
         if operation == "names":
@@ -119,10 +170,7 @@ def serve(namespace: Mapping[str, Any], receive: Callable[[], bytes | None], sen
             if operands[0] not in namespace:
                 raise NameError(f"name {operands[0]!r} is not defined")
             return namespace[operands[0]]
-        target, *rest = (decode(operand, known.__getitem__) for operand in operands)
-        if operation == "call":
-            return target(*rest[0], **rest[1])
-        return getattr(target, *rest) if operation == "attribute" else setattr(target, *rest)
+        return _OPERATIONS[operation](*(decode(operand, known.__getitem__) for operand in operands))
 
     while (message := receive()) is not None:
         try:
@@ -132,20 +180,59 @@ def serve(namespace: Mapping[str, Any], receive: Callable[[], bytes | None], sen
         send(json.dumps(answer).encode())
 
 
-def describe(error: BaseException) -> list[str]:
-    """Its type's name and what it says; a program's own type may fail to say anything."""
+def describe(error: BaseException) -> tuple[list[str], str]:
+    """Its type and those above it, each as ``json.decoder.JSONDecodeError``, and what it says; a program's own type may
+    fail to say anything."""
     try:
         text = str(error)[:500]
     except BaseException:
         text = ""
-    return [type(error).__name__[:100], text]
+    return [f"{kind.__module__}.{kind.__name__}"[-100:] for kind in type(error).__mro__], text
 
 
 # --- in the process of the tests -----------------------------------------------------------------------------------
 
 
 class ProgramRaised(Exception):
-    """The program raised something that is no built-in exception: ``ProgramRaised("Unsolvable: no path")``."""
+    """The program raised something that is no ``Exception``: ``ProgramRaised("SystemExit: 0")``."""
+
+
+class _Said:
+    """An exception whose own way to be made and shown is not needed."""
+
+    args: tuple[str]
+
+    def __init__(self, text: str) -> None:
+        self.args = (text,)
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def _build_error(names: list[str], text: str) -> Exception:
+    """What ``describe`` was given: of its own type where that is built in and needs no more than the text, else of its
+    own name below the nearest type that is built in or of a module of the standard library that is loaded here."""
+    own = names[0].rpartition(".")[2]
+    for place, kind in enumerate(map(_find_error, names)):
+        if kind is None:
+            continue
+        said: type[Exception] = type(own, (_Said, kind), {})
+        for make in (said,) if place else (kind, said):
+            try:
+                error = make(text)
+            except Exception:  # a group of exceptions is not made of a text
+                continue
+            if str(error) == text:
+                return error
+    return ProgramRaised(f"{own}: {text}" if text else own)
+
+
+def _find_error(name: str) -> type[Exception] | None:
+    module, _, word = name.rpartition(".")
+    if module not in sys.modules or module.partition(".")[0] not in sys.stdlib_module_names:
+        return None
+    kind = vars(sys.modules[module]).get(word)
+    return kind if isinstance(kind, type) and issubclass(kind, Exception) else None
 
 
 class Program:
@@ -153,32 +240,37 @@ class Program:
 
     def __init__(self, exchange: Callable[[bytes], bytes]) -> None:
         self._exchange = exchange
+        self._objects: dict[int, Remote] = {}
 
     def ask(self, operation: str, *operands: Any) -> Any:
-        """What the operation gives; raises what it raised, where that is a built-in exception."""
+        """What the operation gives; raises what it raised."""
         message = json.dumps([operation, *operands]).encode()
         return self.read(self._exchange(message))
 
     def read(self, answer: bytes) -> Any:
         data = json.loads(answer)
         if "error" in data:
-            name, text = data["error"]
-            kind = getattr(builtins, str(name), None)
-            if isinstance(kind, type) and issubclass(kind, Exception):
-                try:
-                    raised = kind(text)
-                except TypeError:  # UnicodeDecodeError and its kin want more
-                    raised = ProgramRaised(f"{name}: {text}")
-                raise raised
-            raise ProgramRaised(f"{name}: {text}" if text else str(name))
-        return decode(data["value"], lambda number: Remote(self, number))
+            names, text = data["error"]
+            raise _build_error(list(map(str, names)), str(text))
+        return decode(data["value"], self._find)
+
+    def _find(self, number: int) -> Remote:
+        return self._objects.setdefault(number, Remote(self, number))
 
     def encode(self, value: Any) -> Any:
         return encode(value, _number_of)
 
 
+def _asks(operation: str) -> Callable[..., Any]:
+    def ask(self: Remote, *operands: Any) -> Any:
+        program: Program = object.__getattribute__(self, "_program")
+        return program.ask(operation, *map(program.encode, (self, *operands)))
+
+    return ask
+
+
 class Remote:
-    """Something of the program's that is not plain data. It equals itself alone."""
+    """Something of the program's that is not plain data; one object for each of the program's."""
 
     __slots__ = ("_number", "_program")
 
@@ -187,17 +279,11 @@ class Remote:
         object.__setattr__(self, "_number", number)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        program: Program = object.__getattribute__(self, "_program")
-        words = [program.encode(value) for value in (self, list(arguments), named)]
-        return program.ask("call", *words)
+        return _asks("call")(self, list(arguments), named)
 
-    def __getattr__(self, name: str) -> Any:
-        program: Program = object.__getattribute__(self, "_program")
-        return program.ask("attribute", program.encode(self), name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        program: Program = object.__getattribute__(self, "_program")
-        program.ask("set", program.encode(self), name, program.encode(value))
+    __getattr__, __setattr__ = _asks("attribute"), _asks("set attribute")
+    __len__, __bool__, __str__, __repr__ = map(_asks, ("len", "bool", "str", "repr"))
+    __instancecheck__ = _asks("is instance")
 
 
 def _number_of(value: Any) -> int:
