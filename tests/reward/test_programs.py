@@ -87,6 +87,7 @@ def test_program_of_a_response_that_was_read() -> None:
     [
         ("3\n", "3"), ("3  \n\n\n", "3"), ("a b \nc\n", "a b\nc"), ("", "\n"), ("1.0000001", "1.0"), ("2", "2.0"),
         ("1e3", "1000.0"), ("x 0.5 y", "x 0.50 y"), ("1000000.5", "1000000.0"), ("a\r\nb", "a\nb"),
+        (" 1", "1"), ("1  2", "1 2"), ("*\n***", " *\n***"),
     ],
 )  # fmt: skip
 def test_outputs_that_agree(found: str, expected: str) -> None:
@@ -111,12 +112,13 @@ def test_outputs_that_agree(found: str, expected: str) -> None:
         (" 1", "1", ""),
         ("0.0000009", "0.0", ""),  # beside a number under 1 the difference itself counts
         ("0.00001", "0.0", "line 1"),
+        ("\n1", "1", "2 lines instead of 1"),
+        ("12", "1 2", "line 1 is '12' instead of '1 2'"),
+        ("* *", " *", "line 1"),
     ],
 )
 def test_outputs_that_differ(found: str, expected: str, says: str) -> None:
-    difference = find_difference(found, expected)
-    assert difference.startswith(says)
-    assert bool(difference) == bool(says)
+    assert find_difference(found, expected).startswith(says)
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------

@@ -61,16 +61,17 @@ def _answer_in(text: str) -> str:
 def find_difference(found: str, expected: str) -> str:
     """Where two outputs differ, in words; empty where they do not.
 
-    The number of lines is compared first, or an output that stops early would agree with all that it has. Space at the
-    end of a line and blank lines at the end of the text do not count.
+    The number of lines is compared first, or an output that stops early would agree with all that it has; blank lines
+    at the end of the text do not count. Lines are compared word by word, as checkers of contests do (LiveCodeBench
+    strips lines, too): how much space is around words says nothing, so a figure drawn with spaces is judged by its
+    words alone. Published tests have stray spaces; what must be drawn exactly is for a problem of assertions.
     """
-    ours, theirs = ([line.rstrip() for line in text.rstrip().splitlines()] for text in (found, expected))
+    ours, theirs = (text.rstrip().splitlines() for text in (found, expected))
     if len(ours) != len(theirs):
         return f"{len(ours)} lines instead of {len(theirs)}"
     for row, (line, wanted) in enumerate(zip(ours, theirs, strict=True), 1):
         words, wanted_words = line.split(), wanted.split()
-        close = len(words) == len(wanted_words) and all(map(_is_same_word, words, wanted_words))
-        if line != wanted and not close:
+        if len(words) != len(wanted_words) or not all(map(_is_same_word, words, wanted_words)):
             return f"line {row} is {_shorten(line)!r} instead of {_shorten(wanted)!r}"
     return ""
 
