@@ -17,6 +17,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 from torch.utils.flop_counter import FlopCounterMode
 
 import aha
+from aha.errors import DataError
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.parallel.stage import DecoderStage
@@ -108,7 +109,16 @@ def test_a_split_backward_pass_computes_nothing_twice(index: int) -> None:
     assert all(weight.grad is not None for weight in stage.parameters())
 
 
-def build_eight_layers() -> Decoder:
+def test_a_stage_refuses_rows_beyond_the_window_as_the_decoder_does() -> None:
+    decoder = build_eight_layers(model_type="mistral", sliding_window=6)
+    ids = torch.zeros(1, 7, dtype=torch.long)
+    for model in (decoder, DecoderStage(decoder, 0, 8)):
+        model(ids[:, :6])
+        with pytest.raises(DataError, match="7 tokens.* sliding_window is 6: attention that forgets"):
+            model(ids)
+
+
+def build_eight_layers(**more: Any) -> Decoder:
     config = ModelConfig(
         vocab_size=32,
         hidden_size=16,
@@ -116,6 +126,7 @@ def build_eight_layers() -> Decoder:
         num_hidden_layers=8,
         num_attention_heads=2,
         num_key_value_heads=1,
+        **more,
     )
     return build_decoder(config, seed=0)
 

@@ -141,11 +141,7 @@ class Decoder(nn.Module):
         self, x_BTD: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, branches: Branches | None
     ) -> tuple[Rotation, Attend]:
         B, T = x_BTD.shape[:2]
-        if self.config.sliding_window is not None and self.config.sliding_window < T:
-            raise DataError(
-                f"a row of {T} tokens, but the model's sliding_window is {self.config.sliding_window}: attention that "
-                "forgets is not supported, use shorter rows"
-            )
+        check_window(self.config, T)
         if branches is not None:
             positions_BT = torch.tensor([branches.positions()], device=x_BTD.device)
         if positions_BT is None:
@@ -170,6 +166,15 @@ class Decoder(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of hidden states ``[..., D]``."""
         return F.linear(hidden, self.lm_head.weight)
+
+
+def check_window(config: ModelConfig, tokens: int) -> None:
+    """``DataError`` where a row is longer than the model's attention looks back."""
+    if config.sliding_window is not None and config.sliding_window < tokens:
+        raise DataError(
+            f"a row of {tokens} tokens, but the model's sliding_window is {config.sliding_window}: attention that "
+            "forgets is not supported, use shorter rows"
+        )
 
 
 def build_empty_decoder(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from aha.errors import SettingError
 from aha.model.attention.gqa import GroupedQueryAttention
 from aha.model.attention.plan import plan_causal
-from aha.model.decoder import Decoder
+from aha.model.decoder import Decoder, check_window
 from aha.model.feedforward import DenseFeedForward
 
 
@@ -25,7 +25,7 @@ class DecoderStage(nn.Module):
 
     def __init__(self, decoder: Decoder, index: int, num_stages: int) -> None:
         super().__init__()
-        config = decoder.config
+        self.config = config = decoder.config
         num = config.num_hidden_layers
         if num < num_stages:
             raise SettingError(f"{num} layers cannot be cut into {num_stages} stages: use fewer processes")
@@ -44,6 +44,7 @@ class DecoderStage(nn.Module):
         """Ids ``[B, T]`` (first stage) or hidden states ``[B, T, D]`` into hidden states, or logits ``[B, T, V]``."""
         x_BTD = x if self.embed_tokens is None else self.embed_tokens(x)
         T = x_BTD.shape[1]
+        check_window(self.config, T)
         rotation = self.rotations.first(T, dtype=x_BTD.dtype, device=x_BTD.device)
         attend = plan_causal(x_BTD, rows=x_BTD.shape[0], tokens=T, group=self.group)
         for layer in self.layers:
