@@ -35,6 +35,6 @@ def test_records_are_frozen_and_compare_by_value() -> None:
 
 
 def test_reasons_and_statuses_are_their_names_in_files() -> None:
-    assert [str(reason) for reason in FinishReason] == ["end", "stop", "length"]
+    assert [str(reason) for reason in FinishReason] == ["end", "stop", "length", "broken"]
     assert [str(status) for status in Status] == ["right", "wrong", "error"]
     assert Verdict("accuracy", Status.RIGHT, 1.0).note == ""

@@ -49,6 +49,7 @@ class FinishReason(StrEnum):
     END = "end"  # one of the end tokens was sampled; it is the last of token_ids
     STOP = "stop"  # a stop string appeared; it is part of token_ids
     LENGTH = "length"  # max_new_tokens reached: the text is cut
+    BROKEN = "broken"  # an endpoint broke it off, by a filter say: the text is cut, or there is none
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class ScriptedTeacher:
 
     ``billed`` counts the answers that were made for each key: one that was made and did not arrive (``stall``) is not
     made again for the same key, as endpoints that know ``Idempotency-Key`` do. ``arrived`` are the times of requests.
+    An answer may be a message with its ``finish_reason``; ``usage`` says whether answers say what they took.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class ScriptedTeacher:
         *,
         stall: float = 1.0,
         pause: float = 0.0,
+        usage: bool = True,
     ) -> None:
-        self.answer, self.faults, self.stall, self.pause = answer, faults, stall, pause
+        self.answer, self.faults, self.stall, self.pause, self.usage = answer, faults, stall, pause, usage
         self.billed: Counter[str] = Counter()
         self.attempts: Counter[str] = Counter()
         self.made: dict[str, bytes] = {}
@@ -67,10 +69,10 @@ class ScriptedTeacher:
 
     def _completion(self, content: str, seed: int) -> bytes:
         said = self.answer(content, seed)
-        message = said if isinstance(said, dict) else {"role": "assistant", "content": said}
-        words = len(str(message["content"]).split())
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": len(content.split()), "completion_tokens": words}
+        message = dict(said) if isinstance(said, dict) else {"role": "assistant", "content": said}
+        words = len(str(message["content"] or "").split())
+        choice = {"index": 0, "finish_reason": message.pop("finish_reason", "stop"), "message": message}
+        usage = {"prompt_tokens": len(content.split()), "completion_tokens": words} if self.usage else None
         return json.dumps({"choices": [choice], "usage": usage}).encode()
 
 

@@ -170,6 +170,40 @@ def test_rate_and_cost_have_limits(problems: Path, tmp_path: Path) -> None:
     assert sum(cost[:-1]) < 1e-4 <= sum(cost)
 
 
+def test_answers_without_usage_are_not_free(problems: Path, tmp_path: Path) -> None:
+    most = (len("What is 2 + 1?") + 256 + 2 * 80) / 1e6  # of one answer: 80 tokens are asked for
+    with serving(ScriptedTeacher(reply, usage=False)) as url:
+        capped = reject.Settings(endpoint=endpoint(url, most_cost=2.5 * most, at_once=1), samples=4)
+        for _ in range(2):  # going on with what is there
+            with pytest.raises(EndpointError, match=r"raise it \(3 answers without usage count as the most that they"):
+                run(problems, tmp_path / "a", capped)
+        assert len(read_jsonl(tmp_path / "a" / "samples.jsonl")) == 3
+        paid = run(problems, tmp_path / "b", reject.Settings(endpoint=endpoint(url), samples=1))["account"]
+        assert paid["teacher"] == {  # type: ignore[index]
+            "samples": 20, "prompt_tokens": 20 * (14 + 256), "tokens": 20 * 80, "unmetered": 20,
+            "cost": pytest.approx(20 * most),
+        }  # fmt: skip
+        unpriced = Endpoint(url=url, model="teacher", most_cost=1.0)
+        with pytest.raises(SettingError, match="most_cost is 1, but nothing has a price"):
+            run(problems, tmp_path / "c", reject.Settings(endpoint=unpriced))
+
+
+@pytest.mark.parametrize("reason", ["content_filter", "insufficient_system_resource"])
+@pytest.mark.parametrize("fragment", ["<answer> {} </answer>", "<think> so it is {}", None])
+def test_what_was_broken_off_is_no_example(problems: Path, tmp_path: Path, reason: str, fragment: str | None) -> None:
+    def answer(content: str, seed: int) -> object:
+        a, b = (int(word) for word in content.rstrip("?").split()[2::2])
+        said = {"content": fragment and fragment.format(a + b), "finish_reason": reason}
+        return said if b == 1 else right(a, b)
+
+    teacher = ScriptedTeacher(answer)
+    with serving(teacher) as url:
+        settings = reject.Settings(endpoint=endpoint(url), samples=1, well_formed=False)
+        metrics = run(problems, tmp_path / "a", settings)
+    assert (metrics["removed"], metrics["examples"]) == ({"broken off": 5}, 15)
+    assert sum(teacher.attempts.values()) == 20
+
+
 def test_a_run_never_loses_or_buys_again_what_was_paid(problems: Path, tmp_path: Path) -> None:
     teacher = ScriptedTeacher(reply)
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import httpx2
 
 from aha.config import Count, Frozen, NotNegative, Rate
-from aha.errors import EndpointError
+from aha.errors import EndpointError, SettingError
 from aha.records import FinishReason
 from aha.rollout.engine import SamplingParams
 
@@ -33,13 +33,21 @@ LONGEST_WAIT = 60.0
 """Seconds between two attempts, where the endpoint names none itself; it may name up to ten times as many."""
 FAILURES_IN_A_ROW = 8
 """Samples that were given up one after the other: then the endpoint is gone, and asking on would only cost."""
-REASONS = {"stop": FinishReason.END, "length": FinishReason.LENGTH}
+REASONS = {
+    "stop": FinishReason.END,
+    "length": FinishReason.LENGTH,
+    "content_filter": FinishReason.BROKEN,
+    "insufficient_system_resource": FinishReason.BROKEN,  # DeepSeek's
+}
+TEMPLATE_TOKENS = 256
+"""What a template and a system prompt of the endpoint's own may add to a prompt, at most."""
 
 
 class Endpoint(Frozen):
     """``url`` ends before ``/chat/completions``; the key is read from the environment variable ``key_variable``, never
-    kept. ``prompt`` goes around the question. Prices are per million tokens, in any currency; ``most_cost`` stops
-    before a request when that much is spent. What is asked, and so what comes, depends on the first three alone."""
+    kept. ``prompt`` goes around the question. Prices are per million tokens, in any currency; ``most_cost`` needs them
+    and stops before a request when that much is spent. What is asked, and so what comes, depends on the first three
+    alone."""
 
     incidental: ClassVar[frozenset[str]] = frozenset(
         {
@@ -79,7 +87,8 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """What came: the text as a response is read, tags and all, and what it took. ``asked`` is a hash of all that an
-    endpoint was asked; empty where nobody was paid."""
+    endpoint was asked; empty where nobody was paid. Of one that is not ``metered`` the endpoint did not say what it
+    took: it has the most tokens that it can have taken."""
 
     key: tuple[str, int]
     text: str
@@ -87,15 +96,18 @@ class Answered:
     prompt_tokens: int
     tokens: int
     asked: str = ""
+    metered: bool = True
 
 
 @dataclass
 class Account:
-    """What was asked and paid, by every thread; ``failed`` attempts may have been billed or not, nobody knows."""
+    """What was asked and paid, by every thread; ``failed`` attempts may have been billed or not, nobody knows, and
+    ``unmetered`` answers may have cost less."""
 
     price_in: float = 0.0
     price_out: float = 0.0
     answered: int = 0
+    unmetered: int = 0
     failed: int = 0
     prompt_tokens: int = 0
     tokens: int = 0
@@ -104,6 +116,12 @@ class Account:
     @property
     def cost(self) -> float:
         return (self.prompt_tokens * self.price_in + self.tokens * self.price_out) / 1e6
+
+    def add(self, answer: Answered) -> None:
+        self.answered += 1
+        self.unmetered += not answer.metered
+        self.prompt_tokens += answer.prompt_tokens
+        self.tokens += answer.tokens
 
 
 class EndpointSampler:
@@ -114,10 +132,12 @@ class EndpointSampler:
 
     A sample that fails ``attempts`` times is given up, so that one bad prompt does not hold up the rest: it is in
     ``given_up`` with its reason. ``EndpointError`` for what no attempt can mend (a wrong key, an unknown model), for
-    several samples given up in a row, and where ``most_cost`` is reached.
+    several samples given up in a row, and where ``most_cost`` is reached; ``SettingError`` where it never would be.
     """
 
     def __init__(self, endpoint: Endpoint, params: SamplingParams, *, spent: Account | None = None) -> None:
+        if endpoint.most_cost is not None and not (endpoint.price_in or endpoint.price_out):
+            raise SettingError(f"most_cost is {endpoint.most_cost:g}, but nothing has a price: set price_in, price_out")
         self.endpoint, self.params = endpoint, params
         self.account = spent or Account()
         self.account.price_in, self.account.price_out = endpoint.price_in, endpoint.price_out
@@ -205,7 +225,10 @@ class EndpointSampler:
     def _check_cost(self) -> None:
         most = self.endpoint.most_cost
         if most is not None and self.account.cost >= most:
-            raise EndpointError(f"{self.endpoint.url}: {self.account.cost:.4g} spent, most_cost is {most:g}: raise it")
+            said = f"{self.account.cost:.4g} spent, most_cost is {most:g}: raise it"
+            if self.account.unmetered:
+                said += f" ({self.account.unmetered} answers without usage count as the most that they can have cost)"
+            raise EndpointError(f"{self.endpoint.url}: {said}")
 
     def _ask(self, client: httpx2.Client, one: Asked) -> Answered | _GivenUp | None:
         """One sample, after as many attempts as it takes. Waits double and are drawn at random up to that, so that
@@ -236,11 +259,13 @@ class EndpointSampler:
                 self._hold(wait)
         return _GivenUp(one, why)
 
+    def _content(self, one: Asked) -> str:
+        return self.endpoint.prompt.replace("{question}", one.question)
+
     def _body(self, one: Asked) -> dict[str, Any]:
-        content = self.endpoint.prompt.replace("{question}", one.question)
         return {
             "model": self.endpoint.model,
-            "messages": [{"role": "user", "content": content}],
+            "messages": [{"role": "user", "content": self._content(one)}],
             "max_tokens": self.params.max_new_tokens,
             "temperature": self.params.temperature,
             "top_p": self.params.top_p,
@@ -251,16 +276,19 @@ class EndpointSampler:
         try:
             body = reply.json()
             choice, usage = body["choices"][0], body.get("usage") or {}
-            text = message_text(choice["message"])
-            prompt_tokens, tokens = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
             reason = REASONS.get(str(choice.get("finish_reason")), FinishReason.STOP)
+            text = message_text(choice["message"], may_lack=reason is FinishReason.BROKEN)
+            prompt_tokens, tokens = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise _Malformed(f"answer 200 that is no chat completion ({error!r}): {reply.text[:120]!r}") from None
+        metered = prompt_tokens > 0 and (tokens > 0 or not text)
+        if not metered:  # a token is a byte or more
+            prompt_tokens = prompt_tokens or len(self._content(one).encode()) + TEMPLATE_TOKENS
+            tokens = tokens or self.params.max_new_tokens
+        answer = Answered(one.key, text, reason, prompt_tokens, tokens, self.mark(one), metered)
         with self._lock:
-            self.account.answered += 1
-            self.account.prompt_tokens += prompt_tokens
-            self.account.tokens += tokens
-        return Answered(one.key, text, reason, prompt_tokens, tokens, self.mark(one))
+            self.account.add(answer)
+        return answer
 
     def _count_failure(self, why: str) -> None:
         with self._lock:
@@ -295,11 +323,12 @@ _End = Answered | _GivenUp | Exception | None
 """What a thread says: an answer is kept, a sample is given up, the asking failed, or this thread has ended."""
 
 
-def message_text(message: Any) -> str:
-    """A reply as one text: ``reasoning_content``, where the endpoint keeps it apart, in its tags before the rest."""
+def message_text(message: Any, *, may_lack: bool = False) -> str:
+    """A reply as one text: ``reasoning_content``, where the endpoint keeps it apart, in its tags before the rest.
+    ``TypeError`` where there is none, unless it ``may_lack``."""
     content = message.get("content") or ""
     thought = message.get("reasoning_content") or message.get("reasoning") or ""
-    if not isinstance(content, str) or not isinstance(thought, str) or not (content or thought):
+    if not isinstance(content, str) or not isinstance(thought, str) or not (content or thought or may_lack):
         raise TypeError("a message without text")
     return f"<think> {thought.strip()} </think> {content.strip()}" if thought else content
 

@@ -160,7 +160,7 @@ def _teacher(settings: Settings, inputs: Mapping[str, Path]) -> Sampler:
 
 
 def _read(problem: Problem, row: Row, answer: Answered) -> _Sample:
-    why = "cut" if answer.finish_reason is FinishReason.LENGTH else ""
+    why = {FinishReason.LENGTH: "cut", FinishReason.BROKEN: "broken off"}.get(answer.finish_reason, "")
     return _Sample(problem, row, answer.text.strip(), read_response(answer.text), why)
 
 

@@ -64,10 +64,10 @@ class PolicySampler:
                     text = self.policy.renderer.tokenizer.decode(completion.token_ids)
                     if self.policy.renderer.template.rstrip().endswith(THINK):
                         text = f"{THINK} {text}"  # the prompt opened it; the text is to be read without the prompt
-                    keep(Answered(one.key, text, completion.finish_reason, len(prompt), len(completion.token_ids)))
-                    self.account.answered += 1
-                    self.account.prompt_tokens += len(prompt)
-                    self.account.tokens += len(completion.token_ids)
+                    ids = completion.token_ids
+                    answer = Answered(one.key, text, completion.finish_reason, len(prompt), len(ids))
+                    keep(answer)
+                    self.account.add(answer)
             tick()
 
 
@@ -96,9 +96,7 @@ def collect_samples(
     marks = {one.key: sampler.mark(one) for one in asked}
     known = {answer.key: answer for answer in read_answers(ledger) if marks.get(answer.key) == answer.asked}
     for answer in known.values():
-        sampler.account.answered += 1
-        sampler.account.prompt_tokens += answer.prompt_tokens
-        sampler.account.tokens += answer.tokens
+        sampler.account.add(answer)
     missing = [one for one in asked if one.key not in known]
 
     def keep(answer: Answered) -> None:
@@ -129,10 +127,11 @@ def read_answers(ledger: Path) -> list[Answered]:
 def paid_record(account: Account) -> dict[str, float]:
     """As a card has it. Failed attempts are no part of it: they depend on the day, and not on what came of it."""
     counts = {"samples": account.answered, "prompt_tokens": account.prompt_tokens, "tokens": account.tokens}
+    counts |= {"unmetered": account.unmetered} if account.unmetered else {}
     return counts | ({"cost": account.cost} if account.price_in or account.price_out else {})
 
 
 def _answered(row: dict[str, Any]) -> Answered:
     name, number = row["key"]
-    reason = FinishReason(row["finish_reason"])
-    return Answered((name, number), row["text"], reason, row["prompt_tokens"], row["tokens"], row.get("asked", ""))
+    reason, counts = FinishReason(row["finish_reason"]), (row["prompt_tokens"], row["tokens"])
+    return Answered((name, number), row["text"], reason, *counts, row.get("asked", ""), row.get("metered", True))
