@@ -177,3 +177,12 @@ def test_e5m6_is_the_grid_of_six_bits() -> None:
     assert 0.002 < error < 0.004  # an eighth of E4M3's 2.6 %
     once = round_to_e5m6(x)
     assert torch.equal(round_to_e5m6(once.float()), once)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("power_of_two", [False, True])
+def test_a_tile_with_a_number_that_is_none_is_none_as_a_whole(bad: float, power_of_two: bool) -> None:
+    x = torch.ones(2, 256)
+    x[0, 130] = bad
+    found = dequantize(quantize(x, rows=1, power_of_two=power_of_two))
+    assert found[0, 128:].isnan().all() and found[0, :128].eq(1).all() and found[1].eq(1).all()

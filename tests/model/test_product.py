@@ -9,7 +9,7 @@ from torch import Tensor
 from aha.model import product as module
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
-from aha.model.product import add_product, is_widened, product, weight_gradient
+from aha.model.product import add_product, count_widened, is_widened, product, weight_gradient
 from aha.train.batch import collate_packed
 from aha.train.step import compute_nll_loss
 
@@ -86,3 +86,10 @@ def test_pieces_of_what_is_widened_make_the_whole(monkeypatch: pytest.MonkeyPatc
     empty = x[:0]
     assert product(empty, weight).shape == (0, 20)
     assert not weight_gradient(grad[:0], empty).any()
+
+
+def test_what_a_widened_product_holds_by_hand() -> None:
+    """Both factors and what they make where all is little; else a piece of each, of 2^17 numbers."""
+    assert count_widened(2, 3, 4) == 2 * 4 + 3 * 4 + 2 * 3
+    # 1,024 inputs: 128 outputs at a time, and as many rows
+    assert count_widened(10_000, 10_000, 1024) == 128 * 1024 + 128 * 1024 + 128 * 128

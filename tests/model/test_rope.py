@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from aha.model.rope import RotationTable, compute_rotation, rotate
+from aha.model.rope import RotationTable, compute_rotation, rotate, yarn_temperature
 
 
 def test_one_pair_by_hand() -> None:
@@ -64,3 +64,8 @@ def test_a_table_first_needed_while_evaluating_serves_training() -> None:
     x = torch.randn(1, 5, 2, 8, dtype=torch.float64, requires_grad=True)
     rotate(x, table.first(5, dtype=torch.float64, device=torch.device("cpu"))).sum().backward()
     assert x.grad is not None
+
+
+def test_a_context_that_is_not_stretched_keeps_its_temperature() -> None:
+    assert yarn_temperature(0.5, 1.0) == yarn_temperature(1.0, 1.0) == 1.0
+    assert abs(yarn_temperature(40.0, 1.0) ** 2 - 1.87) < 5e-3  # DeepSeek-V3's
