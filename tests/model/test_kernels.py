@@ -141,3 +141,13 @@ def test_the_exponential_over_its_whole_range() -> None:
     )[0, :-1]
     want = z[:-1].double().exp()
     assert ((found.double() - want) / want).abs().max() < 4e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bits_summed_in_pieces_are_those_of_the_whole(dtype: torch.dtype) -> None:
+    x = torch.randn(10_001, generator=torch.Generator().manual_seed(0)).to(dtype)
+    whole, pieces = torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    kernels.sum_bits(x, 0, whole)
+    kernels.sum_bits(x[:37], 0, pieces)
+    kernels.sum_bits(x[37:].contiguous(), 37, pieces)
+    assert torch.equal(whole, pieces) and whole.ne(0).all()

@@ -130,3 +130,19 @@ def test_norm_and_clip_of_bf16_gradients() -> None:
     clip_grad_norm(optimizer, 1.0, norm=norm)
     assert linear.weight.grad.dtype == torch.bfloat16
     assert linear.weight.grad.float().mean().item() == pytest.approx(300**-0.5, rel=2**-8)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_update_of_nothing_keeps_every_bit_of_a_weight_half_way_between_two(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "available", lambda: False)
+    bits = torch.tensor([0x3F808000, 0x3F818000, -0x407F8000, 0x3F807FFF, 0x3F808001], dtype=torch.int32)
+    linear = nn.Linear(5, 1, bias=False)
+    linear.weight.data = bits.view(torch.float32).view(1, 5)
+    optimizer = build_adamw(linear, lr=0.0, weight_decay=0.0, lower=narrow(linear))
+    linear.weight.grad = torch.ones(1, 5)
+    optimizer.step()
+    widen(linear, optimizer)
+    assert linear.weight.data.view(torch.int32).flatten().tolist() == bits.tolist()

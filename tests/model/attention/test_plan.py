@@ -69,11 +69,21 @@ def test_rows_of_padding_alone_are_finite() -> None:
     assert attend(q, k, v).isfinite().all()
 
 
-def test_equal_numbers_in_two_rows_are_two_documents() -> None:
-    segments = torch.tensor([[1, 1, 1], [1, 1, 1]])
-    q, k, v = draw(2, 3, 2, 1)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])  # of which one is compiled
+@pytest.mark.parametrize("rows", [[[1, 1, 1], [1, 1, 1]], [[1, 1, 2], [2, 1, 1]]])
+def test_equal_numbers_in_two_rows_are_two_documents(rows: list[list[int]], dtype: torch.dtype) -> None:
+    segments = torch.tensor(rows)
+    q, k, v = (x.detach().to(dtype) for x in draw(2, 3, 2, 1))
     attend = plan_attention(q, rows=2, tokens=3, group=2, segments_BT=segments)
-    assert torch.allclose(attend(q, k, v), slow_attention(q, k, v, None))
+    assert torch.allclose(attend(q, k, v), slow_attention(q, k, v, segments), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_number_that_comes_again_is_another_document(dtype: torch.dtype) -> None:
+    again, new = torch.tensor([[1] * 8 + [2, 1]]), torch.tensor([[1] * 8 + [2, 3]])
+    q, k, v = (x.detach().to(dtype) for x in draw(1, 10, 2, 1))
+    attend = plan_attention(q, rows=1, tokens=10, group=2, segments_BT=again)
+    assert torch.allclose(attend(q, k, v), slow_attention(q, k, v, new), atol=1e-6)
 
 
 def slow_branches(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor:
