@@ -151,3 +151,10 @@ def test_bits_summed_in_pieces_are_those_of_the_whole(dtype: torch.dtype) -> Non
     kernels.sum_bits(x[:37], 0, pieces)
     kernels.sum_bits(x[37:].contiguous(), 37, pieces)
     assert torch.equal(whole, pieces) and whole.ne(0).all()
+
+
+def test_a_sum_half_way_between_two_goes_to_the_even_one() -> None:
+    x = torch.tensor([[1.0, 1.0078125, -1.0, 3.0]]).bfloat16()
+    add = torch.tensor([[2.0**-8, 2.0**-8, -(2.0**-8), 2.0**-7]]).bfloat16()
+    total = kernels.norm_forward(x, add, torch.ones(4).bfloat16(), 1e-5)[0]
+    assert total.tolist() == [[1.0, 1.015625, -1.0, 3.0]] == (x + add).tolist()
