@@ -163,8 +163,9 @@ class FromFile(Frozen):
     source: Path
 
 
-def test_what_a_file_holds_is_the_input_and_not_its_name(tmp_path: Path) -> None:
-    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+def test_what_a_file_holds_and_is_called_is_the_input_and_not_where_it_lies(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "elsewhere" / "a.jsonl"
+    second.parent.mkdir()
     first.write_text("1")
     second.write_text("1")
 
@@ -172,7 +173,7 @@ def test_what_a_file_holds_is_the_input_and_not_its_name(tmp_path: Path) -> None
         return compute_origins(pipeline(Stage("a", toy_stages.run, FromFile(source=path))), lambda run: "s")["a"]
 
     before = origin(first)
-    assert {**origin(second), "files": 0} == {**before, "files": 0}
+    assert origin(second) == before != origin(second.rename(tmp_path / "b.jsonl"))
     first.write_text("2")
     assert differences(before, origin(first)) == ["content of source changed"]
     folder = tmp_path / "model"
@@ -180,6 +181,10 @@ def test_what_a_file_holds_is_the_input_and_not_its_name(tmp_path: Path) -> None
     (folder / "w").write_text("1")
     before = origin(folder)
     (folder / "w").write_text("2")
+    assert differences(before, origin(folder)) == ["content of source changed"]
+    (folder / "w").write_text("1")
+    (folder / "x").mkdir()
+    (folder / "w").rename(folder / "x" / "w")
     assert differences(before, origin(folder)) == ["content of source changed"]
 
 

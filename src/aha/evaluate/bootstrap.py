@@ -67,7 +67,7 @@ def again_interval(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
     """pass@1 with the 95 % interval of sampling the same problems again: what the bootstrap over the samples of each
     problem tends to, with its variance times K / (K - 1), without which few samples look too sure.
 
-    NaN bounds where no problem has two samples.
+    NaN bounds where a problem has fewer than two samples.
     """
     rates = np.array([sum(row) / len(row) for row in correct_PK])
     samples = np.array([len(row) for row in correct_PK])

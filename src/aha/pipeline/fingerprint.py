@@ -73,8 +73,8 @@ def _modules(tree: ast.AST) -> Iterator[str]:
 
 
 def hash_files(settings: Frozen) -> dict[str, str]:
-    """For each setting that is a path, what the file or folder holds: that, and not its name, is the input. Of a file
-    over 64 MiB the size and both ends are read."""
+    """For each setting that is a path, what the file or folder holds, and by which names, which rows without an id are
+    called after: where it lies is no input. Of a file over 64 MiB the size and both ends are read."""
     paths = {name: value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Path)}
     return {name: _hash_content(path) for name, path in paths.items()}
 
@@ -84,7 +84,8 @@ def _hash_content(path: Path) -> str:
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if file.is_file():
             size = file.stat().st_size
-            digest.update(f"{file.name}\0{size}\0".encode())
+            name = file.relative_to(path) if path.is_dir() else file.name
+            digest.update(f"{name}\0{size}\0".encode())
             with file.open("rb") as stream:
                 if size > _WHOLE:
                     digest.update(stream.read(_END))
