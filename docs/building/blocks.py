@@ -62,6 +62,7 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "train-speed": speed.train_speed_in("train"),
     "train-speed-avx2": speed.train_speed_in("avx2/train"),
     "cost": speed.cost,
+    "group": speed.group,
 }
 
 

@@ -130,3 +130,19 @@ def cost(results: Results, root: Path) -> str:
         rows.append((axis, f"{xs[0]:,} to {xs[-1]:,}", *powers))
     words = "Processor seconds of rollout and update against each thing that grows, beside a line of power 1"
     return f"![{words}](figures/cost.png)\n\n{table(('twice as many', 'from, to', *quantities), rows)}"
+
+
+def group(results: Results, root: Path) -> str:
+    """What ``benchmarks/group.py`` found."""
+    if (found := read_measured(root, "group")) is None:
+        return ""
+    rows = []
+    for row in found["rows"]:
+        one, other = row["samples"]
+        what = f"{one} to {other} samples of {row['new']} tokens"
+        if row["new"] == 1:
+            what = f"read for {one} and for {other} samples"
+        ratio = f"{row['median']:.2f} ({row['low']:.2f}–{row['high']:.2f})"
+        rows.append((row["dtype"], str(row["threads"]), str(row["prompt"]), what, ratio))
+    said = f"Wall time of the second by that of the first, median of {found['repeat']} in turn; {found['processor']}."
+    return table(("numbers", "threads", "tokens of the prompt", "what", "ratio"), rows) + f"\n\n{said}"
