@@ -92,7 +92,8 @@ def test_two_problems_have_two_ids(tmp_path: Path) -> None:
     fine = load_problems(write(tmp_path / "fine.jsonl", row, row, {**row, "language": "zh", "problem": "一加一"}))
     assert [problem.key for problem in fine] == ["a/en", "a/en", "a/zh"]
     other = {**row, "problem": "1 + 2", "answer": "3"}
-    with pytest.raises(DataError, match="bad.jsonl: the id 'a' has '1 \\+ 2' here and '1 \\+ 1' in .*bad.jsonl"):
+    said = "bad.jsonl, row 2: the id 'a' has '1 \\+ 2' here and '1 \\+ 1' in .*bad.jsonl, row 1"
+    with pytest.raises(DataError, match=said):
         load_problems(write(tmp_path / "bad.jsonl", row, other))
     check_keys({"one": fine, "two": fine[:1]})
     with pytest.raises(DataError, match="two: the id 'a' has '1 \\+ 2' here and '1 \\+ 1' in one; .*another id"):

@@ -391,8 +391,12 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(InvariantError, match="load_weights"):
         engine.generate([[1]], [[1]], params)
     engine = _engine(config, _decoder(config))
-    with pytest.raises(DataError, match=r"prompt 1 has 55 tokens .* 65 together, .* 64: shorten it to 54"):
+    with pytest.raises(DataError, match=r"prompt 1 has 55 .* 65 together, .* 64: shorten it to 54 .* or lower .* to 9"):
         engine.generate([[1], [1] * 55], [[1], [1]], params)
+    with pytest.raises(DataError, match="is 64: lower max_new_tokens to 62$"):
+        engine.generate([[1, 1]], [[1]], SamplingParams(64))
+    with pytest.raises(DataError, match="is 64: shorten both$"):
+        engine.generate([[1] * 64], [[1]], SamplingParams(64))
     with pytest.raises(DataError, match="no tokens"):
         engine.generate([[]], [[1]], params)
     with pytest.raises(DataError, match="token id 40"):

@@ -181,7 +181,7 @@ def load_problems(path: Path) -> list[Problem]:
     if not rows:
         raise DataError(f"{path} has no rows: one object a row with 'problem' and 'answer' is needed")
     problems = [_problem(row, path, number) for number, row in enumerate(rows, 1)]
-    check_keys({str(path): problems})
+    check_keys({f"{path}, row {number}": [problem] for number, problem in enumerate(problems, 1)})
     return problems
 
 

@@ -325,10 +325,12 @@ def check_ids(config: ModelConfig, what: str, ids: Sequence[int], num_new: int) 
     if not len(ids):
         raise DataError(f"{what} has no tokens; start it with a begin token")
     if len(ids) + num_new > limit:
-        room = max(0, limit - num_new)
+        for_prompt, for_new = limit - num_new, limit - len(ids)
+        ways = [f"shorten it to {for_prompt} tokens"] if for_prompt > 0 else []
+        ways += [f"lower max_new_tokens to {for_new}"] if for_new > 0 else []
         raise DataError(
             f"{what} has {len(ids)} tokens and max_new_tokens is {num_new}, {len(ids) + num_new} together, but the "
-            f"model's max_position_embeddings is {limit}: shorten it to {room} tokens or lower max_new_tokens"
+            f"model's max_position_embeddings is {limit}: {' or '.join(ways or ['shorten both'])}"
         )
     if min(ids) < 0 or max(ids) >= vocab:
         wrong = next(i for i in ids if not 0 <= i < vocab)
