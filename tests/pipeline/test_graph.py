@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_fingerprints_follow_settings_inputs_seed_threads_and_code() -> None:
     assert moved(marks(toy_recipe(), "t")) == "abcd"
     more_threads = Pipeline("toy_recipe", 1, toy_recipe().arguments, toy_recipe().stages, threads=2)
     assert moved(marks(more_threads)) == "abcd"
+
+
+def test_a_stage_with_threads_of_its_own_moves_alone() -> None:
+    def origins(threads: int | None) -> dict[str, dict[str, Any]]:
+        first = stage("first")
+        wide = Stage("wide", toy_stages.run, SETTINGS, {"in": first}, threads=threads)
+        return compute_origins(replace(pipeline(first, wide, stage("other")), threads=3), lambda run: "s")
+
+    same, other = origins(None), origins(2)
+    assert {name: origin["threads"] for name, origin in same.items()} == {"first": 3, "wide": 3, "other": 3}
+    assert {name: origin["threads"] for name, origin in other.items()} == {"first": 3, "wide": 2, "other": 3}
+    assert differences(same["wide"], other["wide"]) == ["threads 3 -> 2"]
+    assert same["first"] == other["first"] and same["other"] == other["other"]
 
 
 def test_differences_are_said_in_words() -> None:

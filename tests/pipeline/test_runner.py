@@ -147,6 +147,27 @@ def test_a_gpu_is_not_shared_unless_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert default_jobs(1) == 1
 
 
+def test_a_stage_with_more_threads_takes_the_place_of_several(tmp_path: Path) -> None:
+    settings = toy_stages.Settings(steps=30, seconds=0.01)
+    names = ("first", "wide", "narrow")
+    costs, threads = {"first": 3.0, "wide": 2.0}, {"wide": 2}
+    stages = [
+        Stage(name, toy_stages.run, settings, cost=costs.get(name, 1.0), threads=threads.get(name)) for name in names
+    ]
+    recipe = Pipeline("p", 1, {"seed": 0}, tuple(stages))
+
+    def order(jobs: int) -> list[str]:
+        said = go(recipe, tmp_path / str(jobs), jobs).splitlines()
+        assert "with 1 thread each (wide 2)" in said[0]
+        assert [(tmp_path / str(jobs) / name / "threads").read_text() for name in names] == ["1", "2", "1"]
+        return [" ".join(line.split()[:2]) for line in said if line.split()[1] in ("started", "done")]
+
+    one_by_one = [f"{name} {word}" for name in names for word in ("started", "done")]
+    assert order(1) == one_by_one  # more threads than there are for all: alone
+    assert order(2) == one_by_one  # the narrow one does not overtake it
+    assert order(3)[:2] == ["first started", "wide started"] and set(order(4)[:3]) == {f"{n} started" for n in names}
+
+
 def test_only_and_from(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(UsageError, match="--only b needs stage 'a', which is missing"):

@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from aha.config import Frozen
 from aha.errors import DataError
 from aha.records import StageResult
@@ -28,6 +30,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     """A chain of hashes over steps, seed and the results of the inputs: it shows any step lost or done twice."""
     print(f"{context.name} says hello with hash {hash('hello')}")
     (context.out / "pid").write_text(str(os.getpid()))
+    (context.out / "threads").write_text(str(torch.get_num_threads()))
     state = context.out / "state.json"
     start = {"step": 0, "value": f"{context.seed}"}
     for edge in sorted(inputs):

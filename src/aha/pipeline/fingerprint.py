@@ -113,7 +113,7 @@ def compute_origins(
             "seed": pipeline.seed_of(stage),
             "run_seed": pipeline.arguments["seed"],
             "function": f"{stage.run.__module__}.{stage.run.__qualname__}",
-            "threads": pipeline.threads,
+            "threads": pipeline.threads_of(stage),
             "code": code(stage.run),
             "files": files,
             "schema": SCHEMA,

@@ -22,6 +22,7 @@ class Stage:
 
     ``inputs`` maps the name of an edge to the stage whose folder arrives there. ``seed_name`` gives two stages the same
     randomness (default: the stage's own name). ``cost`` is a hint, in any unit, of how long the stage takes.
+    ``threads`` is for a stage that all others wait for (default: the pipeline's number).
     """
 
     name: str
@@ -30,6 +31,7 @@ class Stage:
     inputs: Mapping[str, Stage] = field(default_factory=dict)
     seed_name: str | None = None
     cost: float = 1.0
+    threads: int | None = None
 
     @property
     def kind(self) -> str:
@@ -48,8 +50,8 @@ class Pipeline:
     """A recipe made concrete. ``version`` changes when the recipe changes so much that old runs are not continued.
 
     ``arguments`` are what the recipe's function was called with, with at least ``seed``. ``threads`` is the number of
-    threads of each stage: it decides the last bits of a result and is therefore the recipe's, not the machine's.
-    Raises ``UsageError`` for two stages of one name, an input from outside, or a cycle.
+    threads of a stage that names none: it decides the last bits of a result and is therefore the recipe's, not the
+    machine's. Raises ``UsageError`` for two stages of one name, an input from outside, or a cycle.
     """
 
     name: str
@@ -82,6 +84,10 @@ class Pipeline:
     def seed_of(self, stage: Stage) -> int:
         """The seed of a stage: the stream of its name in the recipe's seed."""
         return stream(int(self.arguments["seed"]), "stage", stage.seed_name or stage.name)
+
+    def threads_of(self, stage: Stage) -> int:
+        """The threads a stage computes with."""
+        return stage.threads or self.threads
 
     def downstream(self, names: Iterable[str]) -> set[str]:
         """``names`` and every stage that uses a result of theirs, directly or not."""
@@ -140,11 +146,11 @@ def describe(pipeline: Pipeline) -> dict[str, Any]:
         "recipe": pipeline.name,
         "version": pipeline.version,
         "arguments": dict(pipeline.arguments),
-        "threads": pipeline.threads,
         "stages": [
             {
                 "name": stage.name,
                 "kind": stage.kind,
+                "threads": pipeline.threads_of(stage),
                 "settings": stage.settings.model_dump(mode="json"),
                 "inputs": {edge: source.name for edge, source in stage.inputs.items()},
             }

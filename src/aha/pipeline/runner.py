@@ -129,9 +129,12 @@ class _Runner:
         self._announce()
         if self._waiting:
             self._context = start_forkserver(stage_modules())
+            threads = self._pipeline.threads
+            own = ", ".join(f"{p.stage.name} {p.stage.threads}" for p in self._waiting if p.stage.threads)
+            of_their_own = f" ({own})" if own else ""
             self._display.say(
-                f"{_stages(len(self._waiting))} to do, up to {self._jobs} at once with {self._pipeline.threads} "
-                f"thread{'s' if self._pipeline.threads > 1 else ''} each on {usable_cores()} cores"
+                f"{_stages(len(self._waiting))} to do, up to {self._jobs} at once with {threads} "
+                f"thread{'s' if threads > 1 else ''} each{of_their_own} on {usable_cores()} cores"
             )
         try:
             with self._signals_counted():
@@ -173,7 +176,7 @@ class _Runner:
             if self._signals > handled:
                 handled = self._signals
                 self._stop_by_signal(handled)
-            while not self._stopping and len(self._active) < self._jobs and (planned := self._next_ready()):
+            while not self._stopping and (planned := self._next_ready()) and self._fits(planned):
                 self._start(planned)
             if not self._active:
                 return
@@ -196,6 +199,13 @@ class _Runner:
         ]
         costs = self._pipeline.remaining_cost()
         return max(ready, key=lambda planned: costs[planned.stage.name], default=None)
+
+    def _fits(self, planned: Planned) -> bool:
+        """Whether there are threads for it; a stage that asks for more than there are for all runs alone. What is
+        ready but shorter does not go before it: it would keep it waiting."""
+        threads = self._pipeline.threads_of
+        busy = sum(threads(active.planned.stage) for active in self._active.values())
+        return not busy or busy + threads(planned.stage) <= self._jobs * self._pipeline.threads
 
     def _start(self, planned: Planned) -> None:
         stage, name = planned.stage, planned.stage.name
@@ -223,7 +233,7 @@ class _Runner:
             out=partial,
             seed=self._pipeline.seed_of(stage),
             run_seed=int(self._pipeline.arguments["seed"]),
-            threads=self._pipeline.threads,
+            threads=self._pipeline.threads_of(stage),
         )
         assert self._context is not None
         ours, theirs = self._context.Pipe()
