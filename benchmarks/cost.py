@@ -32,7 +32,7 @@ from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.optimizer import build_adamw
-from aha.train.step import policy_step
+from aha.train.policy_step import policy_step
 from aha.util.allocator import keep_freed_pages
 from aha.util.files import write_json_atomic
 from benchmarks.setting import CONFIG, Peak, Stopwatch, processor_name, versions

@@ -32,9 +32,9 @@ from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import Tokenizer, load_tokenizer
 from aha.train.balance import Balance
 from aha.train.batch import collate_packed
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
-from aha.train.step import nll_step
 from aha.util.files import write_json_atomic
 from aha.util.seeds import python_rng
 from benchmarks.setting import versions

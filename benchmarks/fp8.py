@@ -38,8 +38,8 @@ from aha.stages import pretrain, tokenizer
 from aha.stages.context import Context
 from aha.stages.models import TEMPLATE_FILE
 from aha.train.batch import collate_packed
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import nll_step
 from aha.util.files import json_text, write_json_atomic
 from benchmarks.setting import processor_name, versions
 

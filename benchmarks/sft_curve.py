@@ -23,8 +23,8 @@ from aha.data.files import load_rows
 from aha.model.folder import load_model, save_model
 from aha.tokens.tokenizer import load_tokenizer
 from aha.train.batch import Document, collate_packed
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import nll_step
 
 LR, MAX_NORM, ALLOWED = 2e-5, 1.0, 1e-4
 

@@ -47,8 +47,9 @@ from aha.rollout.native.engine import NativeEngine
 from aha.rollout.sync import sync_weights
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, with_reference
 from aha.train.halves import narrow
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import compute_logprobs, nll_step, policy_step
+from aha.train.policy_step import compute_logprobs, policy_step
 from aha.util.allocator import NO_SPLINTERS, keep_freed_pages
 from benchmarks.setting import (
     CONFIG,

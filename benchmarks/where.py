@@ -33,7 +33,7 @@ from aha.rollout.native.compiled import CompiledRunner
 from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.runner import Runner
 from aha.train.batch import PolicyRow, collate_policy
-from aha.train.step import policy_step
+from aha.train.policy_step import policy_step
 from aha.util.allocator import keep_freed_pages
 from aha.util.files import write_json_atomic
 from benchmarks import train

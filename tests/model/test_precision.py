@@ -24,8 +24,8 @@ from aha.model.precision import (
 )
 from aha.rollout.native.weights import decoder_digest
 from aha.train.batch import collate_packed
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import nll_step
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
 from aha.model.product import add_product, count_widened, is_widened, product, weight_gradient
 from aha.train.batch import collate_packed
-from aha.train.step import compute_nll_loss
+from aha.train.nll_step import compute_nll_loss
 
 CONFIG = ModelConfig(
     vocab_size=40,

@@ -29,7 +29,7 @@ from aha.objective.algorithms import ALGORITHMS, Algorithm, Scale
 from aha.objective.policy import importance_weights, policy_loss, sequence_mean
 from aha.objective.weights import token_weights
 from aha.train.batch import PolicyRow, collate_policy, with_old, with_reference
-from aha.train.step import compute_logprobs, policy_step
+from aha.train.policy_step import compute_logprobs, policy_step
 
 CONFIG = ModelConfig(
     model_type="qwen2", vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,

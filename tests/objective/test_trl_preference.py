@@ -27,7 +27,7 @@ from aha.model.decoder import build_decoder
 from aha.model.folder import load_model, save_model
 from aha.objective.direct import PREFERENCES, compute_pair_losses
 from aha.train.batch import CompletionPair, PolicyRow, collate_completion_pairs, collate_policy
-from aha.train.step import compute_sequence_logprobs, direct_step
+from aha.train.direct_step import compute_sequence_logprobs, direct_step
 
 CONFIG = ModelConfig(
     model_type="qwen2", vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2,

@@ -21,7 +21,7 @@ from aha.tasks import chain
 from aha.testing import byte_tokenizer, tiny_policy, word_tokenizer
 from aha.train.batch import LabelledSteps, collate_steps
 from aha.train.optimizer import build_adamw
-from aha.train.step import process_step
+from aha.train.reward_step import process_step
 
 
 class Calculator:

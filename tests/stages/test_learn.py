@@ -25,7 +25,8 @@ from aha.stages.rl_metrics import step_metrics
 from aha.stages.rollout import Rollout, judge_groups, roll_out
 from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.train.batch import PackedBatch, PolicyRow, collate_policy
-from aha.train.step import compute_logprobs, value_step
+from aha.train.policy_step import compute_logprobs
+from aha.train.value_step import value_step
 
 BYTES = byte_tokenizer()
 SETTINGS: dict[str, Any] = {

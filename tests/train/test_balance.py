@@ -31,16 +31,11 @@ from aha.train.batch import (
     collate_preference,
     collate_steps,
 )
-from aha.train.step import (
-    compute_sequence_logprobs,
-    direct_step,
-    label_step,
-    nll_step,
-    policy_step,
-    preference_step,
-    process_step,
-    value_step,
-)
+from aha.train.direct_step import compute_sequence_logprobs, direct_step
+from aha.train.nll_step import nll_step
+from aha.train.policy_step import policy_step
+from aha.train.reward_step import label_step, preference_step, process_step
+from aha.train.value_step import value_step
 
 CONFIG = ModelConfig(
     model_type="deepseek_v3", vocab_size=13, hidden_size=8, intermediate_size=12, num_hidden_layers=3,

@@ -20,8 +20,9 @@ from aha.train.batch import (
     collate_labelled,
     collate_policy,
 )
+from aha.train.direct_step import compute_sequence_logprobs, direct_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import compute_sequence_logprobs, direct_step, label_step
+from aha.train.reward_step import label_step
 
 PAIRS = [
     CompletionPair([1, 2, 3], [4, 5], [6]),

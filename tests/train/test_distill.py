@@ -11,9 +11,9 @@ from aha.objective.distillation import teacher_kl
 from aha.testing import tiny_policy
 from aha.train.balance import Balance
 from aha.train.batch import PackedBatch, collate_packed
-from aha.train.distill import distill_step
+from aha.train.distill_step import distill_step
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import nll_step
 
 CONFIG = tiny_policy().config
 EXPERTS = ModelConfig(

@@ -16,7 +16,7 @@ from aha.objective.algorithms import ALGORITHMS
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.halves import join, narrow, split, widen
 from aha.train.optimizer import build_adamw, clip_grad_norm, gradient_norm
-from aha.train.step import policy_step
+from aha.train.policy_step import policy_step
 
 CONFIG = ModelConfig(
     model_type="qwen2",

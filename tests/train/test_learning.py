@@ -15,8 +15,8 @@ from aha.objective.algorithms import ALGORITHMS
 from aha.objective.weights import token_weights
 from aha.train.batch import PolicyRow, collate_policy
 from aha.train.optimizer import build_adamw
+from aha.train.policy_step import policy_step
 from aha.train.rng import torch_rng
-from aha.train.step import policy_step
 
 V, P, G, STEPS = 8, 4, 8, 25
 

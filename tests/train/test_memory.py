@@ -21,8 +21,11 @@ from aha.objective.logprob import token_logprobs
 from aha.testing import measure_peak_memory
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference
 from aha.train.memory import Layout, estimate_held, estimate_step, of_completions, of_documents, of_pairs
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
-from aha.train.step import nll_step, policy_step, preference_step, value_step
+from aha.train.policy_step import policy_step
+from aha.train.reward_step import preference_step
+from aha.train.value_step import value_step
 
 NARROW = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4}
 LLAMA = ModelConfig(model_type="llama", num_attention_heads=4, num_key_value_heads=2, **NARROW)

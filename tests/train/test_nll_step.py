@@ -10,7 +10,7 @@ from tiny_training import V, gradient_of, sgd, tiny_config, tiny_decoder, weight
 from aha.errors import DataError, InvariantError
 from aha.model.decoder import Decoder, build_decoder
 from aha.train.batch import Document, collate_packed
-from aha.train.step import compute_nll_loss, mtp_step, nll_step
+from aha.train.nll_step import compute_nll_loss, mtp_step, nll_step
 
 
 def documents(seed: int = 0) -> list[Document]:

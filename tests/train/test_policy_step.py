@@ -15,7 +15,7 @@ from aha.objective.policy import clipped_policy_loss
 from aha.objective.weights import token_weights
 from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_reference
 from aha.train.optimizer import build_adamw
-from aha.train.step import compute_logprobs, compute_policy_loss, policy_step
+from aha.train.policy_step import compute_logprobs, compute_policy_loss, policy_step
 
 SHAPES = [(3, 4), (1, 1), (5, 2), (2, 6), (3, 3)]
 GRPO, GRPO_R1 = ALGORITHMS["grpo"], ALGORITHMS["grpo-r1"]

@@ -11,7 +11,7 @@ from aha.model.decoder import build_decoder
 from aha.model.heads import RewardModel
 from aha.train.batch import collate_labelled, collate_preference
 from aha.train.optimizer import build_adamw
-from aha.train.step import label_step, preference_step
+from aha.train.reward_step import label_step, preference_step
 
 PAIRS = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9, 10]), ([2, 2], [3, 3, 3]), ([11, 4], [5])]
 

@@ -14,8 +14,8 @@ from aha.objective.weights import token_weights
 from aha.train import state as train_state
 from aha.train.batch import collate_policy, with_reference
 from aha.train.optimizer import Moments, build_adamw
+from aha.train.policy_step import compute_logprobs, policy_step
 from aha.train.state import TrainState
-from aha.train.step import compute_logprobs, policy_step
 
 GRPO = ALGORITHMS["grpo"]
 

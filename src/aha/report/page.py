@@ -8,7 +8,6 @@ from typing import Any
 
 from aha.data.lineage import LINEAGE, nodes_of
 from aha.data.stats import compute_stats
-from aha.records import Sample
 from aha.report.comparisons import section
 from aha.report.findings import ABSENT, APPEARED, limits
 from aha.report.graph import gantt_svg, kind_class, recipe_svg
@@ -30,12 +29,12 @@ from aha.report.plots import (
     vote_plot,
 )
 from aha.report.reading import STALE, Measure, Run, Stage, finite, parse_measure, series, vote_metric
-from aha.report.samples import Transcript, advantage_groups, side_by_side
+from aha.report.samples import advantage_groups, side_by_side
 from aha.report.style import STYLE
 from aha.report.tables import NOT_RUN, cell, stage_columns, stage_rows
+from aha.report.transcripts import tint, transcript_html
 
 _NUM_PROBLEMS = 4  # shown side by side
-_MOST_TOKENS = 1500  # of one transcript; the rest is counted, not shown
 _MOST_EVENTS = 50  # of the guards, of one stage; the rest is counted
 _CURVE_NOTE = f"each step faint, mean of the last {WINDOW} steps bold"
 
@@ -472,7 +471,7 @@ def _samples(run: Run) -> str:
     note = f" No samples yet: {escape(', '.join(missing))}." if missing else ""
     return (
         "<p>The first held-out problems of each task and language, and the first answer each model sampled, right or "
-        f"wrong: not chosen.{note}</p>" + "".join(map(_transcript, transcripts))
+        f"wrong: not chosen.{note}</p>" + "".join(map(transcript_html, transcripts))
     )
 
 
@@ -483,13 +482,13 @@ def _advantages(run: Run) -> str:
     for stage in run.of_kind("rl"):
         groups = advantage_groups(stage)
         if groups:
-            label, body = escape(model_label(stage.name)), "".join(map(_transcript, groups))
+            label, body = escape(model_label(stage.name)), "".join(map(transcript_html, groups))
             parts.append(f"<details{'' if parts else ' open'}><summary>{label}</summary>{body}</details>")
     if not parts:
         return _pending("No RL stage has written samples: not run yet.")
     legend = (
-        f'<div class="scale"><span><i style="background:{_tint(1.0)}"></i>made more likely</span>'
-        f'<span><i style="background:{_tint(-1.0)}"></i>made less likely</span><span>the stronger, the larger the '
+        f'<div class="scale"><span><i style="background:{tint(1.0)}"></i>made more likely</span>'
+        f'<span><i style="background:{tint(-1.0)}"></i>made less likely</span><span>the stronger, the larger the '
         f"advantage</span></div>"
     )
     return (
@@ -499,86 +498,6 @@ def _advantages(run: Run) -> str:
         "same for every token of "
         f"a completion.</p>{legend}" + "".join(parts)
     )
-
-
-def _transcript(transcript: Transcript) -> str:
-    answer = f"answer <b>{escape(transcript.answer)}</b>" if transcript.answer else "no single right answer"
-    step = {sample.step for _, sample in transcript.columns}
-    place = (
-        f"step {next(iter(step))}, "
-        if len(step) == 1 and any(sample.advantages for _, sample in transcript.columns)
-        else ""
-    )
-    columns = "".join(_answer(title, sample) for title, sample in transcript.columns)
-    task = escape(transcript.task.replace("_", " "))
-    return (
-        f'<div class="transcript"><div class="question">{escape(transcript.prompt.strip())}<small>{place}{task}, '
-        f"{answer}</small></div>"
-        f'<div class="answers">{columns}</div></div>'
-    )
-
-
-def _answer(title: str, sample: Sample) -> str:
-    parts = ", ".join(f"{escape(name)} {number(score)}" for name, score in sample.rewards.items())
-    if sample.advantages:  # an evaluation gives no reward, it judges
-        scores = f"reward {number(sample.reward)}{f'; unweighted parts: {parts}' if parts else ''}"
-    else:
-        scores = parts
-    ended = " · cut at the limit" if sample.finish_reason == "length" else ""
-    length = f" · {len(sample.tokens)} tokens" if sample.tokens else ""
-    advantage = (
-        f" · advantage {sample.advantages[0]:+.2f}".replace("-", "−")
-        if sample.advantages and len(set(sample.advantages)) == 1
-        else ""
-    )
-    return (
-        f'<div class="answer"><header><b>{escape(title)}</b><span>{scores}{advantage}{length}{ended}</span></header>'
-        f'<p class="text">{_shaded(sample)}</p></div>'
-    )
-
-
-def _shaded(sample: Sample) -> str:
-    """The completion; where every token has an advantage, runs of equal advantage share one shade."""
-    if not sample.tokens or len(sample.tokens) != len(sample.advantages):
-        text = sample.completion or "".join(sample.tokens)
-        return escape(text) if text.strip() else "<i>(empty)</i>"
-    largest = max(1.0, *(abs(advantage) for advantage in sample.advantages))
-    tokens = list(zip(_spaced(sample), sample.advantages, strict=True))
-    parts: list[str] = []
-    place = 0
-    while place < min(len(tokens), _MOST_TOKENS):
-        end = place
-        while end < min(len(tokens), _MOST_TOKENS) and tokens[end][1] == tokens[place][1]:
-            end += 1
-        text = escape("".join(token for token, _ in tokens[place:end]))
-        advantage = tokens[place][1]
-        parts.append(
-            f'<i style="background:{_tint(advantage / largest)}" title="advantage {advantage:+.3f}">{text}</i>'
-            if advantage
-            else text
-        )
-        place = end
-    if len(tokens) > _MOST_TOKENS:
-        parts.append(f" … ({len(tokens) - _MOST_TOKENS} more tokens)")
-    return "".join(parts)
-
-
-def _spaced(sample: Sample) -> Sequence[str]:
-    """The tokens so that joined they read as the completion does: word-level tokens carry no spaces of their own."""
-    text, at, spaced = sample.completion, 0, list[str]()
-    for token in sample.tokens:
-        found = text.find(token, at) if token else -1
-        gap = text[at:found] if found >= 0 else ""
-        if found >= 0 and not gap.strip():
-            spaced.append(gap + token)
-            at = found + len(token)
-        else:
-            spaced.append(token)  # a special token that the text does not show
-    return spaced
-
-
-def _tint(strength: float) -> str:
-    return f"rgba(var(--{'up' if strength > 0 else 'down'}),{min(0.45, 0.08 + 0.37 * abs(strength)):.2f})"
 
 
 def _recipe(run: Run, summary: Mapping[str, Any]) -> str:

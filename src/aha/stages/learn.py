@@ -26,8 +26,10 @@ from aha.stages.rollout import Rollout
 from aha.train.balance import DEEPSEEK_V3, Balance
 from aha.train.batch import PolicyBatch, PolicyRow, collate_packed, collate_policy, with_old, with_reference
 from aha.train.halves import narrow
+from aha.train.nll_step import mtp_step
 from aha.train.optimizer import Moments, build_adamw
-from aha.train.step import compute_logprobs, compute_values, mtp_step, policy_step, value_step
+from aha.train.policy_step import compute_logprobs, policy_step
+from aha.train.value_step import compute_values, value_step
 
 
 @dataclass

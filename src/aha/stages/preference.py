@@ -29,11 +29,11 @@ from aha.stages.memory import check_memory, estimate_supervised, memory_metrics
 from aha.stages.models import Policy, load_policy, save_policy, train_last_layers
 from aha.train.balance import Balance
 from aha.train.batch import CompletionPair, PolicyBatch, PolicyRow, collate_completion_pairs, collate_policy
+from aha.train.direct_step import compute_sequence_logprobs, direct_step
 from aha.train.memory import of_branches
 from aha.train.optimizer import build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import compute_sequence_logprobs, direct_step
 from aha.util.files import read_json, write_json_atomic
 from aha.util.seeds import python_rng
 

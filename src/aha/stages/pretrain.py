@@ -22,10 +22,10 @@ from aha.tokens.tokenizer import load_tokenizer
 from aha.train.balance import Balance
 from aha.train.batch import Document, collate_packed
 from aha.train.memory import of_documents
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import nll_step
 from aha.util.seeds import python_rng
 
 

@@ -37,9 +37,9 @@ from aha.train.balance import Balance
 from aha.train.batch import LabelledSteps, collate_steps
 from aha.train.memory import of_texts
 from aha.train.optimizer import build_adamw
+from aha.train.reward_step import process_step
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import process_step
 from aha.util.files import hash_fraction, read_json, write_json_atomic
 from aha.util.seeds import python_rng, stream
 

@@ -26,9 +26,9 @@ from aha.train.batch import collate_labelled, collate_preference
 from aha.train.memory import of_pairs, of_texts
 from aha.train.microbatch import split_by_tokens
 from aha.train.optimizer import build_adamw
+from aha.train.reward_step import label_step, preference_step
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import label_step, preference_step
 from aha.util.seeds import python_rng
 
 TOKEN_BUDGET = 4_096  # of a micro-batch

@@ -26,12 +26,12 @@ from aha.stages.sft_presets import PRESETS
 from aha.tokens.render import Example
 from aha.train.balance import Balance
 from aha.train.batch import collate_packed
-from aha.train.distill import distill_step
+from aha.train.distill_step import distill_step
 from aha.train.memory import of_documents
+from aha.train.nll_step import nll_step
 from aha.train.optimizer import Moments, build_adamw
 from aha.train.schedule import learning_rate
 from aha.train.state import TrainState
-from aha.train.step import nll_step
 from aha.util.seeds import python_rng
 
 

@@ -14,7 +14,8 @@ from aha.objective.logprob import token_logprobs
 from aha.objective.nll import nll_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
 from aha.train.batch import PackedBatch
-from aha.train.step import _on_device_of, _update, mean_loss_ahead
+from aha.train.nll_step import mean_loss_ahead
+from aha.train.update import on_device_of, update
 
 
 def distill_step(
@@ -43,7 +44,7 @@ def distill_step(
     num_documents = balancer.count_documents(batches)
 
     def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        batch = _on_device_of(student, batch)
+        batch = on_device_of(student, batch)
         packed = batch.ids_BT, batch.positions_BT, batch.segments_BT
         learned_N = batch.weights_BT.flatten().nonzero()[:, 0]
         weights_N, targets_N = batch.weights_BT.flatten()[learned_N], batch.targets_BT.flatten()[learned_N]
@@ -64,7 +65,7 @@ def distill_step(
         tokens = weights_N.new_tensor(len(weights_N))
         return loss.detach(), torch.stack((tokens, nll.detach(), kl.detach(), mtp_loss.detach()))
 
-    _, figures, norm = _update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
+    _, figures, norm = update(optimizer, batches, backward, lr=lr, max_grad_norm=max_grad_norm)
     tokens, nll, kl, mtp_loss = (sum(column) for column in zip(*figures, strict=True))
     ahead = {"mtp_loss": mtp_loss} if mtp_weight else {}
     found = {"loss": nll, "kl": kl, **ahead, "grad_norm": norm, "lr": lr, "tokens": tokens}
