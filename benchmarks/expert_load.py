@@ -81,7 +81,7 @@ def train(tokenizer: Tokenizer, balance: Balance, *, steps: int, seed: int) -> d
             budget -= len(example.ids)
         lr = learning_rate(step, base=PEAK, warmup=30, total=2_800, shape="cosine", final_ratio=0.1)
         chosen.clear()
-        batches = collate_packed(examples, width=ROW_LENGTH, rows_per_batch=ROWS)
+        batches = collate_packed(examples, width=ROWS * ROW_LENGTH)
         metrics = nll_step(decoder, optimizer, batches, lr=lr, max_grad_norm=1.0, balance=balance)
         layers = len(chosen) // len(batches)
         counts_LE = torch.zeros(layers, config.n_routed_experts, dtype=torch.long)

@@ -111,7 +111,7 @@ def measure_step(arm: Precision, *, repeat: int = 5) -> float:
     optimizer = build_adamw(decoder, lr=settings.lr)
     ids = torch.randint(1, 512, (settings.rows, settings.row_length + 1)).tolist()
     documents = [(row, [True] * len(row)) for row in ids]
-    batches = collate_packed(documents, width=settings.row_length, rows_per_batch=settings.rows)
+    batches = collate_packed(documents, width=settings.rows * settings.row_length)
     taken = []
     for _ in range(repeat + 1):
         began = time.process_time()

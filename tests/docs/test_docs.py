@@ -23,7 +23,8 @@ from aha.evaluate import runner
 from aha.pipeline.graph import describe
 from aha.pipeline.recipe import load_pipeline
 from aha.stages import evaluate, rl_metrics
-from aha.train import step
+from aha.train.nll_step import nll_step
+from aha.train.reward_step import preference_step
 from aha.util.files import read_json, write_json_atomic
 from building.blocks import BLOCK, pages, render
 from building.results import load_results
@@ -169,7 +170,7 @@ def logged_keys(function: Any) -> set[str]:
 
 
 def test_every_logged_metric_is_explained() -> None:
-    functions = (rl_metrics.step_metrics, step.nll_step, step.preference_step, runner.reasoning_metrics, evaluate.run)
+    functions = (rl_metrics.step_metrics, nll_step, preference_step, runner.reasoning_metrics, evaluate.run)
     logged = set().union(*map(logged_keys, functions)) - {"reference", "updates", "last"}  # of the state
     assert {"mismatch_kl", "clip_high", "lr", "votes", "by_task", "general", "margin"} <= logged
     explained = set(re.findall(r"`([^`\s]+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))

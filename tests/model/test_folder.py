@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from aha.errors import CheckpointError, DataError, SettingError
 from aha.model import folder
+from aha.model.attention.plan import Branches
 from aha.model.config import ModelConfig
 from aha.model.config_file import from_hugging_face, load_config
 from aha.model.decoder import Decoder, build_decoder
@@ -306,6 +307,27 @@ def test_a_window_is_exact_up_to_its_length_and_refused_beyond(build_kind: Calla
     decoder(torch.zeros(1, 96, dtype=torch.long))
     with pytest.raises(DataError, match="97 tokens.* sliding_window is 96"):
         decoder(torch.zeros(1, 97, dtype=torch.long))
+
+
+def test_a_window_is_of_each_document_and_of_each_prompt_with_what_continues_it(
+    build_kind: Callable[[str], Decoder],
+) -> None:
+    decoder = build_kind("mistral-window")
+    ids = torch.zeros(1, 200, dtype=torch.long)
+
+    def packed(*lengths: int) -> None:
+        segments = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths))
+        decoder(ids[:, : sum(lengths)], segments_BT=segments[None])
+
+    def branched(prompt: int, *own: int) -> None:
+        decoder(ids[:, : prompt + sum(own)], branches=Branches((prompt,), own, (0,) * len(own)))
+
+    packed(96, 90)
+    decoder(ids[:, :100], segments_BT=torch.tensor([1] * 2 + [0] * 98)[None])  # padding is no sequence
+    branched(60, 36, 36, 0)
+    for run in (lambda: packed(90, 97), lambda: branched(60, 3, 37), lambda: branched(97, 0)):
+        with pytest.raises(DataError, match="a sequence of 97 tokens, .* sliding_window is 96"):
+            run()
 
 
 def test_a_type_nobody_computes_with_is_refused_before_anything_is_read(tmp_path: Path) -> None:

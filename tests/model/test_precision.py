@@ -170,7 +170,7 @@ def test_an_infinite_weight_stops_the_update(wide: Decoder) -> None:
     """E4M3 has no infinity and a cast saturates: the tile must become NaN, so that the check of the update sees it."""
     use_precision(wide, "fp8")
     optimizer = build_adamw(wide, lr=1e-3)
-    batches = collate_packed([(list(range(1, 20)), [True] * 19)], width=24, rows_per_batch=1)
+    batches = collate_packed([(list(range(1, 20)), [True] * 19)], width=24)
     nll_step(wide, optimizer, batches, lr=1e-3, max_grad_norm=1.0)
     with torch.no_grad():
         wide.get_parameter("model.layers.0.mlp.up_proj.weight")[3, 3] = math.inf

@@ -70,23 +70,19 @@ def test_reference_is_attached_batch_by_batch() -> None:
 
 def test_packed_by_hand() -> None:
     documents = [((1, 2, 3), (1, 1, 1)), ((4, 5, 6, 7, 8), (0, 0, 0, 1, 1)), ((9, 10), (0, 0.5))]
-    batches = collate_packed(documents, width=6, rows_per_batch=2)
-    (batch,) = batches
-    # 4 inputs of document 1, then the 2 of document 0 fill row 0; document 2 opens row 1
-    assert batch.ids_BT.tolist() == [[4, 5, 6, 7, 1, 2], [9, 0, 0, 0, 0, 0]]
-    assert batch.targets_BT.tolist() == [[5, 6, 7, 8, 2, 3], [10, 0, 0, 0, 0, 0]]
-    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 0, 1], [0] * 6]
-    assert batch.segments_BT.tolist() == [[1, 1, 1, 1, 2, 2], [1, 0, 0, 0, 0, 0]]
-    assert batch.weights_BT.tolist() == [[0, 0, 1, 1, 1, 1], [0.5, 0, 0, 0, 0, 0]]
-    assert len(collate_packed(documents, width=6)) == 2
+    batch, rest = collate_packed(documents, width=6)
+    # 4 inputs of document 1, then the 2 of document 0 fill the first; document 2 opens another, as long as it is
+    assert batch.ids_BT.tolist() == [[4, 5, 6, 7, 1, 2]] and rest.ids_BT.tolist() == [[9]]
+    assert batch.targets_BT.tolist() == [[5, 6, 7, 8, 2, 3]] and rest.targets_BT.tolist() == [[10]]
+    assert batch.positions_BT.tolist() == [[0, 1, 2, 3, 0, 1]] and rest.positions_BT.tolist() == [[0]]
+    assert batch.segments_BT.tolist() == [[1, 1, 1, 1, 2, 2]] and rest.segments_BT.tolist() == [[1]]
+    assert batch.weights_BT.tolist() == [[0, 0, 1, 1, 1, 1]] and rest.weights_BT.tolist() == [[0.5]]
+    assert batch.ids_BT.dtype == torch.int64 and batch.weights_BT.dtype == torch.float32
 
 
-def test_document_longer_than_the_row_is_named_or_cut_on_demand() -> None:
-    documents = [([1, 2], [1, 1]), ([3, 4, 5, 6], [1, 1, 1, 1])]
+def test_document_longer_than_a_micro_batch_is_named() -> None:
     with pytest.raises(DataError, match="document 1 has 4 tokens, more than the 3"):
-        collate_packed(documents, width=2)
-    batches = collate_packed(documents, width=2, truncate=True)
-    assert batches[0].ids_BT.tolist() == [[3, 4]] and batches[0].targets_BT.tolist() == [[4, 5]]
+        collate_packed([([1, 2], [1, 1]), ([3, 4, 5, 6], [1, 1, 1, 1])], width=2)
 
 
 def test_a_document_of_one_token_more_than_the_row_fits() -> None:

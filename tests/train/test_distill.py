@@ -25,21 +25,21 @@ EXPERTS = ModelConfig(
 DOCUMENTS = [((5, 9, 2, 7, 1), (0, 0, 1, 1, 1)), ((4, 4, 8), (0, 1, 1)), ((3, 6, 6, 6), (0, 0, 0, 1))]
 
 
-def batches(rows: int) -> list[PackedBatch]:
-    return collate_packed(DOCUMENTS, width=8, rows_per_batch=rows)
+def batches(width: int = 16) -> list[PackedBatch]:
+    return collate_packed(DOCUMENTS, width=width)
 
 
-def step(student: Decoder, teacher: Decoder, *, soft: float, rows: int = 2) -> dict[str, float]:
+def step(student: Decoder, teacher: Decoder, *, soft: float, width: int = 16) -> dict[str, float]:
     optimizer = build_adamw(student, lr=1e-2)
     return distill_step(
-        student, teacher, optimizer, batches(rows), soft=soft, temperature=1.0, lr=1e-2, max_grad_norm=1.0
+        student, teacher, optimizer, batches(width), soft=soft, temperature=1.0, lr=1e-2, max_grad_norm=1.0
     )
 
 
 def test_without_softness_it_is_supervised_fine_tuning() -> None:
     one, other, teacher = (build_decoder(CONFIG, seed=seed) for seed in (0, 0, 1))
     found = step(one, teacher, soft=0.0)
-    wanted = nll_step(other, build_adamw(other, lr=1e-2), batches(2), lr=1e-2, max_grad_norm=1.0)
+    wanted = nll_step(other, build_adamw(other, lr=1e-2), batches(), lr=1e-2, max_grad_norm=1.0)
     assert found["loss"] == pytest.approx(wanted["loss"], abs=1e-6) and found["tokens"] == wanted["tokens"] == 6
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -51,9 +51,9 @@ def test_the_load_is_balanced_and_modules_ahead_learn_beside_a_teacher() -> None
     limits = {"lr": 1e-2, "max_grad_norm": 1.0, "balance": Balance(speed=0.1, loss=0.5), "mtp_weight": 0.3}
     optimizers = build_adamw(one, lr=1e-2), build_adamw(other, lr=1e-2)
     found = distill_step(
-        one, build_decoder(EXPERTS, seed=1), optimizers[0], batches(2), soft=0.0, temperature=1.0, **limits
+        one, build_decoder(EXPERTS, seed=1), optimizers[0], batches(), soft=0.0, temperature=1.0, **limits
     )
-    wanted = nll_step(other, optimizers[1], batches(2), **limits)
+    wanted = nll_step(other, optimizers[1], batches(), **limits)
     assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
     assert {"max_vio", "balance", "mtp_loss"} <= wanted.keys()
     for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
@@ -65,7 +65,7 @@ def test_a_twin_has_nothing_to_learn_and_micro_batches_do_not_matter() -> None:
     alike = step(twin, teacher, soft=1.0)
     assert alike["kl"] == pytest.approx(0.0, abs=1e-6) and alike["grad_norm"] == pytest.approx(0.0, abs=1e-5)
     whole, parts = build_decoder(CONFIG, seed=0), build_decoder(CONFIG, seed=0)
-    first, second = step(whole, teacher, soft=0.7, rows=2), step(parts, teacher, soft=0.7, rows=1)
+    first, second = step(whole, teacher, soft=0.7, width=16), step(parts, teacher, soft=0.7, width=5)
     assert first == pytest.approx(second, rel=1e-5) and first["kl"] > 0.1
     for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
         torch.testing.assert_close(a, b)

@@ -66,11 +66,11 @@ def check(
     assert step == pytest.approx(measured - held.weights - held.moments, rel=0.2)
 
 
-DOCUMENTS = {  # lengths, row width, rows a micro-batch
-    "short": ([50] * 16, 200, 4),
-    "long": ([601] * 2, 600, 2),
-    "one row at a time": ([191] * 4, 190, 1),
-    "uneven, under a mask": ([20, 30, 151] * 4, 200, 4),
+DOCUMENTS = {  # lengths, most tokens of a micro-batch
+    "short": ([50] * 16, 800),
+    "long": ([601] * 2, 1_200),
+    "one at a time": ([191] * 4, 190),
+    "uneven, under a mask": ([10] * 8 + [300], 400),
 }
 
 
@@ -81,11 +81,11 @@ DOCUMENTS = {  # lengths, row width, rows a micro-batch
         *((LLAMA, case) for case in DOCUMENTS),
         (QWEN2, "short"),
         (QWEN3, "short"),
-        (UNTIED, "one row at a time"),
+        (UNTIED, "one at a time"),
         (DEEP, "short"),
-        (FAT, "one row at a time"),
+        (FAT, "one at a time"),
         (WIDE, "short"),
-        (WIDE_UNTIED, "one row at a time"),
+        (WIDE_UNTIED, "one at a time"),
     ],
 )
 def test_a_step_on_documents(config: ModelConfig, case: str, dtype: torch.dtype) -> None:
@@ -93,7 +93,7 @@ def test_a_step_on_documents(config: ModelConfig, case: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("config", "case"), [(LLAMA, "short"), (WIDE, "short"), (WIDE_UNTIED, "one row at a time")])
+@pytest.mark.parametrize(("config", "case"), [(LLAMA, "short"), (WIDE, "short"), (WIDE_UNTIED, "one at a time")])
 def test_a_step_without_compiled_functions(
     config: ModelConfig, case: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,11 +104,11 @@ def test_a_step_without_compiled_functions(
 
 @pytest.mark.parametrize("recomputed", [5, 12])
 def test_a_step_whose_first_layers_are_computed_again(recomputed: int) -> None:
-    check_documents(DEEP, "one row at a time", torch.float32, recomputed)
+    check_documents(DEEP, "one at a time", torch.float32, recomputed)
 
 
 def check_documents(config: ModelConfig, case: str, dtype: torch.dtype, recomputed: int = 0) -> None:
-    lengths, width, rows = DOCUMENTS[case]
+    lengths, width = DOCUMENTS[case]
     documents = [([1] * length, [1.0] * length) for length in lengths]
 
     def train() -> None:
@@ -116,10 +116,10 @@ def check_documents(config: ModelConfig, case: str, dtype: torch.dtype, recomput
         checkpoint_layers(decoder, recomputed)
         optimizer = build_adamw(decoder, lr=1e-3)
         for _ in range(2):
-            batches = collate_packed(documents, width=width, rows_per_batch=rows)
+            batches = collate_packed(documents, width=width)
             nll_step(decoder, optimizer, batches, lr=1e-3, max_grad_norm=1.0)
 
-    layouts = of_documents(lengths, [n - 1 for n in lengths], width=width, rows_per_batch=rows)
+    layouts = of_documents(lengths, [n - 1 for n in lengths], width=width)
     check(config, dtype, layouts, train, recomputed=recomputed)
 
 
@@ -229,7 +229,7 @@ def test_logits_are_never_those_of_the_whole_batch() -> None:
     assert measure_peak_memory(chunked) < logits / 3
     head_VD.grad = None
     assert measure_peak_memory(whole) > 2 * logits
-    one, two = (of_documents([n + 1], [n], width=n, rows_per_batch=1) for n in (300, 600))
+    one, two = (of_documents([n + 1], [n], width=n) for n in (300, 600))
     narrow, wide = (LLAMA.model_copy(update={"vocab_size": v}) for v in (30_000, 60_000))
     grown = {c.vocab_size: estimate_step(c, two) - estimate_step(c, one) for c in (narrow, wide)}
     assert grown[60_000] <= grown[30_000]  # twice the tokens cost no more with a larger vocabulary

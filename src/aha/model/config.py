@@ -68,7 +68,7 @@ class ModelConfig(Frozen):
     head_dim: Annotated[int, BeforeValidator(lambda value: 0 if value is None else value)] = 0
     rope_theta: PositiveFloat = 10000.0
     rope_scaling: RopeScaling | None = None
-    sliding_window: PositiveInt | None = None  # mistral: rows longer than it are refused
+    sliding_window: PositiveInt | None = None  # mistral: sequences longer than it are refused
     rms_norm_eps: PositiveFloat = 1e-6
     max_position_embeddings: PositiveInt = 2048
     tie_word_embeddings: bool = True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aha.errors import DataError
 from aha.model.attention.gqa import GroupedQueryAttention
 from aha.model.attention.mla import MultiHeadLatentAttention
-from aha.model.attention.plan import Attend, Branches, plan_attention, plan_branches
+from aha.model.attention.plan import Attend, Branches, longest_sequence, plan_attention, plan_branches
 from aha.model.config import ModelConfig
 from aha.model.embedding import build_embedding
 from aha.model.feedforward import DenseFeedForward
@@ -141,7 +141,8 @@ class Decoder(nn.Module):
         self, x_BTD: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, branches: Branches | None
     ) -> tuple[Rotation, Attend]:
         B, T = x_BTD.shape[:2]
-        check_window(self.config, T)
+        if self.config.sliding_window is not None:
+            check_window(self.config, longest_sequence(T, segments_BT, branches))
         if branches is not None:
             positions_BT = torch.tensor([branches.positions()], device=x_BTD.device)
         if positions_BT is None:
@@ -169,11 +170,11 @@ class Decoder(nn.Module):
 
 
 def check_window(config: ModelConfig, tokens: int) -> None:
-    """``DataError`` where a row is longer than the model's attention looks back."""
+    """``DataError`` where a sequence is longer than the model's attention looks back."""
     if config.sliding_window is not None and config.sliding_window < tokens:
         raise DataError(
-            f"a row of {tokens} tokens, but the model's sliding_window is {config.sliding_window}: attention that "
-            "forgets is not supported, use shorter rows"
+            f"a sequence of {tokens} tokens, but the model's sliding_window is {config.sliding_window}: attention that "
+            "forgets is not supported, use shorter ones"
         )
 
 

@@ -254,8 +254,7 @@ def follow(learner: Learner, rollout: Rollout, *, lr: float, token_budget: int, 
     assert learner.mtp_optimizer is not None
     texts = [(group.prompt_ids, c.token_ids) for group in rollout.groups for c in group.completions]
     documents = [([*prompt, *said], [0.0] * len(prompt) + [1.0] * len(said)) for prompt, said in texts]
-    width = max(len(ids) for ids, _ in documents)
-    batches = collate_packed(documents, width=width, rows_per_batch=max(1, token_budget // width))
+    batches = collate_packed(documents, width=max(token_budget, *(len(ids) - 1 for ids, _ in documents)))
     metrics = mtp_step(
         learner.policy.decoder,
         learner.mtp_optimizer,

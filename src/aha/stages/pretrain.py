@@ -88,8 +88,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         of_documents(
             [len(ids) for ids, _ in drawn],
             [len(ids) - 1 for ids, _ in drawn],
-            width=settings.row_length,
-            rows_per_batch=settings.rows,
+            width=settings.rows * settings.row_length,
         )
         for drawn in (_draw(settings, renderer, context.seed, step) for step in range(min(8, settings.steps)))
     )
@@ -119,7 +118,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             shape="cosine",
             final_ratio=settings.final_ratio,
         )
-        batches = collate_packed(examples, width=settings.row_length, rows_per_batch=settings.rows)
+        batches = collate_packed(examples, width=settings.rows * settings.row_length)
         metrics = nll_step(
             decoder,
             optimizer,

@@ -190,6 +190,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     learner.scorer = scorer
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
+    keys_of_pools = [{problem.key for problem in problems} for problems in sets]
     hard = ReplayBuffer(share=settings.replay)
     frozen = {"reference": learner.reference, "behaviour": behaviour}
     also = {
@@ -256,8 +257,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         engine.release()
         early.forget()
         results = rollout.results
-        for pool in pools:
-            own = {problem.key for problem in pool.problems}
+        for pool, own in zip(pools, keys_of_pools, strict=True):
             pool.record(result for result in results if result[0] in own)
         hard.record(results)
         sampled_at = time.perf_counter()
@@ -511,7 +511,7 @@ def _ask(
     num_general = 0 if number else min(count, _num_general(settings, step))
     known = {problem.key for problem in asked}
     again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) - known if not number else set()
-    chosen = list({p.key: p for pool in pools for p in pool.problems if p.key in again}.values())
+    chosen = list({p.key: p for pool in pools for p in pool.problems if p.key in again}.values()) if again else []
     share, left_over = divmod(count - num_general - len(chosen), len(pools))
     if 0 < settings.prompts - _num_general(settings, step) < len(pools):
         raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")

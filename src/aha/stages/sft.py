@@ -44,9 +44,10 @@ class Lora(Frozen):
 
 
 class Settings(Frozen):
-    """An update takes ``batch`` examples, or else as many as have ``batch_tokens``, packed into rows of ``row_length``,
-    ``rows`` of them a micro-batch. ``warmup`` counts updates; ``warmup_share`` of all of them goes before it. A
-    ``preset`` (stages/sft_presets.py) gives what is not set; its context is the ``row_length`` and the model's.
+    """An update takes ``batch`` examples, or else as many as have ``batch_tokens``, one behind the other in
+    micro-batches of at most ``rows * row_length`` tokens; no example is longer than ``row_length``. ``warmup`` counts
+    updates; ``warmup_share`` of all of them goes before it. A ``preset`` (stages/sft_presets.py) gives what is not set;
+    its context is the ``row_length`` and the model's.
 
     ``loss_on`` all learns the prompts, too. ``rope_theta`` and ``max_position_embeddings`` replace the model's own, as
     Open-R1 does to make a model of 4,096 tokens read 32,768. ``checkpointing`` computes layers again instead of keeping
@@ -135,8 +136,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         of_documents(
             [len(examples[i].ids) for i in update],
             [sum(mask > 0 for mask in examples[i].loss_mask[1:]) for i in update],
-            width=settings.row_length,
-            rows_per_batch=settings.rows,
+            width=settings.rows * settings.row_length,
         )
         for update in updates
     ]
@@ -177,7 +177,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     while state.step < len(updates):
         started = time.perf_counter()
         chosen = [(examples[i].ids, examples[i].loss_mask) for i in updates[state.step]]
-        batches = collate_packed(chosen, width=settings.row_length, rows_per_batch=settings.rows)
+        batches = collate_packed(chosen, width=settings.rows * settings.row_length)
         lr = learning_rate(
             state.step,
             base=settings.lr,

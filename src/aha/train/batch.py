@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -189,10 +190,10 @@ def pair_rows(pairs: Sequence[CompletionPair], token_budget: int) -> list[list[i
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Rows of documents, next-token form: ``targets_BT`` is what follows ``ids_BT`` in the same document.
+    """Documents one behind the other, next-token form: ``targets_BT`` is what follows ``ids_BT`` in the same document.
 
-    ``segments_BT`` numbers a row's documents from 1, 0 is padding; ``positions_BT`` starts again with each;
-    ``weights_BT`` is the loss weight of the target, 0 where there is nothing to learn.
+    B is 1. ``segments_BT`` numbers the documents from 1; ``positions_BT`` starts again with each; ``weights_BT`` is the
+    loss weight of the target, 0 where there is nothing to learn.
     """
 
     ids_BT: Tensor
@@ -205,66 +206,43 @@ class PackedBatch:
 Document = tuple[Sequence[int], Sequence[float]]
 
 
-def collate_packed(
-    documents: Sequence[Document], *, width: int, rows_per_batch: int = 1, truncate: bool = False
-) -> list[PackedBatch]:
-    """Documents ``(ids, loss_mask)`` packed best-fit into rows of ``width`` inputs, ``rows_per_batch`` rows a batch.
+def collate_packed(documents: Sequence[Document], *, width: int) -> list[PackedBatch]:
+    """Documents ``(ids, loss_mask)`` packed best-fit into micro-batches of at most ``width`` inputs, without padding.
 
     A document of n tokens takes n - 1 places: its last token is only a target. ``loss_mask[i]`` is the weight with
     which token i is learned; that of token 0 is never used. A document that does not fit raises DataError with its
-    index, unless ``truncate`` is given, which cuts its end off. So does one with no token to learn.
+    index. So does one with no token to learn.
     """
-    cut = [_checked_document(i, ids, mask, width, truncate) for i, (ids, mask) in enumerate(documents)]
-    packs = best_fit([len(ids) - 1 for ids, _ in cut], width)
-    starts = range(0, len(packs), rows_per_batch)
-    return [_packed_batch([[cut[i] for i in pack] for pack in packs[s : s + rows_per_batch]], width) for s in starts]
+    for index, (ids, mask) in enumerate(documents):
+        _check_document(index, ids, mask, width)
+    packs = best_fit([len(ids) - 1 for ids, _ in documents], width)
+    return [_packed_batch([documents[i] for i in pack]) for pack in packs]
 
 
-def _checked_document(index: int, ids: Sequence[int], mask: Sequence[float], width: int, truncate: bool) -> Document:
+def _check_document(index: int, ids: Sequence[int], mask: Sequence[float], width: int) -> None:
     if len(ids) != len(mask):
         raise DataError(f"document {index}: {len(ids)} tokens but {len(mask)} loss-mask entries")
-    if len(ids) - 1 > width and not truncate:
+    if len(ids) - 1 > width:
         raise DataError(
-            f"document {index} has {len(ids)} tokens, more than the {width + 1} that a row of width {width} takes; "
-            "widen the row, drop the document or allow truncation"
+            f"document {index} has {len(ids)} tokens, more than the {width + 1} that a micro-batch of width {width} "
+            "takes; widen it or drop the document"
         )
-    ids, mask = ids[: width + 1], mask[: width + 1]
     if not any(mask[1:]):
-        raise DataError(f"document {index} has no token to learn among its first {len(ids)}")
-    return ids, mask
+        raise DataError(f"document {index} has no token to learn among its {len(ids)}")
 
 
-def _packed_batch(rows: Sequence[Sequence[Document]], width: int) -> PackedBatch:
-    ids_BT: list[list[int]] = []
-    positions_BT: list[list[int]] = []
-    segments_BT: list[list[int]] = []
-    targets_BT: list[list[int]] = []
-    weights_BT: list[list[float]] = []
-    for row in rows:
-        ids: list[int] = []
-        positions: list[int] = []
-        segments: list[int] = []
-        targets: list[int] = []
-        weights: list[float] = []
-        for number, (tokens, mask) in enumerate(row, start=1):
-            ids += tokens[:-1]
-            targets += tokens[1:]
-            weights += mask[1:]
-            positions += range(len(tokens) - 1)
-            segments += [number] * (len(tokens) - 1)
-        space = [0] * (width - len(ids))
-        ids_BT.append(ids + [PADDING] * len(space))
-        positions_BT.append(positions + space)
-        segments_BT.append(segments + space)
-        targets_BT.append(targets + [PADDING] * len(space))
-        weights_BT.append(weights + [0.0] * len(space))
-    return PackedBatch(
-        ids_BT=torch.tensor(ids_BT),
-        positions_BT=torch.tensor(positions_BT),
-        segments_BT=torch.tensor(segments_BT),
-        targets_BT=torch.tensor(targets_BT),
-        weights_BT=torch.tensor(weights_BT, dtype=torch.float32),
-    )
+def _packed_batch(documents: Sequence[Document]) -> PackedBatch:
+    lengths = np.array([len(ids) for ids, _ in documents])
+    after = lengths.cumsum()
+    first, last, num = after - lengths, after - 1, after[-1]
+    ids = np.fromiter(itertools.chain.from_iterable(ids for ids, _ in documents), np.int64, num)
+    mask = np.fromiter(itertools.chain.from_iterable(mask for _, mask in documents), np.float32, num)
+    position = np.arange(num) - first.repeat(lengths)
+    document = np.arange(1, len(documents) + 1).repeat(lengths)
+    is_input, is_target = np.ones(num, bool), np.ones(num, bool)
+    is_input[last], is_target[first] = False, False
+    columns = ids[is_input], position[is_input], document[is_input], ids[is_target], mask[is_target]
+    return PackedBatch(*(torch.from_numpy(column)[None] for column in columns))
 
 
 @dataclass(frozen=True, slots=True)

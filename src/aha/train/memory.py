@@ -77,22 +77,19 @@ def of_texts(lengths: Sequence[int], *, token_budget: int) -> list[Layout]:
 
 
 def of_documents(
-    lengths: Sequence[int], learned: Sequence[int], *, width: int, rows_per_batch: int
+    lengths: Sequence[int], learned: Sequence[int], *, width: int
 ) -> list[Layout]:
     """The micro-batches of ``collate_packed`` for documents of ``lengths`` tokens, ``learned`` of them with a loss."""
-    inputs = [min(length - 1, width) for length in lengths]
-    packs = best_fit(inputs, width)
+    inputs = [length - 1 for length in lengths]
     layouts = []
-    for start in range(0, len(packs), rows_per_batch):
-        packed = packs[start : start + rows_per_batch]
-        documents = [i for pack in packed for i in pack]
-        rows, longest = len(packed), max(inputs[i] for i in documents)
-        if len(documents) * longest**2 <= rows * width**2:
+    for documents in best_fit(inputs, width):
+        tokens, longest = sum(inputs[i] for i in documents), max(inputs[i] for i in documents)
+        if len(documents) * longest**2 <= tokens**2:
             part = Part(len(documents), longest, longest)
         else:
-            part = Part(rows, width, width, masks=rows)
-        predicted = sum(min(learned[i], width) for i in documents)
-        layouts.append(Layout(rows * width, predicted, (part,), gathered=not part.masks))
+            part = Part(1, tokens, tokens, masks=1)
+        predicted = sum(learned[i] for i in documents)
+        layouts.append(Layout(tokens, predicted, (part,), gathered=not part.masks))
     return layouts
 
 

@@ -61,6 +61,26 @@ class Attend(Protocol):
         ...
 
 
+def longest_sequence(tokens: int, segments_BT: Tensor | None, branches: Branches | None) -> int:
+    """How many tokens the longest sequence of a batch has: a whole row of ``tokens``, a document, or a prompt and what
+    continues it."""
+    if branches is not None:
+        own = zip(branches.prompt_of, branches.continuations, strict=True)
+        return max(*branches.prompts, *(branches.prompts[prompt] + length for prompt, length in own), 0)
+    if segments_BT is None:
+        return tokens
+    starts, lengths = _documents(segments_BT)
+    return max(lengths[segments_BT.flatten()[starts] != 0].tolist(), default=0)
+
+
+def _documents(segments_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """First token and length of each run of equal segments, padding's too, counted through all rows."""
+    first_BT = torch.ones_like(segments_BT, dtype=torch.bool)
+    first_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
+    starts = first_BT.flatten().nonzero().flatten()
+    return starts, torch.diff(starts, append=starts.new_tensor([segments_BT.numel()]))
+
+
 def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments_BT: Tensor | None) -> Attend:
     """How ``rows`` x ``tokens`` attend: causally, within a document where ``segments_BT`` is given.
 
@@ -69,11 +89,7 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
     """
     if segments_BT is None:
         return plan_causal(like, rows=rows, tokens=tokens, group=group)
-    first_BT = torch.ones_like(segments_BT, dtype=torch.bool)
-    first_BT[:, 1:] = segments_BT[:, 1:] != segments_BT[:, :-1]
-    document_BT = first_BT.flatten().cumsum(0).view(rows, tokens) - 1
-    starts = first_BT.flatten().nonzero().flatten()
-    lengths = torch.diff(starts, append=starts.new_tensor([rows * tokens]))
+    starts, lengths = _documents(segments_BT)
     real = segments_BT.flatten()[starts] != 0
     lengths_real = lengths[real]
     if compiled.usable(like):
@@ -82,6 +98,7 @@ def plan_attention(like: Tensor, *, rows: int, tokens: int, group: int, segments
     longest = int(lengths_real.max()) if lengths_real.numel() else 1
     if lengths_real.numel() * longest**2 <= rows * tokens**2:
         return _plan_documents(like, starts[real], lengths_real, longest, rows * tokens, group)
+    document_BT = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths).view(rows, tokens)
     mask_BTT = (document_BT[:, :, None] == document_BT[:, None, :]).tril_()
     return _Masked(mask_BTT[:, None])
 
