@@ -177,6 +177,8 @@ def test_only_and_from(tmp_path: Path) -> None:
     go(toy_recipe(), folder)
     said = go(toy_recipe(), folder, redo_from=["d"])
     assert "1 stage to do" in said and "3 stages done already" in said
+    taken = {planned.stage.name: planned.seconds for planned in plan_run(toy_recipe(), folder, redo_from=["c"])}
+    assert min(taken["a"], taken["b"]) > 0 and taken["c"] == taken["d"] == 0  # what is redone begins at nothing
     said = go(toy_recipe(), folder, redo_from=["c"])
     assert [name for name in STAGES if f"{name} started" in said] == ["c", "d"]
     with pytest.raises(UsageError, match="did you mean"):
