@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +138,48 @@ def test_a_failing_stage_keeps_what_others_did(tmp_path: Path, end: str, message
     assert read_jsonl(folder / "c.partial" / "metrics.jsonl")[-1]["step"] == saved
     said = go(override(toy_recipe(), ["c.steps=4000", "c.seconds=0.01"]), folder, only=["b"])
     assert "b starts over: end" in said and values(folder)["b"]
+
+
+def test_a_stage_that_failed_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    recipe = override(toy_recipe(), ["a.end=crash once"])
+    with pytest.raises(StageFailed, match="ZeroDivisionError"):
+        go(recipe, folder, only=["a"])
+    assert (folder / "a.partial" / "error.txt").exists()
+    assert "a continues" in go(recipe, folder, only=["a"])
+    assert not (folder / "a" / "error.txt").exists()
+    rows = read_jsonl(folder / "a" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+def test_the_ledger_forgets_a_stage_before_its_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    go(toy_recipe(), folder)
+
+    def killed(*_paths: Path) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aha.pipeline.runner._clear", killed)
+    with pytest.raises(KeyboardInterrupt):
+        go(toy_recipe(), folder, redo_from=["d"])
+    assert set(statuses(folder)) == {"a", "b", "c"}
+
+
+def test_a_stage_waits_until_that_of_a_killed_runner_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = tmp_path / "run" / "a.partial"
+    go(toy_recipe(), tmp_path / "run", only=["a"])
+    (tmp_path / "run" / "a").rename(partial)
+    (partial / "result.json").unlink()
+    descriptor = os.open(partial, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    monkeypatch.setattr("aha.pipeline.runner.ORPHAN_DEADLINE", 0.1)
+    with pytest.raises(AhaError, match=r"a\.partial is still in use by a process of an earlier run"):
+        go(toy_recipe(), tmp_path / "run", only=["a"])
+    monkeypatch.setattr("aha.pipeline.runner.ORPHAN_DEADLINE", 30.0)
+    dies = threading.Timer(0.3, os.close, [descriptor])
+    dies.start()
+    go(toy_recipe(), tmp_path / "run", only=["a"])
+    assert not dies.is_alive() and set(values(tmp_path / "run")) == {"a"}
 
 
 def test_a_gpu_is_not_shared_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:

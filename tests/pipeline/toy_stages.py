@@ -19,7 +19,7 @@ from aha.util.files import read_json, write_json_atomic
 
 
 class Settings(Frozen):
-    """``end`` says how the stage ends: done, error, crash, killed, full."""
+    """``end`` says how the stage ends: done, error, crash, killed, full, or crash once and then done."""
 
     steps: int = 5
     seconds: float = 0.0
@@ -46,14 +46,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if step % 3 == 0 or context.save_due():
             write_json_atomic(state, {"step": step, "value": value})
         context.progress(step, settings.steps, loss=1 / step)
-    _end(settings.end)
+    _end(settings.end, context.out.parent / f"{context.name} has crashed")
     return StageResult({"value": value})
 
 
-def _end(how: str) -> None:
+def _end(how: str, has_crashed: Path) -> None:
     if how == "error":
         raise DataError("the data is no good")
-    if how == "crash":
+    if how == "crash" or how == "crash once" and not has_crashed.exists():
+        has_crashed.touch()
         raise ZeroDivisionError("by zero")
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
