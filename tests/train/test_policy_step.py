@@ -10,6 +10,7 @@ from tiny_training import gradient_of, sample_rows, sgd, tiny_decoder, weights_o
 
 from aha.errors import InvariantError
 from aha.model.decoder import Decoder
+from aha.objective import logprob
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.objective.policy import clipped_policy_loss
 from aha.objective.weights import token_weights
@@ -312,3 +313,18 @@ def test_a_gradient_that_is_not_finite_stops_although_the_loss_is() -> None:
     with pytest.raises(InvariantError, match="micro-batch 1 of"):
         policy_step(decoder, sgd(decoder), batches, algorithm=NO_KL, num_sequences=5, lr=1.0, max_grad_norm=1.0)
     assert torch.equal(weights_of(decoder), before)
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "kimi", "dapo", "cispo"])
+def test_a_row_whose_tokens_are_in_several_chunks_of_logits_has_the_same_gradient(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = []
+    for elements in (logprob.CHUNK_ELEMENTS, 2 * 13):  # all at once; two tokens at a time
+        monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", elements)
+        decoder = tiny_decoder(0)
+        rows, reference = sample_rows(5, SHAPES), tiny_decoder(1)
+        step(decoder, batches_of(rows, reference=reference), len(rows), ALGORITHMS[name])
+        gradients.append(gradient_of(decoder))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
+    assert gradients[0].abs().max() > 1e-3
