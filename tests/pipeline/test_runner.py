@@ -162,7 +162,7 @@ def test_the_ledger_forgets_a_stage_before_its_folder_goes(tmp_path: Path, monke
     monkeypatch.setattr("aha.pipeline.runner._clear", killed)
     with pytest.raises(KeyboardInterrupt):
         go(override(toy_recipe(), ["d.steps=7"]), folder)
-    assert set(statuses(folder)) == {"a", "b", "c"}  # or half a folder would be done again once the setting is taken back
+    assert set(statuses(folder)) == {"a", "b", "c"}  # or half a folder would count again with the old setting
 
 
 def test_a_stage_waits_until_that_of_a_killed_runner_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
