@@ -85,7 +85,12 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done; write nothing.")] = False,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Stages at once.", show_default="cores / threads, at most 4; 1 on a GPU")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stages at once; one with more threads than the others counts as several.",
+            show_default="cores / threads, at most 4; 1 on a GPU",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

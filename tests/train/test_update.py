@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aha.errors import InvariantError
 from aha.train.batch import PackedBatch, collate_packed
-from aha.train.update import on_device_of, some, update
+from aha.train.update import first_eight, on_device_of, update
 
 BATCHES = collate_packed([([1, 2, 3], [1, 1, 1]), ([4, 5, 6], [1, 1, 1])], width=2)
 
@@ -65,7 +65,7 @@ def test_what_is_not_finite_changes_nothing_and_is_named(slopes: list[float], lo
 
 
 def test_eight_are_named() -> None:
-    assert some(range(8)) == "0, 1, 2, 3, 4, 5, 6, 7" and some(range(9)) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
+    assert first_eight(range(8)) == "0, 1, 2, 3, 4, 5, 6, 7" and first_eight(range(9)) == "0, 1, 2, 3, 4, 5, 6, 7, ..."
 
 
 def test_a_batch_goes_where_the_weights_are() -> None:

@@ -59,9 +59,10 @@ class Shape(Frozen):
 
 
 class Settings(Frozen):
-    """Tokens seen = ``steps * rows * row_length``; learning rate warms up and falls as a cosine to ``final_ratio`` of
-    its peak. Modules of multi-token prediction learn with DeepSeek-V3's weights (``objective/mtp.py``). ``precision``
-    is that of the linear maps' products, ``moments`` the optimiser's; weights stay float32."""
+    """Tokens seen = ``steps * rows * row_length``, documents one behind the other without padding; learning rate warms
+    up and falls as a cosine to ``final_ratio`` of its peak. Modules of multi-token prediction learn with DeepSeek-V3's
+    weights (``objective/mtp.py``). ``precision`` is that of the linear maps' products, ``moments`` the optimiser's;
+    weights stay float32."""
 
     shape: Shape = Shape()
     steps: Count = 2_800

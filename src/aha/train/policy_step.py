@@ -22,7 +22,7 @@ from aha.objective.nll import nll_loss
 from aha.objective.policy import PolicyLoss, importance_weights, policy_loss
 from aha.train.balance import DEEPSEEK_V3, Balance, LoadBalancer
 from aha.train.batch import PolicyBatch
-from aha.train.update import on_device_of, some, update
+from aha.train.update import first_eight, on_device_of, update
 
 
 def policy_step(
@@ -118,7 +118,7 @@ def compute_policy_loss(
     batch = on_device_of(decoder, batch)
     beta = algorithm.beta if algorithm.kl_in == "loss" else 0.0
     if beta and batch.ref_logp_N is None:
-        raise InvariantError(f"beta is {beta} but rows {some(batch.rows)} have no reference log-probs")
+        raise InvariantError(f"beta is {beta} but rows {first_eight(batch.rows)} have no reference log-probs")
 
     def slope(logp_n: Tensor, part: slice) -> Tensor:
         with torch.enable_grad():

@@ -84,16 +84,16 @@ def _describe_failure(
 
 def _rows(batch: PolicyBatch | PackedBatch | PreferenceBatch | LabelledBatch | StepBatch) -> str:
     if isinstance(batch, PolicyBatch):
-        return f" (rows {some(batch.rows)})"
+        return f" (rows {first_eight(batch.rows)})"
     if isinstance(batch, PreferenceBatch):
-        return f" (pairs {some(batch.pairs)})"
+        return f" (pairs {first_eight(batch.pairs)})"
     if isinstance(batch, LabelledBatch | StepBatch):
-        return f" (texts {some(batch.texts)})"
+        return f" (texts {first_eight(batch.texts)})"
     return ""
 
 
-def some(indices: Sequence[int]) -> str:
-    """The first eight."""
+def first_eight(indices: Sequence[int]) -> str:
+    """Them as words, the ones behind left out: ``0, 1, 2, 3, 4, 5, 6, 7, ...``."""
     return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
 
 
