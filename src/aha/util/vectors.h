@@ -19,7 +19,7 @@
 #define MR 6
 #endif
 #ifdef __AVX512BF16__
-#define DOTS 1  // it multiplies words of bfloat16; else a tile has registers for two rows less of them
+#define DOTS 1  // it multiplies words of bfloat16
 #else
 #define DOTS 0
 #endif

@@ -299,7 +299,7 @@ class CompiledRunner(LiveRows):
         return torch.get_num_threads() if num_rows * self._num_weights > _WORTH_THREADS else 1
 
     def _make_scratch(self, num_rows: int) -> None:
-        config, words = self._config, 1 if self._model.int8 else 4 // self._dtype.itemsize  # it is float32 at first
+        config = self._config
         D, H, N, K = config.hidden_size, config.head_dim, config.num_attention_heads, config.num_key_value_heads
         if self._scratch and len(self._scratch["x"]) >= num_rows:
             return
@@ -307,7 +307,7 @@ class CompiledRunner(LiveRows):
             "x": torch.empty(num_rows, D),
             "qkv": torch.empty(num_rows, (N + 2 * K) * H),
         } | {
-            name: torch.zeros(num_rows, -(-width // words // 16) * 16 + 16, dtype=torch.int32)
+            name: torch.zeros(num_rows, -(-width // 16) * 16 + 16, dtype=torch.int32)
             for name, width in (("normed", D), ("query", N * H), ("read", N * H), ("act", config.intermediate_size))
         }
         for name, tensor in self._scratch.items():

@@ -32,7 +32,7 @@ typedef struct {
     const float *norm, *cos, *sin;  // cos, sin: [positions, H / 2]
     const Layer *layer;
     float *x, *qkv;                    // [B, D], [B, (N + 2 K) H]
-    word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)]; with int8 as many as of float32
+    word *normed, *query, *read, *act;  // [B, leading(words of D, N H, N H, F)], with room for float32
 } Model;
 
 typedef struct {  // of B rows: which token, where; its sequence's block, and one behind which that begins (or length 0)
@@ -48,10 +48,16 @@ INLINE vf load(const float *x, int64_t left, float rest) {  // the first `left` 
 
 // Rows of words lie a little apart, so that those of one tile do not compete for the same lines of the cache.
 INLINE int64_t leading(int64_t words) { return (words + 15) / 16 * 16 + 16; }
-INLINE int64_t words_of(const int half, int64_t numbers) { return half ? numbers / 2 : numbers; }
+// How numbers are kept: float32, bfloat16, or bfloat16 in a word each, which spares a processor that multiplies no
+// bfloat16 widening what meets a weight.
+enum { WHOLE, HALF, WIDENED };
+INLINE int form_of(const int kind) { return kind == HALF ? DOTS ? HALF : WIDENED : WHOLE; }  // of what meets the weights
+INLINE int64_t words_of(const int form, int64_t numbers) { return form == HALF ? numbers / 2 : numbers; }
 INLINE int64_t quarters(int64_t numbers) { return (numbers + 3) / 4; }
-INLINE void put(const int half, word *row, int64_t i, int64_t n, vf x) {  // number i and the n - 1 behind it, at most VL
+INLINE void put(const int form, word *row, int64_t i, int64_t n, vf x) {  // number i and the n - 1 behind it, at most VL
+    const int half = form == HALF;
     vh halves = to_halves(x);
+    if (form == WIDENED) x = (vf)(halves_of(x) << 16);
     if (n < VL) memcpy((char *)row + (half ? 2 : 4) * i, half ? (void *)&halves : (void *)&x, (size_t)((half ? 2 : 4) * n));
     else if (half) *(vh *)((uint16_t *)row + i) = halves;
     else *(vf *)(row + i) = x;
@@ -172,19 +178,26 @@ enum { STORE, ADD, SWIGLU };
 enum { INT8 = 2 };  // beside float32 and bfloat16, which are `half` 0 and 1
 
 INLINE void tile(const int half, const int R, const word *a, int64_t lda, const word *w, int64_t words, float *into) {
+    const int parts = half && !DOTS ? 2 : 1;  // of a word of weights: its lower number, then the upper
     vf sum[MR][2];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = (vf){0};
     for (int64_t k = 0; k < words; k++) {
-        vu b0 = *(const vu *)(w + k * NR), b1 = *(const vu *)(w + k * NR + VL);
-        KEPT(b0);
-        KEPT(b1);
         if (R >= AHEAD) fetch(w + (words + k) * NR);
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; part++) {
+            vu b0 = *(const vu *)(w + k * NR), b1 = *(const vu *)(w + k * NR + VL);
+            if (parts == 2 && part == 0) { b0 <<= 16; b1 <<= 16; }
+            if (part == 1) { b0 &= 0xffff0000; b1 &= 0xffff0000; }
+            KEPT(b0);
+            KEPT(b1);
 #pragma GCC unroll 16
-        for (int r = 0; r < R; r++) {
-            word x = a[r * lda + k];
-            sum[r][0] = dot(half, sum[r][0], x, b0);
-            sum[r][1] = dot(half, sum[r][1], x, b1);
+            for (int r = 0; r < R; r++) {
+                word x = a[r * lda + parts * k + part];
+                sum[r][0] = dot(half && DOTS, sum[r][0], x, b0);
+                sum[r][1] = dot(half && DOTS, sum[r][1], x, b1);
+            }
+            if (parts == 2) __asm__ volatile("" ::: "memory");  // or sums leave their registers
         }
     }
 #pragma GCC unroll 16
@@ -194,7 +207,7 @@ INLINE void tile(const int half, const int R, const word *a, int64_t lda, const 
 // One thread's share of out [B, N] = (out +) a w + bias. SWIGLU: a panel has VL gates, then their VL ups; out is words.
 INLINE void product(const int kind, int64_t B, int64_t words, int64_t N, const word *a, int64_t lda, const word *w,
                     const float *bias, void *out, int64_t ldo, int mode, int thread, int threads) {
-    int64_t panels = (N + NR - 1) / NR, most = kind == 1 && !DOTS ? MR - 2 : MR, tiles = (B + most - 1) / most;
+    int64_t panels = (N + NR - 1) / NR, tiles = (B + MR - 1) / MR;
     for (int64_t p = panels * thread / threads; p < panels * (thread + 1) / threads; p++) {
         const word *panel = w + p * (words + (kind == INT8)) * NR;
         int64_t wide = N - p * NR < NR ? N - p * NR : NR;
@@ -218,7 +231,7 @@ INLINE void product(const int kind, int64_t B, int64_t words, int64_t N, const w
                 if (mode == SWIGLU) {
                     vf gate = *(vf *)sum, made = gate / (exponential(-gate) + 1.0f) * *(vf *)(sum + VL);
                     word *row = (word *)out + (first + r) * ldo;
-                    put(kind == 1, row, p * VL, VL, made);
+                    put(form_of(kind), row, p * VL, VL, made);
                     continue;
                 }
                 float *row = (float *)out + (first + r) * ldo + p * NR;
@@ -248,10 +261,10 @@ INLINE float scale_of(const float *x, int64_t n, float eps) {  // 1 / root mean 
     return 1.0f / sqrtf(sum_of(sums) / (float)n + eps);
 }
 
-INLINE void normalise(const int half, const float *x, const float *weight, int64_t n, float eps, word *out) {
+INLINE void normalise(const int form, const float *x, const float *weight, int64_t n, float eps, word *out) {
     float scale = scale_of(x, n, eps);
     for (int64_t i = 0; i < n; i += VL)
-        put(half, out, i, n - i, load(x + i, n - i, 0) * scale * load(weight + i, n - i, 0));
+        put(form, out, i, n - i, load(x + i, n - i, 0) * scale * load(weight + i, n - i, 0));
 }
 
 INLINE void turn(float *restrict head, int64_t H, const float *norm, float eps, const float *cos, const float *sin) {
@@ -353,7 +366,7 @@ INLINE void gather(const int half, const int G, const int W, const word *weights
 }
 
 // G query heads of one key/value head over two blocks; `scores` has room for twice G ld floats, and G padded(H).
-INLINE void attend(const int half, const int out_half, const int G, int64_t H, const word *query, const word *past, int64_t past_cols,
+INLINE void attend(const int half, const int out_form, const int G, int64_t H, const word *query, const word *past, int64_t past_cols,
                    int64_t past_length, const word *own, int64_t own_cols, int64_t own_length, float *scores,
                    int64_t ld, word *out) {
     int64_t words = words_of(half, H), Hp = padded(H), before = (past_length + NR - 1) / NR * NR;
@@ -384,7 +397,7 @@ INLINE void attend(const int half, const int out_half, const int G, int64_t H, c
         for (; i < Hp; i += VL) gather(half, G, 1, from, ld, values + i, num, Hp, read + i, Hp);
     }
     for (int g = 0; g < G; g++)
-        for (int64_t i = 0; i < H; i += VL) put(out_half, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
+        for (int64_t i = 0; i < H; i += VL) put(out_form, out, g * H + i, H - i, *(vf *)(read + g * Hp + i) / total[g]);
 }
 
 // ---- the layers ----------------------------------------------------------------------------------------------------
@@ -392,7 +405,7 @@ INLINE void attend(const int half, const int out_half, const int G, int64_t H, c
 INLINE void run(const int half, const int int8, const Model *m, int64_t B, const Rows *rows, int64_t longest, int thread, int threads) {
     int64_t D = m->D, N = m->N, K = m->K, H = m->H, width = (N + 2 * K) * H, group = N / K;
     int64_t first = B * thread / threads, last = B * (thread + 1) / threads;
-    const int kind = int8 ? INT8 : half, made = half && !int8;  // of products; of what they meet when it is made
+    const int kind = int8 ? INT8 : half, made = form_of(kind);  // of products; of what they meet when it is made
     int64_t words_D = int8 ? quarters(D) : words_of(half, D), words_N = int8 ? quarters(N * H) : words_of(half, N * H);
     int64_t words_F = int8 ? quarters(m->F) : words_of(half, m->F), lead_query = leading(words_of(half, N * H));
     int64_t lead_D = leading(words_of(made, D)), lead_N = leading(words_of(made, N * H));
@@ -471,7 +484,7 @@ INLINE void run(const int half, const int int8, const Model *m, int64_t B, const
 
 INLINE void read_off(const int half, const int int8, const Model *m, int64_t B, const int64_t *row, float *logits, int thread,
                      int threads) {
-    const int kind = int8 ? INT8 : half, made = half && !int8;
+    const int kind = int8 ? INT8 : half, made = form_of(kind);
     int64_t D = m->D, lead_D = leading(words_of(made, D)), words = int8 ? quarters(D) : words_of(half, D);
     for (int64_t b = B * thread / threads; b < B * (thread + 1) / threads; b++) {
         normalise(made, m->x + (row ? row[b] : b) * D, m->norm, D, m->eps, m->normed + b * lead_D);
