@@ -17,6 +17,7 @@ from aha.model.decoder import Decoder, build_decoder
 from aha.model.heads import ProcessRewardModel, RewardModel, ValueModel
 from aha.model.moe import Router
 from aha.objective.algorithms import ALGORITHMS
+from aha.objective.balance import sequence_balance_loss
 from aha.objective.direct import PREFERENCES
 from aha.train.balance import Balance, LoadBalancer
 from aha.train.batch import (
@@ -153,6 +154,20 @@ def test_a_step_on_pairs_balances_all_of_them_however_it_is_split() -> None:
 TEXTS = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11, 12], [4, 5, 9]]
 
 
+def balance_loss(decoder: Decoder, texts: list[list[int]]) -> torch.Tensor:
+    """Its sum over both layers with experts, mean over the texts, each read alone."""
+    losses = []
+    for ids in texts:
+        decoder(torch.tensor([ids]))
+        for router in routers(decoder):
+            assert router.routed is not None
+            scores_TE, experts_TK = router.routed
+            shares_E = (scores_TE / scores_TE.sum(-1, keepdim=True)).sum(0)
+            counts_E, tokens = torch.bincount(experts_TK.flatten(), minlength=6), torch.tensor([len(ids)])
+            losses.append(sequence_balance_loss(counts_E[None], shares_E[None], tokens, 2))
+    return torch.cat(losses).sum() / len(texts)
+
+
 def _heads(budget: int) -> dict[str, tuple[nn.Module, Callable[[Balance], dict[str, float]]]]:
     """A step of each model with a head on the four texts, in micro-batches of ``budget`` tokens."""
     pairs = collate_preference([(TEXTS[0], TEXTS[1]), (TEXTS[2], TEXTS[3])], token_budget=budget)
@@ -202,8 +217,13 @@ def test_models_with_a_head_keep_their_experts_even_however_a_step_is_split(name
             assert torch.allclose(router.e_score_correction_bias, balance.speed * torch.sign(own.mean() - own))
         found.append({n: before[n] - v for n, v in model.state_dict().items() if "bias" not in n})
     assert all(torch.allclose(found[0][n], found[1][n]) for n in found[0])
+    decoder = build()
+    uneven = balance_loss(decoder, read)
+    uneven.backward()  # type: ignore[no-untyped-call]
     gates = [n for n in found[0] if "gate.weight" in n]
-    assert gates and not all(torch.allclose(found[0][n], found[2][n]) for n in gates)
+    for gate, router in zip(gates, routers(decoder), strict=True):
+        torch.testing.assert_close(found[0][gate] - found[2][gate], STRONG.loss * router.weight.grad)
+    assert name == "critic" or metrics["balance"] == pytest.approx(uneven.item() / 2)
 
 
 def test_frozen_routers_stay_as_they_are() -> None:

@@ -176,6 +176,19 @@ def test_without_a_weight_modules_stay_as_they_are() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, decoder.model.layers[2].parameters(), strict=True))
 
 
+def test_modules_alone_take_the_whole_gradient_of_their_loss() -> None:
+    decoder, oracle = decoder_with_modules(), decoder_with_modules()
+    (batch,) = collate_packed(documents(), width=100)
+    weight = float(batch.weights_BT.sum())
+    loss, _ = compute_nll_loss(oracle, batch, total_weight=weight, mtp_weight=1.0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    modules = decoder.modules_ahead()
+    before = [p.detach().clone() for p in modules.parameters()]
+    mtp_step(decoder, torch.optim.SGD(modules.parameters(), lr=1.0), [batch], lr=1.0, max_grad_norm=math.inf)
+    for old, new, own in zip(before, modules.parameters(), oracle.modules_ahead().parameters(), strict=True):
+        torch.testing.assert_close(old - new, own.grad)
+
+
 def test_modules_alone_learn_and_the_body_stays() -> None:
     decoder = decoder_with_modules()
     modules = decoder.modules_ahead()

@@ -14,7 +14,7 @@ from aha.objective import logprob
 from aha.objective.algorithms import ALGORITHMS, Algorithm
 from aha.objective.policy import clipped_policy_loss
 from aha.objective.weights import token_weights
-from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_reference
+from aha.train.batch import PolicyBatch, PolicyRow, collate_policy, with_old, with_reference
 from aha.train.optimizer import build_adamw
 from aha.train.policy_step import compute_logprobs, compute_policy_loss, policy_step
 
@@ -227,6 +227,24 @@ def test_importance_weights_and_how_many_are_cut_by_hand() -> None:
     assert metrics["is_weight_mean"] == pytest.approx(weights.clamp(max=1.1).mean().item())
     advantages = torch.cat([b.advantages_N * b.weights_N for b in batches])  # to itself every ratio is 1
     assert metrics["loss"] == pytest.approx(-(weights.clamp(max=1.1) * advantages).sum().item() / 5)
+
+
+def test_later_minibatches_are_clipped_against_the_weights_before_the_first_update() -> None:
+    decoder = tiny_decoder(0)
+    batches = batches_of(sample_rows(7, SHAPES), budget=14)
+    olds = compute_logprobs(tiny_decoder(1), batches)
+    metrics = policy_step(
+        decoder, sgd(decoder), with_old(batches, olds), algorithm=NO_KL, num_sequences=5, lr=0.0, max_grad_norm=1.0,
+        importance_cap=1.1,
+    )
+    ratio = (torch.cat(compute_logprobs(decoder, batches)) - torch.cat(olds)).exp()
+    weights = (torch.cat(olds) - torch.cat([b.sampler_logp_N for b in batches])).exp().clamp(max=1.1)
+    advantages = torch.cat([b.advantages_N for b in batches])
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    assert 0 < metrics["clip_low"] + metrics["clip_high"] < 1
+    assert metrics["is_weight_mean"] == pytest.approx(weights.mean().item())
+    counted = weights * surrogate * torch.cat([b.weights_N for b in batches])
+    assert metrics["loss"] == pytest.approx(-counted.sum().item() / 5)
 
 
 def test_a_gradient_that_is_too_long_is_thrown_away() -> None:
