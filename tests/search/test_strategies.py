@@ -256,6 +256,20 @@ def test_thinking_goes_on_behind_a_wait_until_its_minimum() -> None:
         run(script, forced(4, 11))
 
 
+def test_a_closing_tag_of_several_tokens_is_taken_away_whole() -> None:
+    def several(ids: Sequence[int]) -> str:
+        return "".join({3: "</", 13: "think", 14: ">"}.get(i, f" {i}") for i in ids)
+
+    strategy = force_budget(
+        ROOT, PARAMS, least=2, most=6, waits=1, wait_ids=(4,), close_ids=(3, 13, 14), detokenize=several
+    )
+    replies = [Path(PROMPT, (5, 3, 13, 14), FinishReason.STOP), Path(PROMPT, (5, 4, 6, 3, 13, 14), FinishReason.STOP)]
+    asked = [next(strategy)]
+    for reply in replies:
+        asked.append(strategy.send([(reply,)]))
+    assert [write.paths[0].token_ids for write in asked] == [(), (5, 4), (5, 4, 6, 3, 13, 14)]
+
+
 def test_a_wait_of_several_tokens_does_not_lead_beyond_the_maximum() -> None:
     strategy = force_budget(
         ROOT, PARAMS, least=2, most=2, waits=1, wait_ids=(4, 4), close_ids=(3,), detokenize=text

@@ -64,4 +64,15 @@ def test_votes_compare_numbers_as_numbers_and_expressions_as_text() -> None:
     assert (voted.answer, voted.counts, voted.abstained) == ("14.0", {"14": 2, "15": 1}, 1)
     signs = ["20 + 7 - 2", "20+7-2", "20 - 7 + 2"]
     assert vote([said(f"<answer> {text} </answer>") for text in signs]).counts == {"20+7-2": 2, "20-7+2": 1}
-    assert vote([said("<answer> red </answer>")]).answer is None
+    assert vote([said("<answer> red </answer>"), said("<answer> Red </answer>")]).counts == {"red": 1, "Red": 1}
+    assert vote([said("red")]).answer is None
+
+
+def test_votes_find_an_answer_wherever_it_stands() -> None:
+    texts = [r"so \boxed{7}", r"\boxed{7.0}", "The answer is 7.", "<answer> 8 </answer>", "perhaps 9"]
+    voted = vote([said(text) for text in texts])
+    assert (voted.answer, voted.counts, voted.abstained) == ("7", {"7": 3, "8": 1}, 1)
+    letters = [r"<answer> (B) </answer>", "<answer> B. both </answer>", r"\boxed{B}", "Answer: C"]
+    assert vote([said(text) for text in letters]).counts == {"B": 3, "C": 1}
+    halves = [r"\boxed{\frac{1}{2}}", "<answer> 0.5 </answer>"]
+    assert vote([said(text) for text in halves]).counts == {"1/2": 2}

@@ -42,7 +42,8 @@ def force_budget(
         if path.finish_reason is not FinishReason.STOP:
             break
         thought = path.token_ids
-        while tag in detokenize(thought):
+        before = detokenize(thought).partition(tag)[0]
+        while len(detokenize(thought)) > len(before):  # also what is left of a tag of several tokens
             thought = thought[:-1]
         if len(thought) >= least or not waits:
             break

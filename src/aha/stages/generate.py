@@ -13,7 +13,8 @@ import torch
 
 from aha.errors import DataError
 from aha.model.config_file import model_folder
-from aha.records import FinishReason
+from aha.records import FinishReason, Problem
+from aha.reward.extraction import find_answer
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.speculative import Speculation
@@ -22,11 +23,12 @@ from aha.search.majority import majority
 from aha.search.path import Path as TokenPath
 from aha.stages.models import TEMPLATE_FILE, Policy, build_loaded_engine, load_policy
 from aha.stages.search import build_search_engine, build_strategies, load_scorer, read_path
-from aha.tasks import countdown, number
+from aha.tasks import choice, exact, formula, number
 from aha.tokens.render import R1_ZERO_TEMPLATE
 from aha.util.seeds import stream
 
 MAX_NEW_TOKENS = 1024
+_ANY = Problem("", "", "", "math")  # nobody says what a prompt asks for; a formula's answer may stand anywhere
 
 
 @dataclass(frozen=True)
@@ -168,16 +170,20 @@ def search_answer(
 def vote(answers: Sequence[Answer]) -> Vote:
     """Self-consistency (Wang et al. 2022): the most frequent answer wins, ties go to the one sampled first.
 
-    Numbers are compared as numbers, arithmetic expressions by their text; an answer that is neither abstains.
+    An answer stands in its tag, in a box or behind "the answer is". Numbers are compared as numbers, letters of a choice
+    as letters, formulas and anything else by their text; who has none abstains.
     """
+    found = [find_answer(_ANY, answer.response) for answer in answers]
     keys = [_vote_key(answer.response) for answer in answers]
     counts = Counter(key for key in keys if key is not None)
     winner = majority(keys)
-    said = None if winner is None else answers[keys.index(str(winner))].response.answer
-    return Vote(said, dict(counts.most_common()), keys.count(None))
+    chosen = None if winner is None else found[keys.index(str(winner))]
+    return Vote(chosen and chosen.text, dict(counts.most_common()), keys.count(None))
 
 
 def _vote_key(response: Response) -> str | None:
-    if response.answer is None:
+    found = find_answer(_ANY, response)
+    if found is None:
         return None
-    return number.vote_key(response.answer) or countdown.vote_key(response.answer)
+    tasks = (number, choice, formula, exact)
+    return next((key for task in tasks if (key := task.vote_key(found.text)) is not None), None)

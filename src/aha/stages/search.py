@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as Folder
 
+from aha.evaluate.votes import Formulas, read_vote
 from aha.records import Problem
-from aha.reward.extraction import find_answer
 from aha.reward.process import StepScorer
 from aha.reward.response import Response, read_response
 from aha.rollout.engine import SamplingParams
@@ -24,7 +24,6 @@ from aha.search.revise import revise
 from aha.search.scores import AGGREGATES, Aggregate, last
 from aha.search.vote import vote
 from aha.stages.models import Policy, cache_bytes, load_step_model
-from aha.tasks.checkers import checker_of
 
 STEP_STOPS = ("\n", " .", "</think>")
 """Where a step ends: at a line's end (Snell et al. appendix D), at a full stop that stands apart, as the toy writes it,
@@ -72,11 +71,12 @@ def read_path(path: Path, policy: Policy) -> Response:
 def answer_key(problem: Problem, policy: Policy) -> Key:
     """What a vote on ``problem`` counts as one answer, by its checker; equal texts are read once."""
     known: dict[tuple[int, ...], str | None] = {}
+    formulas = Formulas()
 
     def key(path: Path) -> str | None:
         if path.token_ids not in known:
-            found = find_answer(problem, read_path(path, policy))
-            known[path.token_ids] = None if found is None else checker_of(problem).vote_key(found.text)
+            vote = read_vote(problem, read_path(path, policy))
+            known[path.token_ids] = vote and (formulas.join(*vote) if problem.task == "math" else vote[0])
         return known[path.token_ids]
 
     return key

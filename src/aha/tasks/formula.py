@@ -54,7 +54,7 @@ _HUGE = (
     re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\s*[0-9]{5,}"),  # 7^{100000}
     re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!\s*[)}]*\s*!"),  # 9999!, 9!!!
 )
-_SPACES = re.compile(r"\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
+_SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _STYLE = re.compile(r"\\(?:left|right|displaystyle|mathrm|mathbf|text|textbf|mathit|operatorname)(?![a-zA-Z])")
 
 
