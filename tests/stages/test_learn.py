@@ -95,7 +95,8 @@ def test_agreement_is_only_said_of_the_weights_that_sampled() -> None:
     ("name", "cut"),
     [
         *((name, False) for name in ("grpo", "dr-grpo", "dapo", "gpg", "kimi", "reinforce")),
-        *((name, cut) for name in ("reinforce++", "ppo", "vapo") for cut in (False, True)),  # no group mean
+        *((name, True) for name in ("reinforce", "reinforce++", "ppo", "vapo")),  # no group mean
+        *((name, False) for name in ("reinforce++", "ppo", "vapo")),
     ],
 )
 def test_a_completion_that_is_not_trained_on_might_as_well_not_be_there(name: str, cut: bool) -> None:
@@ -229,6 +230,36 @@ def test_what_cannot_be_judged_is_not_chosen_where_all_advantages_are_equal() ->
     rollout = on_policy(policy_of(0), [[5.0, 1.0, 1.0, 1.0]], [[False, True, True, True]])
     credit = assign_credit(rollout, replace(ALGORITHMS["cppo"], prune=0.5))
     assert credit.chosen == [False, True, False, False]
+
+
+def test_of_a_pruned_group_the_most_telling_are_kept_that_are_not_cut() -> None:
+    rollout = on_policy(policy_of(0), [[1.0, 1.0, 1.0, 1.0, 0.5, 1.0, 0.0, 0.0]])
+    rollout = replace(rollout, finish=[*[FinishReason.END] * 6, *[FinishReason.LENGTH] * 2])
+    credit = assign_credit(rollout, replace(ALGORITHMS["cppo"], prune=0.75), mask_truncated=True)
+    assert [i for i, chosen in enumerate(credit.chosen) if chosen] == [0, 1] and credit.advantages[0] != 0.0
+
+
+def test_the_mean_reward_is_of_what_could_be_judged() -> None:
+    learner = build_learner(policy_of(0), ALGORITHMS["dapo"], lr=1e-2)
+    rollout = on_policy(learner.policy, [[1.0, 0.5, 0.0, 0.0]], [[True, True, False, False]])
+    row = step_metrics(1, rollout, learn(learner, rollout, rng=random.Random(0), **SETTINGS), lr=1e-2)
+    assert row["reward"] == 0.75 and row["verifier_errors"] == 2
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo", "reinforce++", "reinforce++-baseline", "grpo"])
+def test_kl_is_the_distance_to_the_reference_wherever_the_row_puts_it(name: str) -> None:
+    policy = policy_of(0)
+    learner = build_learner(policy, replace(ALGORITHMS[name], minibatches=1), lr=1e-2)
+    assert learner.reference is not None
+    learner.reference.load_state_dict(policy_of(1).decoder.state_dict())
+    rollout = on_policy(policy, [[1.0, 0.5, 0.0, 0.25]])
+    completions = rollout.groups[0].completions
+    rows = [PolicyRow(rollout.groups[0].prompt_ids, c.token_ids, 0.0, c.logprobs) for c in completions]
+    batches = collate_policy(rows, weights=[1.0] * 4, token_budget=512)
+    now, then = (torch.cat(compute_logprobs(d, batches)) for d in (policy.decoder, learner.reference))
+    (update,) = learn(learner, rollout, rng=random.Random(0), **SETTINGS).updates
+    assert update["kl"] == pytest.approx(float(((then - now).exp() - (then - now) - 1).mean()), rel=1e-4)
+    assert update["kl"] > 0.01
 
 
 def test_rewards_of_steps_are_pooled_over_their_own_group_and_without_what_cannot_be_judged() -> None:

@@ -53,7 +53,7 @@ def assign_credit(
 
     A completion whose verifier failed is not trained on, be it by policy, critic or KL; with ``mask_truncated`` neither
     is one that was cut (DAPO's overlong filter). Its reward, or its steps', still count for its group; where a row has
-    no groups, it is as if it were not there.
+    no groups, it is as if it were not there. A group that is pruned keeps the most telling of those that remain.
     """
     G = rollout.rewards_PG.shape[1]
     places = [p * G + g for p in rollout.kept for g in range(G)]
@@ -75,11 +75,13 @@ def assign_credit(
     else:
         if penalties is not None:
             rewards_PG = rewards_PG - torch.stack([p.double().sum() for p in penalties]).view_as(rewards_PG)
+        usable_PG = torch.tensor(usable, dtype=torch.bool).view_as(valid_PG)
+        counted_PG = usable_PG if algorithm.baseline == "batch" else valid_PG
         advantages_PG = outcome_advantages(
-            rewards_PG, valid_PG, baseline=algorithm.baseline, scale=algorithm.scale, greedy_P=greedy_P
+            rewards_PG, counted_PG, baseline=algorithm.baseline, scale=algorithm.scale, greedy_P=greedy_P
         )
         if algorithm.prune:
-            telling = most_telling(advantages_PG, prune=algorithm.prune).flatten().tolist()
+            telling = most_telling(torch.where(usable_PG, advantages_PG, 0.0), prune=algorithm.prune).flatten().tolist()
             usable = [u and t for u, t in zip(usable, telling, strict=True)]
         advantages = list(advantages_PG.flatten().tolist())
     advantages = [a if u else 0.0 for a, u in zip(advantages, usable, strict=True)]

@@ -219,7 +219,7 @@ def learn(
         places = [i for i, _ in kept]
         if old and chosen is not first:
             batches = with_old(batches, [torch.cat([old[places[row]] for row in batch.rows]) for batch in batches])
-        if in_loss:
+        if reference:
             found = [torch.cat([reference[places[row]] for row in batch.rows]) for batch in batches]
             batches = with_reference(batches, found)
         updates.append(

@@ -36,7 +36,7 @@ def step_metrics(step: int, rollout: Rollout, learned: Learned, *, lr: float) ->
     row: dict[str, float] = {
         "step": step,
         "accuracy": _mean(list(right.values())),
-        "reward": _mean(rollout.scored.total),
+        "reward": _mean([r for r, v in zip(rollout.scored.total, rollout.scored.valid, strict=True) if v]),
         "reward_std": _mean([_std(r[v]) for r, v in zip(rollout.rewards_PG, rollout.valid_PG, strict=True)]),
         "format": _mean([float(r.well_formed) for r in rollout.responses]),
         "answered": _mean([float(rollout.responses[i].answer is not None) for i in reasoning]),

@@ -49,11 +49,12 @@ def policy_step(
     says how the load of a model's experts is kept even; what that adds is not in ``loss``.
 
     Metrics, means over the completion tokens unless said otherwise: loss = policy_loss + beta * weighted KL (weighted
-    as the aggregation says) + nll, kl (to the reference), mismatch_kl (sampler to trainer, k3), logprob_gap and
-    max_logprob_gap (mean and largest difference of a token's log-prob from the sampler's), ratio_mean and ess
-    (effective sample size as a share of the tokens) of the ratios to the sampler, clip_low and clip_high (tokens
-    without gradient because of it), is_weight_mean and is_truncated (mean importance weight, share cut to the cap),
-    entropy, grad_norm (before clipping), lr, tokens, skipped; with experts those of ``LoadBalancer.finish``.
+    as the aggregation says) + nll, kl (k3 to the reference, also where it is no part of the loss), mismatch_kl (sampler
+    to trainer, k3), logprob_gap and max_logprob_gap (mean and largest difference of a token's log-prob from the
+    sampler's), ratio_mean and ess (effective sample size as a share of the tokens) of the ratios to the sampler,
+    clip_low and clip_high (tokens without gradient because of it), is_weight_mean and is_truncated (mean importance
+    weight, share cut to the cap), entropy, grad_norm (before clipping), lr, tokens, skipped; with experts those of
+    ``LoadBalancer.finish``.
 
     A loss or gradient that is not finite, or a missing reference, raises InvariantError before any weight changes.
 
@@ -129,10 +130,9 @@ def compute_policy_loss(
     alone = algorithm.ratio != "sequence" and not algorithm.mirror  # a token's loss depends on its own log-prob
     logp_N, entropy_N = completion_logprobs(decoder, batch, temperature, slope if alone else None)
     sampler_N, now_N = batch.sampler_logp_N, logp_N.detach()
-    loss, policy_part, policy, kl_N, weight_N = _policy_terms(
-        logp_N, batch, algorithm, num_sequences, importance_cap
-    )
+    loss, policy_part, policy, weight_N = _policy_terms(logp_N, batch, algorithm, num_sequences, importance_cap)
     with torch.no_grad():
+        kl_N = torch.zeros_like(now_N) if batch.ref_logp_N is None else k3(now_N, batch.ref_logp_N)
         ratio_N = (now_N - sampler_N).exp()
         gap_N = (now_N - sampler_N).abs()
         capped_N = weight_N >= importance_cap if importance_cap is not None else torch.zeros_like(weight_N)
@@ -149,7 +149,6 @@ class _Terms(NamedTuple):
     loss: Tensor
     policy_part: Tensor
     policy: PolicyLoss
-    kl_N: Tensor
     weight_N: Tensor
 
 
@@ -169,15 +168,13 @@ def _policy_terms(
         weight_N = importance_weights(old_N, batch.sampler_logp_N, cap=importance_cap)
     policy = policy_loss(logp_N, old_N, batch.advantages_N, batch.row_N, algorithm=algorithm)
     loss = policy_part = (policy.loss_N * weight_N * batch.weights_N).sum() / num_sequences
-    kl_N = torch.zeros_like(now_N)
-    if batch.ref_logp_N is not None:
+    if beta and batch.ref_logp_N is not None:
         kl_N = algorithm.kl(logp_N, batch.ref_logp_N)
-        if beta:
-            weighted_N = kl_N * (logp_N - old_N).exp() if algorithm.kl_weighted else kl_N
-            loss = loss + beta * (weighted_N * batch.weights_N).sum() / num_sequences
+        weighted_N = kl_N * (logp_N - old_N).exp() if algorithm.kl_weighted else kl_N
+        loss = loss + beta * (weighted_N * batch.weights_N).sum() / num_sequences
     if algorithm.nll:
         loss = loss + nll_loss(logp_N, batch.nll_N, total_weight=num_sequences)
-    return _Terms(loss, policy_part, policy, kl_N, weight_N)
+    return _Terms(loss, policy_part, policy, weight_N)
 
 
 def _tokens(batch: PolicyBatch, part: slice) -> PolicyBatch:
