@@ -64,6 +64,10 @@ FIXTURES: list[tuple[str, Row, Sequence[str], Sequence[str]]] = [
     ("gsm8k", {"question": "q", "answer": "3 * 4 = <<3*4=12>>12\n#### 1,250"},
      [r"\boxed{1250}", r"\boxed{\$1,250}", "The answer is 1250 dollars."], [r"\boxed{125}", r"\boxed{1250 or 12}"]),
     ("svamp", {"id": "s-1", "problem": "q", "answer": "145"}, [r"\boxed{145}"], [r"\boxed{144}"]),
+    ("svamp", {"ID": "chal-1", "Body": "Each pack costs 76 dollars.", "Question": "What do 2 packs cost?",
+               "Equation": "( 76.0 * 2.0 )", "Answer": 152.0, "Type": "Multiplication"},
+     [r"\boxed{152}"], [r"\boxed{76}"]),
+    ("cmath", {"input": "小勇", "golden": "68"}, [r"\boxed{68}"], [r"\boxed{86}"]),
     ("cmath", {"id": "z-1", "problem": "小勇", "answer": "68", "lang": "zh"}, [r"\boxed{68}"], [r"\boxed{86}"]),
     ("mgsm", {"id": "mgsm-sw-001", "problem": "q", "answer": "3", "lang": "sw"}, [r"\boxed{3}"], [r"\boxed{2}"]),
     ("mgsm", {"question": "q", "answer": None, "answer_number": 3}, [r"\boxed{3}"], [r"\boxed{30}"]),
@@ -73,6 +77,8 @@ FIXTURES: list[tuple[str, Row, Sequence[str], Sequence[str]]] = [
     ("olympiadbench", {"id": "b-2", "problem": "q", "answer": "1; 3", "multiple": True},
      [r"\boxed{3, 1}"], [r"\boxed{1}", r"\boxed{1,3,5}"]),
     ("olympiadbench", {"question": "q", "final_answer": ["$7$"], "error": None}, [r"\boxed{7}"], [r"\boxed{8}"]),
+    ("olympiadbench", {"question": "q", "final_answer": ["$0.35$, $12$"], "error": "1e-1,1", "is_multiple_answer": True},
+     [r"\boxed{0.35, 12}", r"\boxed{0.4, 12.9}"], [r"\boxed{0.6, 12}", r"\boxed{0.4}", r"\boxed{0.4, 14}"]),
     ("gpqa", GPQA, [], []),
     ("knights_knaves", {"id": "k-1", "problem": "q", "answer": ROLES},
      [r"\boxed{(1) Ann is a knight, (2) Ben is a knave}"], [r"\boxed{(1) Ann is a knave, (2) Ben is a knave}"]),
@@ -105,6 +111,16 @@ def test_known_responses_score_what_they_must(
     assert statuses(problem, wrong) == [Status.WRONG] * len(wrong)
     if problem.task in ("math", "word_problem"):
         assert problem.prompt.endswith(f"\n{BOXED}")
+
+
+def test_a_question_has_its_story(tmp_path: Path) -> None:
+    svamp = {"Body": "Each pack costs 76 dollars.", "Question": "What do 2 packs cost?", "Answer": 152.0}
+    (problem,) = load_benchmark_problems("svamp", write(tmp_path / "s.jsonl", [svamp]))
+    assert problem.prompt == f"Each pack costs 76 dollars. What do 2 packs cost?\n{BOXED}"
+    assert problem.meta["question"] == "Each pack costs 76 dollars. What do 2 packs cost?"
+    falling = {"context": "A ball of 2 kg falls 5 m.", "question": "Find v.", "final_answer": ["10"]}
+    (problem,) = load_benchmark_problems("olympiadbench", write(tmp_path / "o.jsonl", [falling]))
+    assert problem.prompt.startswith("A ball of 2 kg falls 5 m.\n\nFind v.")
 
 
 def test_programs_are_run_with_the_tests_of_their_row(tmp_path: Path) -> None:

@@ -119,6 +119,14 @@ def test_every_spelling_of_the_rotary_base(fields: dict[str, Any]) -> None:
     assert (left_out.bos_token_id, left_out.eos_token_id) == (1, 2)
 
 
+def test_what_nobody_reads_of_a_published_scaling_may_be_there() -> None:
+    base = {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 131072}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    published = {**yarn, "attn_factor": 0.8782488562869419, "finetuned": True}
+    assert from_hugging_face({**base, "rope_scaling": published}) == from_hugging_face({**base, "rope_scaling": yarn})
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"model_type": "qwen3_moe"}, "'qwen3_moe' is not supported: did you mean 'qwen3'"),
     ({"model_type": "DROP"}, "model_type None"),
@@ -127,6 +135,8 @@ def test_every_spelling_of_the_rotary_base(fields: dict[str, Any]) -> None:
     ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "llama3 rotary scaling needs low_freq_factor"),
     ({"rope_scaling": {"type": "linear", "factor": 2.0, "beta_fast": 1}}, "linear .* does not use beta_fast"),
     ({"rope_scaling": {"type": "yarn", "faktor": 2.0}}, "did you mean 'factor'"),
+    ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 0}}, "has no factor, and none follows"),
+    ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": "4096"}}, "has no factor, and none"),
     ({"rope_parameters": {"rope_theta": 1e4, "factor": 2.0}}, "'factor'"),
     ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
     ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,12 @@ def test_a_model_that_may_think_is_asked_to_and_closed_thinking_stays_closed(
     tmp_path: Path, template: str, prompt: str
 ) -> None:
     assert chat_prompt(folder(tmp_path, template)) == prompt
+
+
+def test_a_prompt_is_the_same_on_every_day(tmp_path: Path) -> None:
+    dated = folder(tmp_path, "{{ strftime_now('%d %b %Y') }} {{ messages[0]['content'] }}")
+    assert chat_prompt(dated) == "26 Jul 2024 {question}"
+    assert render_chat(dated, TURNS_OF_TWO).startswith(f"{datetime.now():%d %b %Y} ")
 
 
 @pytest.mark.parametrize("name", AS_THEIRS)

@@ -19,10 +19,12 @@ from aha.model.moe import Router
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.balance import sequence_balance_loss
 from aha.objective.direct import PREFERENCES
+from aha.train import nll_step as nll_module
 from aha.train.balance import Balance, LoadBalancer
 from aha.train.batch import (
     CompletionPair,
     LabelledSteps,
+    PackedBatch,
     PolicyBatch,
     PolicyRow,
     collate_completion_pairs,
@@ -224,6 +226,28 @@ def test_models_with_a_head_keep_their_experts_even_however_a_step_is_split(name
     for gate, router in zip(gates, routers(decoder), strict=True):
         torch.testing.assert_close(found[0][gate] - found[2][gate], STRONG.loss * router.weight.grad)
     assert name == "critic" or metrics["balance"] == pytest.approx(uneven.item() / 2)
+
+
+def test_the_balance_reads_a_batch_where_the_decoder_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where it was collated: with a GPU the router's choices are there and the batch is not."""
+    moved: list[PackedBatch] = []
+    read: list[PackedBatch] = []
+
+    class Spied(LoadBalancer):
+        def loss(self, batch: PackedBatch, *, num_sequences: int) -> torch.Tensor | float:  # type: ignore[override]
+            read.append(batch)
+            return super().loss(batch, num_sequences=num_sequences)
+
+    def move(_: object, batch: PackedBatch) -> PackedBatch:
+        moved.append(replace(batch))
+        return moved[-1]
+
+    monkeypatch.setattr(nll_module, "LoadBalancer", Spied)
+    monkeypatch.setattr(nll_module, "on_device_of", move)
+    decoder = build()
+    batches = collate_packed(DOCUMENTS, width=12)
+    nll_step(decoder, torch.optim.SGD(decoder.parameters()), batches, lr=0.1, max_grad_norm=1.0)
+    assert len(read) == len(batches) and all(any(batch is one for one in moved) for batch in read)
 
 
 def test_frozen_routers_stay_as_they_are() -> None:

@@ -15,6 +15,8 @@ from aha.errors import DataError
 
 PROBLEM = ("problem", "question", "Problem", "Question", "prompt", "instruction", "query", "quiz", "input")
 """Every name of the question, of ours, of training sets and of published benchmarks; the first that is there counts."""
+_BEFORE = (("Body", " "), ("context", "\n\n"))  # SVAMP's story, OlympiadBench's
+_BEHIND = (("input", "\n\n"), ("context", "\n\n"))  # what an instruction of Alpaca or Dolly is about
 COMPLETION = ("completion", "response", "generation", "output")
 CHATS = ("messages", "conversations", "conversation", "prompt")
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
@@ -25,7 +27,8 @@ def named(row: Row) -> Row | Rejected:
     ``id``.
 
     A chat of one question and one reply becomes these two (and ``system``); of a longer one ``messages`` stays, and
-    ``problem`` is what the user said first. Rejected where there is no question. All other fields stay.
+    ``problem`` is what the user said first. What a question is asked about (``question_of``) belongs to it. Rejected
+    where there is no question. All other fields stay.
     """
     fields = dict(row.fields)
     chat_name = next((name for name in CHATS if isinstance(fields.get(name), list)), None)
@@ -35,7 +38,10 @@ def named(row: Row) -> Row | Rejected:
             return Rejected(row.file, row.line, f"{chat_name}: {turns}", str(fields[chat_name])[:200])
         fields = _of_chat(fields, chat_name, turns)
     else:
+        whole = question_of(fields)
         _rename(fields, PROBLEM)
+        if whole is not None:
+            fields["problem"] = whole
     _rename(fields, COMPLETION)
     problem = fields.get("problem")
     if not isinstance(problem, str) or not problem.strip():
@@ -50,6 +56,24 @@ def named(row: Row) -> Row | Rejected:
     if name is None or name == "":
         name = f"{row.file.rpartition('/')[2]}:{row.line}"
     return Row(row.file, row.line, {"id": str(name), "problem": fields.pop("problem"), **fields})
+
+
+def question_of(fields: Mapping[str, Any]) -> str | None:
+    """The first text under ``PROBLEM``, with what it is asked about: SVAMP has its story as ``Body``, OlympiadBench and
+    reading tests have a ``context``, an instruction has an ``input`` or a ``context``."""
+    name = next((name for name in PROBLEM if _has_text(fields, name)), None)
+    if name is None:
+        return None
+    text = str(fields[name])
+    if name == "instruction":
+        return text + next((gap + fields[more].strip() for more, gap in _BEHIND if _has_text(fields, more)), "")
+    if name in ("question", "Question"):
+        return next((fields[more].strip() + gap for more, gap in _BEFORE if _has_text(fields, more)), "") + text
+    return text
+
+
+def _has_text(fields: Mapping[str, Any], name: str) -> bool:
+    return isinstance(fields.get(name), str) and bool(fields[name].strip())
 
 
 def read_named(files: Sequence[Path]) -> Iterator[Row | Rejected]:

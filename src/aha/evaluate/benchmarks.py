@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aha.data.fields import PROBLEM
+from aha.data.fields import PROBLEM, question_of
 from aha.errors import DataError, UsageError
 from aha.evaluate.rows import Row, read_rows
 from aha.records import Problem
@@ -35,8 +35,7 @@ CHOICE = (
 )
 PROGRAM = "Please complete this Python program. Give the whole of it in one fenced block."
 FUNCTION = "Please write the function in Python, in one fenced block."
-_QUESTION = (*PROBLEM, "text")  # MBPP's authors call it a text
-_ANSWER = ("answer", "Answer", "answer_number", "final_answer", "solution_text_format", "solution_text")
+_ANSWER = ("answer", "Answer", "answer_number", "final_answer", "golden", "solution_text_format", "solution_text")
 _ID = ("id", "ID", "unique_id", "task_id", "Record ID", "problem_id")
 _KEPT = ("level", "subject", "year")  # what scores are broken down by, or help to find a row
 
@@ -63,18 +62,20 @@ def _word_problem(row: Row, name: str) -> Problem:
 
 
 def _olympiad(row: Row, name: str) -> Problem:
-    """Several answers are judged as a set, a numerical one within its published error."""
+    """Several answers are judged as a set, a numerical one within its published error; an error that is left out among
+    several is 1e-8, as in the authors' judge."""
     tolerance = row.get("tolerance", row.get("error"))
     gold = _gold(row)
     problem = _asked(row, name, "math", answer=gold.replace("; ", ", ") if row.get("multiple") else gold)
-    return replace(problem, meta={**problem.meta, "tolerance": float(tolerance)}) if tolerance else problem
+    allowed = [float(part) if part.strip() else 1e-8 for part in str(tolerance).split(",")] if tolerance else []
+    return replace(problem, meta={**problem.meta, "tolerance": allowed}) if allowed else problem
 
 
 def _choice(row: Row, name: str) -> Problem:
     """GPQA's four answers in an order that depends on the question alone."""
     right = _field(row, ("Correct Answer",)).strip()
     wrong = [_field(row, (f"Incorrect Answer {i}",)).strip() for i in (1, 2, 3)]
-    question = _field(row, PROBLEM).strip()
+    question = _question(row).strip()
     options = [right, *wrong]
     python_rng(0, "gpqa", question).shuffle(options)
     letters = "ABCD"
@@ -132,7 +133,7 @@ def load_benchmark_problems(name: str, source: str) -> list[Problem]:
     for index, row in enumerate(read_rows(source), 1):
         try:
             problem = benchmark.read(row, name)
-            problem = replace(problem, meta={**problem.meta, "question": _field(row, _QUESTION)})
+            problem = replace(problem, meta={**problem.meta, "question": _question(row)})
         except (DataError, TypeError, ValueError) as error:
             raise DataError(f"{source}, row {index}, as {benchmark.title}: {error}") from None
         problems.append(problem if problem.id else replace(problem, id=f"{name}/{index}"))
@@ -147,7 +148,7 @@ def _asked(row: Row, name: str, task: str, *, answer: str, directive: str = BOXE
     language = str(row.get("lang") or row.get("language") or _language_in(_id(row), name)).lower()
     meta = {key: row[key] for key in _KEPT if row.get(key) not in (None, "")}
     language = {"english": "en", "chinese": "zh"}.get(language, language)
-    return Problem(_id(row), f"{_field(row, PROBLEM).strip()}\n{directive}", answer, task, language, meta)
+    return Problem(_id(row), f"{_question(row).strip()}\n{directive}", answer, task, language, meta)
 
 
 def _language_in(row_id: str, name: str) -> str:
@@ -166,6 +167,10 @@ def _gold(row: Row) -> str:
     if (box := last_box(str(row.get("solution") or ""))) is not None:
         return box
     raise DataError(f"no answer under {', '.join(_ANSWER)}, and no box in a solution (fields: {', '.join(row)})")
+
+
+def _question(row: Row) -> str:
+    return question_of(row) or _field(row, (*PROBLEM, "text"))  # MBPP's authors call it a text
 
 
 def _id(row: Mapping[str, Any]) -> str:

@@ -68,6 +68,7 @@ QUANTIZATION: dict[str, Any] = {
     "weight_block_size": [128, 128],
 }
 """``quantization_config`` of DeepSeek-V3 and R1."""
+_UNREAD = ("attn_factor", "finetuned")  # in published scaling, of DeepSeek-R1-0528-Qwen3-8B for one; nobody reads them
 _SCORES = {"deepseek_v2": "softmax", "deepseek_v3": "sigmoid"}
 _METHODS = {"deepseek_v2": ("greedy", "group_limited_greedy"), "deepseek_v3": ("noaux_tc",)}
 
@@ -240,9 +241,17 @@ def _rope(fields: Mapping[str, Any], max_position_embeddings: int) -> tuple[floa
         raise CheckpointError(
             f"{where} asks for {kind!r} rotary scaling, which is not supported; known: {', '.join(known)}"
         )
+    for name in _UNREAD:
+        given.pop(name, None)
     if kind != "linear":
         original = given.setdefault("original_max_position_embeddings", max_position_embeddings)
-        given.setdefault("factor", max_position_embeddings / original)
+        if "factor" not in given:
+            if not all(isinstance(tokens, int) and tokens > 0 for tokens in (original, max_position_embeddings)):
+                raise CheckpointError(
+                    f"{where} has no factor, and none follows from original_max_position_embeddings {original!r} and "
+                    f"max_position_embeddings {max_position_embeddings!r}"
+                )
+            given["factor"] = max_position_embeddings / original
     return cast(float, theta), RopeScaling(**given, rope_type=cast(Any, kind))
 
 

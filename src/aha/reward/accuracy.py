@@ -78,13 +78,14 @@ def _judge_math(problems: Sequence[Problem], responses: Sequence[Response]) -> l
 
 
 def _tolerate(problem: Problem, answer: str, verdict: Verdict) -> Verdict:
-    """Right too where the problem has a ``tolerance`` and a number is off by no more."""
+    """Right too where the problem has a ``tolerance``, or a list of them, and its numbers are off by no more."""
     tolerance = problem.meta.get("tolerance")
     if not tolerance or verdict.status is not Status.WRONG:
         return verdict
-    if not mathematics.is_within(problem.answer, answer, float(tolerance)):
+    allowed = [float(one) for one in (tolerance if isinstance(tolerance, list | tuple) else [tolerance])]
+    if not mathematics.is_within(problem.answer, answer, allowed):
         return verdict
-    return Verdict("accuracy", Status.RIGHT, 1.0, f"{verdict.note}, within {tolerance}")
+    return Verdict("accuracy", Status.RIGHT, 1.0, f"{verdict.note}, within {', '.join(map(str, allowed))}")
 
 
 def _judge_gym(problems: Sequence[Problem], responses: Sequence[Response]) -> list[Verdict]:

@@ -82,8 +82,17 @@ def is_correct(problem: Problem, answer: str) -> bool:
     return verdict.status is Status.RIGHT
 
 
-def is_within(gold: str, answer: str, tolerance: float) -> bool:
-    """Whether two plain numbers differ by the tolerance at most; a percent sign on either side says nothing."""
+def is_within(gold: str, answer: str, tolerances: Sequence[float]) -> bool:
+    """Whether plain numbers differ by the tolerance at most; a percent sign on either side says nothing. Several stand
+    in the same order, and all have one tolerance or each its own."""
+    golds = gold.split(", ")
+    answers = re.split(r",\s*", answer) if len(golds) > 1 else [answer]
+    allowed = tolerances if len(tolerances) > 1 else [*tolerances] * len(golds)
+    near = len(golds) == len(answers) == len(allowed)
+    return near and all(_is_near(*one) for one in zip(golds, answers, allowed, strict=True))
+
+
+def _is_near(gold: str, answer: str, tolerance: float) -> bool:
     x, y = (formula.read_number(formula.clean(text.replace("\\%", "").replace("%", ""))) for text in (gold, answer))
     return x is not None and y is not None and abs(x - y) <= Fraction(str(tolerance))
 

@@ -22,27 +22,29 @@ from aha.util.files import read_json
 _PLACE = "QUESTION-OF-THE-USER"
 _FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_A_DAY = datetime(2024, 7, 26)
 _THINKS = ("thinking", "enable_thinking")  # DeepSeek-V3.1's switch, and Qwen3's
 
 
 def chat_prompt(folder: Path) -> str | None:
     """The template of a model folder, ``None`` where it has no chat template.
 
-    ``<think>`` and a line break are added where the chat template knows the tag and has neither opened nor closed it.
+    A template that says the date is told one day for ever, that of Llama 3.2's own fallback: what is asked must not
+    depend on when. ``<think>`` and a line break are added where the chat template knows the tag and has neither opened nor closed it.
     ``CheckpointError`` for a template that cannot be rendered with one user's turn.
     """
     source = _source(folder)
     if source is None:
         return None
-    prompt = render_chat(folder, [{"role": "user", "content": _PLACE}])
+    prompt = render_chat(folder, [{"role": "user", "content": _PLACE}], today=_A_DAY)
     if prompt.count(_PLACE) != 1:
         raise CheckpointError(f"{folder}: its chat template says the user's turn {prompt.count(_PLACE)} times")
     return prompt.replace(_PLACE, "{question}")
 
 
-def render_chat(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
-    """The prompt for a conversation, with the thinking opened as above. ``CheckpointError`` where the folder has no
-    chat template, or it cannot take these turns."""
+def render_chat(folder: Path, messages: Sequence[Mapping[str, str]], *, today: datetime | None = None) -> str:
+    """The prompt for a conversation, with the thinking opened as above; ``today`` is what a template that dates it is
+    told. ``CheckpointError`` where the folder has no chat template, or it cannot take these turns."""
     source = _source(folder)
     if source is None:
         raise CheckpointError(f"{folder} has no chat template: it takes one question, not {len(messages)} turns")
@@ -51,7 +53,7 @@ def render_chat(folder: Path, messages: Sequence[Mapping[str, str]]) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.now().strftime(form)}
+    environment.globals |= {"raise_exception": _refuse, "strftime_now": (today or datetime.now()).strftime}
     given = {
         "messages": messages,
         "tools": None,

@@ -291,16 +291,17 @@ def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> 
     backward = T * (2 * NH + 2 * KH) * b
     most_scores = 0
     for rows, queries, keys, masks in layout.parts:
-        asked = rows * (queries * NH + 2 * keys * KH) * b
+        # Plain matrix products keep every score. So does torch on a GPU where it has no fused kernel for grouped heads,
+        # in 32 bits, and under a mask: all in 32 bits, with keys and values of every head.
+        plain = keys <= plain_tokens(b) and (layout.gathered or not masks) if on_cpu else b >= 4 or masks > 0
+        own, repeated = (max(b, 4), NH) if plain and not on_cpu else (b, KH)
+        asked = rows * (queries * NH + 2 * keys * repeated) * own
         read = rows * queries * NH * b if layout.gathered else 0  # laid out as the queries are, before T it is again
         kept += asked
         backward += asked
         forward += read
-        # Plain matrix products keep every score. So does torch on a GPU where it has no fused kernel for grouped heads:
-        # in 32 bits, and under a mask.
-        plain = keys <= plain_tokens(b) and (layout.gathered or not masks) if on_cpu else b >= 4 or masks > 0
         if plain:
-            scores = rows * N * queries * keys * b
+            scores = rows * N * queries * keys * own
             kept += scores
             most_scores = max(most_scores, scores)
         else:  # the fused kernel keeps what was read, a number for each query, and a mask in the type of the scores

@@ -87,6 +87,7 @@ def _document_step(
     num_documents = balancer.count_documents(batches)
 
     def backward(batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        batch = on_device_of(decoder, batch)
         loss, figures = compute_nll_loss(decoder, batch, total_weight=total_weight, mtp_weight=mtp_weight)
         (loss + balancer.loss(batch, num_sequences=num_documents)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), figures
