@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import pytest
 from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, sums, without_time, write_inputs
 
 from aha.data.pool import Choice
+from aha.data.problems import save_problems
 from aha.errors import SettingError
 from aha.objective.algorithms import ALGORITHMS
 from aha.records import Problem, Status, Verdict
@@ -20,7 +22,7 @@ from aha.reward.rubric import Reward, each
 from aha.stages import rl
 from aha.stages.context import Interrupted
 from aha.stages.rewarding import Weights, build_rewards
-from aha.util.files import read_json
+from aha.util.files import read_json, write_json_atomic
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,50 @@ def test_what_went_wrong_is_asked_again_in_its_own_language_and_once_a_step(
     assert again[1] >= 2, "two of the first four, at least"
     run_stage(rl.run, settings_of("grpo", steps=6, prompts=4, replay=1.0), inputs, tmp_path / "all")
     assert set(asked[6]) == set(asked[-1]), "the first four for ever"
+
+
+def write_sets(folder: Path) -> dict[str, Path]:
+    """Three sets of the same sums, and general prompts."""
+    sets = {name: [dataclasses.replace(p, id=f"{name}/{p.id}") for p in sums()] for name in "abc"}
+    inputs = write_inputs(folder, problems=sets["a"])
+    for name in "bc":
+        inputs[f"problems_{name}"] = folder / name
+        save_problems(folder / name / "train.jsonl", sets[name])
+    meta = {"kind": "harm", "thing": "1", "verb": "2"}
+    general = [Problem(f"g/{a}{b}", f"{a} {b}", "", "general", meta=meta) for a in range(6) for b in range(6)]
+    save_problems(folder / "problems" / "general_train.jsonl", general)
+    return inputs
+
+
+def test_sets_and_general_prompts_keep_their_shares_where_a_step_asks_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With pieces, as many new groups are asked as have finished: one, two, seldom all; a stop changes nothing, and a
+    state of an earlier version, which has not counted, is gone on from."""
+    inputs, begun, begin = write_sets(tmp_path / "inputs"), [], rl.begin_group
+
+    def noted(problem: Problem, *others: Any, **named: Any) -> Any:
+        begun.append(problem.id[0])
+        return begin(problem, *others, **named)
+
+    monkeypatch.setattr(rl, "begin_group", noted)
+    settings = settings_of("grpo", steps=16, prompts=8, general_share=0.25, piece_tokens=8, max_new_tokens=60)
+    settings = settings.model_copy(update={"minibatches": 1, "samples_every": 16})
+    straight = run_stage(rl.run, settings, inputs, tmp_path / "straight")
+    asked = collections.Counter(begun)
+    assert 20 < len(begun) < 100 and asked["g"] == len(begun) // 4
+    assert max(asked[name] for name in "abc") - min(asked[name] for name in "abc") <= 1
+    for old in (False, True):
+        out = tmp_path / f"old_{old}"
+        with pytest.raises(Interrupted):
+            run_stage(rl.run, settings, inputs, out, context=StopsAt(out, 7, 1))
+        record = read_json(out / "state" / "state.json")
+        if old:
+            del record["extra"]["tally"]
+            write_json_atomic(out / "state" / "state.json", record)
+        run_stage(rl.run, settings, inputs, out)
+        if not old:
+            same_bits(straight, out)
 
 
 def share_of_digits(problem: Problem, response: Response) -> Verdict:

@@ -298,7 +298,7 @@ def test_every_set_of_problems_is_asked_equally_often(micro: Any, tmp_path: Path
 
     monkeypatch.setattr(rl, "sample_groups", count)
     run_stage(rl.run, RL.model_copy(update={"prompts": 5, "steps": 2}), inputs, tmp_path / "mixed")
-    assert asked == [2, 2]
+    assert asked == [2, 3], "what is left over goes to one and then to the other"
     with pytest.raises(SettingError, match="prompts=1 leaves some of 2 sets"):
         run_stage(rl.run, RL.model_copy(update={"prompts": 1}), inputs, tmp_path / "few")
 

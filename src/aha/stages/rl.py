@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -150,6 +150,16 @@ class Settings(Frozen):
         return self
 
 
+@dataclass
+class _Tally:
+    """What a stage has asked so far, of its saved state: of each set of problems, hard ones that are asked again left
+    out; general prompts, and all prompts since there are general ones."""
+
+    sets: list[int]
+    general: int = 0
+    since_general: int = 0
+
+
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the policy; every input named ``problems...`` a set of training problems, each asked equally often;
     ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models; ``scorer`` the process reward
@@ -206,6 +216,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         {name: (module, opt) for name, (module, opt) in also.items() if module is not None and opt is not None},
     )
     under_way: list[Group] = []
+    tally = _Tally([0] * len(sets))
     state.resume(context.out / "state")
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
@@ -213,6 +224,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
         under_way = from_json(state.extra["under_way"], {p.key: p for own in (*sets, general) for p in own})
+    if "tally" in state.extra:  # states of earlier versions have none
+        tally = _Tally(**state.extra["tally"])
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
     early = EarlyVerdicts()
@@ -245,6 +258,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 pools,
                 hard,
                 general,
+                tally,
                 rewards,
                 early,
                 algorithm,
@@ -321,6 +335,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 "pools": [pool.to_json() for pool in pools],
                 "replay": hard.to_json(),
                 "under_way": to_json(under_way),
+                "tally": asdict(tally),
             }
             state.save(context.out / "state")
             learner.release_reference()
@@ -407,6 +422,7 @@ def _roll_out(
     pools: Sequence[ProblemPool],
     hard: ReplayBuffer,
     general: Sequence[Problem],
+    tally: _Tally,
     rewards: Sequence[Reward],
     early: EarlyVerdicts,
     algorithm: Algorithm,
@@ -427,7 +443,7 @@ def _roll_out(
     def ask(count: int, number: int) -> list[Problem]:
         if not number:
             count = max(0, count - len(under_way))
-        chosen = _ask(pools, hard, general, asked, count, settings, seed=seed, step=step, number=number)
+        chosen = _ask(pools, hard, general, asked, tally, count, settings, seed=seed, step=step, number=number)
         if step == 0 and number == 0:
             check_known_good(rewards, chosen[0], policy.renderer)
         asked.extend(chosen)
@@ -497,6 +513,7 @@ def _ask(
     hard: ReplayBuffer,
     general: Sequence[Problem],
     asked: Sequence[Problem],
+    tally: _Tally,
     count: int,
     settings: Settings,
     *,
@@ -504,26 +521,33 @@ def _ask(
     step: int,
     number: int,
 ) -> list[Problem]:
-    """Hard ones again, equally many of each set (the first take what is left over), then the general ones: none that
-    was ``asked`` already. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no
-    more."""
+    """Hard ones again, equally many of each set (what is left over is of those that were asked least so far), then the
+    general ones, as many as keep their share of all that was asked: none that was ``asked`` already, and all counted in
+    ``tally``. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no more."""
     rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
-    num_general = 0 if number else min(count, _num_general(settings, step))
     known = {problem.key for problem in asked}
+    others = [problem for problem in general if problem.key not in known]
+    quota = 0 if number else _num_general(settings, step)
+    if quota:  # from the sum, as a step that asks one or two has no share of its own
+        tally.since_general += count
+    behind = quota * tally.since_general // settings.prompts - tally.general
+    num_general = max(0, min(behind, count, len(others)))
+    tally.general += num_general
     again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) - known if not number else set()
     chosen = list({p.key: p for pool in pools for p in pool.problems if p.key in again}.values()) if again else []
     share, left_over = divmod(count - num_general - len(chosen), len(pools))
     if 0 < settings.prompts - _num_general(settings, step) < len(pools):
         raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")
     known |= {problem.key for problem in chosen}
+    least = sorted(range(len(pools)), key=tally.sets.__getitem__)[:left_over]
     for i, pool in enumerate(pools):
         left = replace(pool, problems=[p for p in pool.problems if p.key not in known]) if known else pool
-        wanted = share + (i < left_over)
+        wanted = share + (i in least)
         if number:
             wanted = min(wanted, len(left.problems))
         chosen += left.choose(wanted, rng, progress=step / settings.steps)
-    others = [problem for problem in general if problem.key not in known]
-    return [*chosen, *rng.sample(others, min(num_general, len(others)))]
+        tally.sets[i] += wanted
+    return [*chosen, *rng.sample(others, num_general)]
 
 
 def _check_lengths(finish: Sequence[FinishReason]) -> None:
