@@ -127,6 +127,13 @@ def test_what_went_wrong_is_asked_again_in_its_own_language_and_once_a_step(
     assert set(asked[6]) == set(asked[-1]), "the first four for ever"
 
 
+def test_pieces_do_not_go_with_rows_that_ask_again() -> None:
+    for name in ("dapo", "gpg"):
+        with pytest.raises(SettingError, match=f"piece_tokens=8 with algorithm '{name}' and refill_rounds=4: .* leave"):
+            settings_of(name, piece_tokens=8)
+        settings_of(name, piece_tokens=8, refill_rounds=1)
+
+
 def write_sets(folder: Path) -> dict[str, Path]:
     """Three sets of the same sums, and general prompts."""
     sets = {name: [dataclasses.replace(p, id=f"{name}/{p.id}") for p in sums()] for name in "abc"}

@@ -68,8 +68,9 @@ class Settings(Frozen):
     ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the largest weight of a
     token that corrects for the sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets
     new weights every ``staleness`` + 1 steps. With ``piece_tokens`` a step samples no more than that of a completion:
-    a group with a longer one goes on in the next step, which asks for that many new groups less. A row that asks again
-    where rewards are equal does so in ``refill_rounds`` rounds at most, and not after ``token_limit`` tokens of a step.
+    a group with a longer one goes on in the next step, which asks for that many new groups less; a step in which no
+    group has finished samples one more piece of all. A row that asks again where rewards are equal does so in
+    ``refill_rounds`` rounds at most, with ``piece_tokens`` in one, and not after ``token_limit`` tokens of a step.
     With ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back
     to is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of
     the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the
@@ -126,13 +127,19 @@ class Settings(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        resolve_algorithm(self)
+        row = resolve_algorithm(self)
         if self.length_stages:
             cap_at(0, self.length_stages)
         if self.piece_tokens and self.staleness:
             raise ValueError(
                 f"piece_tokens={self.piece_tokens} with staleness={self.staleness}: pieces are of older weights "
                 "already; set one of them to 0"
+            )
+        if self.piece_tokens and row.refill and self.refill_rounds > 1:
+            raise ValueError(
+                f"piece_tokens={self.piece_tokens} with algorithm {row.name!r} and refill_rounds={self.refill_rounds}: "
+                "every round would sample one more piece of all that is under way; leave out piece_tokens, or set "
+                "refill_rounds to 1"
             )
         if self.precision == "bf16" and self.mtp_lr:
             raise ValueError("precision bf16 with mtp_lr: modules of multi-token prediction learn in float32 alone")
