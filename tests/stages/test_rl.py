@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,13 @@ from tiny_rl import SETTINGS, StopsAt, plant, rows_of, run_stage, sums, without_
 
 from aha.data.pool import Choice
 from aha.data.problems import save_problems
-from aha.errors import SettingError
+from aha.errors import InvariantError, SettingError
 from aha.objective.algorithms import ALGORITHMS
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
 from aha.reward.rubric import Reward, each
 from aha.stages import rl
-from aha.stages.context import Interrupted
+from aha.stages.context import Context, Interrupted
 from aha.stages.rewarding import Weights, build_rewards
 from aha.util.files import read_json, write_json_atomic
 
@@ -132,6 +133,42 @@ def test_pieces_do_not_go_with_rows_that_ask_again() -> None:
         with pytest.raises(SettingError, match=f"piece_tokens=8 with algorithm '{name}' and refill_rounds=4: .* leave"):
             settings_of(name, piece_tokens=8)
         settings_of(name, piece_tokens=8, refill_rounds=1)
+
+
+def test_a_run_whose_answers_are_too_long_is_stopped_in_pieces_too(inputs: dict[str, Path], tmp_path: Path) -> None:
+    """What ends in the first piece has not been cut. A stop before the check leaves its counts in the state."""
+    settings = settings_of("grpo", steps=12, prompts=8, samples=2, minibatches=1, max_new_tokens=6, lr=1e-6)
+    with pytest.raises(InvariantError, match=r"[5-9]\d% of the first completions were cut at max_new_tokens"):
+        run_stage(rl.run, settings, inputs, tmp_path / "whole")
+    settings, out = settings.model_copy(update={"piece_tokens": 2}), tmp_path / "pieces"
+    out.mkdir()
+    with pytest.raises(Interrupted):
+        run_stage(rl.run, settings, inputs, out, context=StopsAt(out, 1, 0))
+    assert 0 < rows_of(out)[0]["completions"] < 16 and rows_of(out)[0]["truncated"] == 0
+    with pytest.raises(InvariantError, match=r"[5-9]\d% of the first completions were cut at max_new_tokens"):
+        run_stage(rl.run, settings, inputs, out)
+    rows = rows_of(out)
+    assert sum(row["completions"] for row in rows) < 16, "stopped as soon as eight groups have finished"
+
+
+@pytest.mark.parametrize("piece", [None, 8])
+def test_the_tokens_of_a_step_are_those_that_were_sampled_in_it(
+    piece: int | None, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, engines, build = [0], [], rl.build_engine
+
+    def built(*arguments: Any, **named: Any) -> Any:
+        engines.append(build(*arguments, **named))
+        return engines[-1]
+
+    class Counted(Context):
+        def progress(self, step: int, total: int, **fields: float) -> None:
+            drawn.append(engines[0].sampled_tokens)
+
+    monkeypatch.setattr(rl, "build_engine", built)
+    settings, out = settings_of("grpo", minibatches=1, piece_tokens=piece), tmp_path / "rl"
+    run_stage(rl.run, settings, inputs, out, context=Counted(out, name="rl", seed=0, run_seed=0))
+    assert [row["tokens"] for row in rows_of(out)] == [now - before for before, now in itertools.pairwise(drawn)]
 
 
 def write_sets(folder: Path) -> dict[str, Path]:

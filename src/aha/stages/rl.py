@@ -160,11 +160,14 @@ class Settings(Frozen):
 @dataclass
 class _Tally:
     """What a stage has asked so far, of its saved state: of each set of problems, hard ones that are asked again left
-    out; general prompts, and all prompts since there are general ones."""
+    out; general prompts, and all prompts since there are general ones. And until their lengths are checked, how many
+    groups have finished, and how many of their completions were cut."""
 
     sets: list[int]
     general: int = 0
     since_general: int = 0
+    groups: int = 0
+    cut: int = 0
 
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
@@ -231,8 +234,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
         hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
         under_way = from_json(state.extra["under_way"], {p.key: p for own in (*sets, general) for p in own})
-    if "tally" in state.extra:  # states of earlier versions have none
-        tally = _Tally(**state.extra["tally"])
+        # A state of an earlier version has counted nothing, and has checked its lengths.
+        tally = _Tally(**state.extra.get("tally", {"sets": tally.sets, "groups": settings.prompts}))
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
     early = EarlyVerdicts()
@@ -243,6 +246,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
 
     while state.step < settings.steps:
         step, started, drawn = state.step, time.perf_counter(), engine.sampled_tokens
+        waiting = _tokens(under_way)
         age = step % (settings.staleness + 1)
         if behaviour is not None and age == 0:
             behaviour.load_state_dict(policy.decoder.state_dict())
@@ -282,8 +286,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             pool.record(result for result in results if result[0] in own)
         hard.record(results)
         sampled_at = time.perf_counter()
-        if step == 0:
-            _check_lengths(rollout.finish)
+        if tally.groups < settings.prompts:
+            _check_lengths(tally, rollout, settings.prompts)
         lr = watch.lr_factor * learning_rate(
             step,
             base=settings.lr,
@@ -327,6 +331,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         row |= ahead
         if settings.piece_tokens:
             row["under_way"] = float(len(under_way))
+            row["tokens"] += _tokens(under_way) - waiting  # what ends now was begun earlier, what is begun ends later
         if engine.speculation is not None:
             row["draft_acceptance"] = engine.speculation.acceptance
         row["seconds"] = time.perf_counter() - started
@@ -557,9 +562,17 @@ def _ask(
     return [*chosen, *rng.sample(others, num_general)]
 
 
-def _check_lengths(finish: Sequence[FinishReason]) -> None:
-    truncated = sum(reason is FinishReason.LENGTH for reason in finish) / len(finish)
-    if truncated > 0.5:
+def _tokens(groups: Sequence[Group]) -> int:
+    return sum(len(completion.token_ids) for group in groups for completion in group.completions)
+
+
+def _check_lengths(tally: _Tally, rollout: Rollout, prompts: int) -> None:
+    """Count what has finished, and once it is ``prompts`` groups, see how much was cut: what ends in a first piece is
+    short and says nothing of the rest."""
+    tally.groups += len(rollout.groups)
+    tally.cut += sum(reason is FinishReason.LENGTH for reason in rollout.finish)
+    truncated = tally.cut / (tally.groups * rollout.rewards_PG.shape[1])
+    if tally.groups >= prompts and truncated > 0.5:
         raise InvariantError(
             f"{truncated:.0%} of the first completions were cut at max_new_tokens: their rewards say nothing; raise it"
         )
