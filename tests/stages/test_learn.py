@@ -27,6 +27,7 @@ from aha.testing import byte_tokenizer, few_problems, tiny_policy
 from aha.train.batch import PackedBatch, PolicyRow, collate_policy
 from aha.train.policy_step import compute_logprobs
 from aha.train.value_step import value_step
+from aha.util.seeds import python_rng
 
 BYTES = byte_tokenizer()
 SETTINGS: dict[str, Any] = {
@@ -353,7 +354,7 @@ def first(whole: Rollout, G: int) -> Rollout:
     )
 
 
-def rolled_out(*rounds: Rollout, **limits: float) -> tuple[Rollout, list[int]]:
+def rolled_out(*rounds: Rollout, rng: random.Random | None = None, **limits: float) -> tuple[Rollout, list[int]]:
     """``roll_out`` of four prompts that is answered by ``rounds``, and how many problems each asked."""
     asked: list[int] = []
 
@@ -364,7 +365,7 @@ def rolled_out(*rounds: Rollout, **limits: float) -> tuple[Rollout, list[int]]:
 
     found = roll_out(
         ask, lambda problems: rounds[len(asked) - 1], prompts=4, algorithm=ALGORITHMS["dapo"],
-        max_rounds=int(limits.get("max_rounds", 3)), max_tokens=limits.get("max_tokens", math.inf),
+        max_rounds=int(limits.get("max_rounds", 3)), max_tokens=limits.get("max_tokens", math.inf), rng=rng,
     )  # fmt: skip
     return found, asked
 
@@ -381,6 +382,18 @@ def test_as_many_are_asked_again_as_the_useful_share_lets_expect() -> None:
     each = sum(map(len, half.token_ids)) / 4
     for most, expected in ((8 * each, [4, 4]), (8 * each - 0.5, [4])):
         assert rolled_out(half, on_policy(policy, [[1.0, 0.0]] * 4), max_tokens=most)[1] == expected
+
+
+def test_what_is_too_much_of_the_last_round_is_drawn() -> None:
+    """Two of its four are kept, any of them equally often, in order; what earlier rounds found stays."""
+    policy = policy_of(0)
+    half, more = on_policy(policy, [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]), [[1.0, 0.0]] * 4
+    later = on_policy(policy, more)
+    kept = [rolled_out(half, later, rng=python_rng(0, "surplus", step))[0].kept for step in range(200)]
+    assert all(found[:2] == [1, 3] and len(found) == 4 and found == sorted(set(found)) for found in kept)
+    assert all(70 < sum(p in found for found in kept) < 130 for p in (4, 5, 6, 7))
+    enough = on_policy(policy, [[1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    assert rolled_out(half, enough, rng=python_rng(0, "surplus", 0))[0].kept == [1, 3, 4, 6], "nothing is too much"
 
 
 def test_a_reward_that_only_one_round_has_is_unknown_in_the_other() -> None:

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from aha.stages import rl
 from aha.stages.context import Context, Interrupted
 from aha.stages.rewarding import Weights, build_rewards
 from aha.util.files import read_json, write_json_atomic
+from aha.util.seeds import python_rng
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,22 @@ def test_sets_and_general_prompts_keep_their_shares_where_a_step_asks_few(
         run_stage(rl.run, settings, inputs, out)
         if not old:
             same_bits(straight, out)
+
+
+def test_what_dynamic_sampling_has_too_much_of_is_drawn_where_there_are_several_sets(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, roll_out = [], rl.roll_out
+
+    def noted(*arguments: Any, rng: random.Random | None, **named: Any) -> Any:
+        drawn.append(rng and rng.getstate())
+        return roll_out(*arguments, rng=rng, **named)
+
+    monkeypatch.setattr(rl, "roll_out", noted)
+    settings = settings_of("dapo", steps=2)
+    run_stage(rl.run, settings, inputs, tmp_path / "one")
+    run_stage(rl.run, settings, write_sets(tmp_path / "inputs"), tmp_path / "three")
+    assert drawn == [None, None, *(python_rng(0, "surplus", step).getstate() for step in (0, 1))]
 
 
 def share_of_digits(problem: Problem, response: Response) -> Verdict:

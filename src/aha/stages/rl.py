@@ -497,6 +497,7 @@ def _roll_out(
         algorithm=algorithm,
         max_rounds=settings.refill_rounds,
         max_tokens=settings.token_limit or math.inf,
+        rng=python_rng(seed, "surplus", step) if len(pools) > 1 else None,  # one set needs no draw
     )
     if algorithm.baseline != "greedy":
         return rollout, None

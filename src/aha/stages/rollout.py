@@ -6,6 +6,7 @@ Axes: ``P`` problems, ``G`` samples per problem.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -125,17 +126,20 @@ def roll_out(
     algorithm: Algorithm,
     max_rounds: int,
     max_tokens: float = math.inf,
+    rng: random.Random | None = None,
 ) -> Rollout:
     """Ask ``prompts`` problems, and again while too few of their groups have a signal (DAPO, 2503.14476, section 3.2).
 
     ``ask(count, round)`` gives up to ``count`` problems that this step has not asked yet, ``answer`` samples and judges
     their groups. A row with ``refill`` goes on until ``refill * prompts`` groups have a signal, for ``max_rounds``
     rounds at most and as far as ``max_tokens`` sampled tokens are expected to do. With ``keep="mixed"`` those groups
-    alone are kept, ``prompts`` at most; where there is none, all are, and the step has no gradient.
+    alone are kept, ``prompts`` at most; where there is none, all are, and the step has no gradient. Which of the last
+    round's are too many is drawn from ``rng``, as a round asks one set of problems after the other; without one it is
+    the last of them.
     """
     rollout = answer(ask(prompts, 0))
     wanted = math.ceil(algorithm.refill * prompts)
-    rounds = 1
+    rounds, before = 1, 0
     while rounds < max_rounds:
         found = int(has_signal(rollout.rewards_PG, rollout.valid_PG).sum())
         # As many as the share of useful ones so far lets expect, and no more than the first time.
@@ -146,10 +150,14 @@ def roll_out(
         more = ask(number, rounds)
         if not more:
             break
+        before = len(rollout.groups)
         rollout, rounds = _joined(rollout, answer(more)), rounds + 1
     kept = list(range(len(rollout.groups)))
     if algorithm.keep == "mixed":
         mixed = has_signal(rollout.rewards_PG, rollout.valid_PG).nonzero()[:, 0].tolist()
+        if rng is not None and len(mixed) > prompts:
+            first, last = [p for p in mixed if p < before], [p for p in mixed if p >= before]
+            mixed = first + sorted(rng.sample(last, prompts - len(first)))
         kept = mixed[:prompts] or kept
     return replace(rollout, kept=kept, rounds=rounds)
 
