@@ -119,8 +119,9 @@ def test_chats_and_other_names_become_one_set_of_names() -> None:
     assert to(question="q", answer=4) == {"id": "x.jsonl:3", "problem": "q", "answer": "4"}
     assert to(instruction="q", output="r", id=7) == {"id": "7", "problem": "q", "completion": "r"}
     assert to(Question="q?", Body="s.")["problem"] == "s. q?" and to(question="q", context="c")["problem"] == "c\n\nq"
-    assert to(instruction="do", input="it", output="r")["problem"] == "do\n\nit" == to(instruction="do", context="it")["problem"]
-    assert to(instruction="do", input="", output="r")["problem"] == "do" and to(problem="q", context="c")["problem"] == "q"
+    for more in ({"input": "it"}, {"input": "", "context": "it"}):
+        assert to(instruction="do", **more)["problem"] == "do\n\nit"
+    assert to(instruction="do", input="")["problem"] == "do" and to(problem="q", context="c")["problem"] == "q"
     assert {to(question="q", id=no)["id"] for no in (None, "")} == {"x.jsonl:3"} and to(problem="q", id=0)["id"] == "0"
     assert to(messages=[ask, reply]) == {"id": "x.jsonl:3", "problem": "q", "completion": "r"}
     assert to(prompt=[ask]) == {"id": "x.jsonl:3", "problem": "q"}

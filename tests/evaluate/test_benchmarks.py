@@ -77,7 +77,7 @@ FIXTURES: list[tuple[str, Row, Sequence[str], Sequence[str]]] = [
     ("olympiadbench", {"id": "b-2", "problem": "q", "answer": "1; 3", "multiple": True},
      [r"\boxed{3, 1}"], [r"\boxed{1}", r"\boxed{1,3,5}"]),
     ("olympiadbench", {"question": "q", "final_answer": ["$7$"], "error": None}, [r"\boxed{7}"], [r"\boxed{8}"]),
-    ("olympiadbench", {"question": "q", "final_answer": ["$0.35$, $12$"], "error": "1e-1,1", "is_multiple_answer": True},
+    ("olympiadbench", {"question": "q", "final_answer": ["$0.35$, $12$"], "error": "1e-1,1"},
      [r"\boxed{0.35, 12}", r"\boxed{0.4, 12.9}"], [r"\boxed{0.6, 12}", r"\boxed{0.4}", r"\boxed{0.4, 14}"]),
     ("gpqa", GPQA, [], []),
     ("knights_knaves", {"id": "k-1", "problem": "q", "answer": ROLES},
@@ -199,3 +199,10 @@ def test_a_bench_takes_the_published_samples_and_length_unless_told(tmp_path: Pa
     told = open_bench(f"aime2024={path}", limit=1, samples=3, max_new_tokens=9)
     assert (len(told.problems), told.samples, told.max_new_tokens) == (1, 3, 9)
     assert open_bench("chain", limit=2, samples=None, max_new_tokens=None).samples == NUM_SAMPLES
+
+
+def test_the_language_of_mgsm_is_that_of_its_script_where_no_row_says_it(tmp_path: Path) -> None:
+    questions = ["罗杰有五个网球。他现在有多少个?", "Roger has five balls.", "У Роджера пять мячей."]
+    rows = [{"question": question, "answer_number": 11} for question in questions]
+    problems = load_benchmark_problems("mgsm", write(tmp_path / "m.jsonl", rows))
+    assert [problem.language for problem in problems] == ["zh", "en", "other"]

@@ -53,7 +53,8 @@ def test_what_the_verifier_calls_right_votes_together(gold: str, texts: list[str
 
 def test_programs_vote_by_what_would_be_run_and_need_no_tag() -> None:
     problem = Problem("p", "q", "", "code", meta={"tests": ["assert f(1) == 2"]})
-    said = ["Here it is:\n```python\ndef f(x):\n    return x + 1\n```", "```python\ndef f(x):\n    return x + 1\n\n```\nDone."]
-    said += ["<answer>\n```python\ndef f(x):\n    return x\n```\n</answer>", ""]
+    more, same = "def f(x):\n    return x + 1", "def f(x):\n    return x"
+    said = [f"Here it is:\n```python\n{more}\n```", f"```python\n{more}\n\n```\nDone."]
+    said += [f"<answer>\n```python\n{same}\n```\n</answer>", ""]
     (keys,) = vote_keys([problem], [[read_response(text) for text in said]])
-    assert keys[0] == keys[1] == "def f(x):\n    return x + 1" and keys[2] == "def f(x):\n    return x" and keys[3] is None
+    assert keys == [more, more, same, None]

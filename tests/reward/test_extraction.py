@@ -73,6 +73,22 @@ def test_a_word_problem_may_end_as_gsm8ks_solutions_do(text: str, found: Found |
         assert other is None or other.rule != found.rule  # there it may be a heading
 
 
+@pytest.mark.parametrize(
+    ("task", "text", "found"),
+    [
+        ("choice", "E = \\boxed{3.2\\,eV}\nAnswer: B", Found("B", "phrase")),
+        ("choice", "so \\boxed{\\text{C}}", Found("\\text{C}", "box")),
+        ("word_problem", "The answer is 18. Let me know if the answer is unclear!", Found("18", "phrase")),
+        ("math", "The answer is 18.\n\n**Note:** check that your answer is positive.", Found("18", "phrase")),
+        ("math", "The answer is 18. No, the answer is $x+1$.", Found("$x+1$", "phrase")),
+        ("math", "The answer is 18. No, the answer is B.", Found("B", "phrase")),
+        ("math", "The answer is even.", Found("even", "phrase")),
+    ],
+)
+def test_a_remark_or_a_formula_on_the_way_is_not_the_answer(task: str, text: str, found: Found) -> None:
+    assert find_answer(Problem("p", "q", "1", task), read_response(text)) == found
+
+
 def test_tasks_with_a_fixed_form_need_the_tag() -> None:
     assert find_answer(NUMBER, read_response("<think> a </think> \\boxed{7}")) is None
     assert find_answer(NUMBER, read_response("<answer> \\boxed{7} </answer>")) == Found("\\boxed{7}", "answer tag")

@@ -52,6 +52,9 @@ def ask(gold: str) -> Problem:
         ("=> 5", Fraction(5)),
         ("\\left(5\\right)", Fraction(5)),
         ("<b>5</b>", Fraction(5)),
+        ("\\frac{1}{2}", Fraction(1, 2)),
+        ("$-\\frac34$", Fraction(-3, 4)),
+        ("\\approx 5\\,\\mathrm{kg}", Fraction(5)),
     ],
 )
 def test_one_number_is_read(text: str, value: Fraction) -> None:
@@ -60,11 +63,12 @@ def test_one_number_is_read(text: str, value: Fraction) -> None:
 
 HOSTILE = [
     "", " ", "five", "5 or 6", "5, 6", "1e5", "9**9**9", "5!=6", "1/0", "5/0", "10^6", "1 1/2", "0.5.5", "1,2",
-    "٥", "４", "4２", "5²", "5½", "½", "- 5", "[5, 6]", "\\frac{1}{2}", "5" * 201, "5\n6", "5 " * 90, "0x5f", "1_000",
+    "٥", "４", "4２", "5²", "5½", "½", "- 5", "[5, 6]", "\\frac{5}{x}", "5" * 201, "5\n6", "5 " * 90, "0x5f", "1_000",
     "minus 5", "Negative 5", "not 5", "5 or six", "负5", "5!", "√25", "\\sqrt{25}", "±5", "≠5", "x-5", "--5", "-(5)",
     "-**5**", "-\\$5", "x*5", "(x)*5", "5*x", "5-x", "5**x", "5^x", "5^{x}", "x^5", "12\\,5", "12\\quad 5", "12\\ 345",
     "5 million", "$5 million", "5\\text{ thousand}", "5k", "5M", "2.5 dozen eggs", "5万", "5 Milliarden",
     "5 and a half", "<5", "x > 5", "5+", "≥5", "\\leq 5", "5 x^2", "5 m^4", "5<br>6",
+    "5\\pi", "\\log 5", "5 \\div x", "5n+n", "5 \\times",
 ]  # fmt: skip
 
 

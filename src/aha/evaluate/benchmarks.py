@@ -20,6 +20,7 @@ from aha.evaluate.rows import Row, read_rows
 from aha.records import Problem
 from aha.reward.extraction import last_box
 from aha.reward.programs import humaneval_problem, mbpp_problem
+from aha.reward.readability import language_of
 from aha.tasks import knights_knaves, number
 from aha.util.seeds import python_rng
 
@@ -145,15 +146,18 @@ def load_benchmark_problems(name: str, source: str) -> list[Problem]:
 
 
 def _asked(row: Row, name: str, task: str, *, answer: str, directive: str = BOXED) -> Problem:
-    language = str(row.get("lang") or row.get("language") or _language_in(_id(row), name)).lower()
+    language = str(row.get("lang") or row.get("language") or _language_in(row, name)).lower()
     meta = {key: row[key] for key in _KEPT if row.get(key) not in (None, "")}
     language = {"english": "en", "chinese": "zh"}.get(language, language)
     return Problem(_id(row), f"{_question(row).strip()}\n{directive}", answer, task, language, meta)
 
 
-def _language_in(row_id: str, name: str) -> str:
-    found = re.match(r"mgsm-([a-z]{2})-", row_id) if name == "mgsm" else None
-    return found[1] if found else "zh" if name == "cmath" else "en"
+def _language_in(row: Row, name: str) -> str:
+    """MGSM's rows on a hub do not say theirs: it is that of the question's script."""
+    if name != "mgsm":
+        return "zh" if name == "cmath" else "en"
+    found = re.match(r"mgsm-([a-z]{2})-", _id(row))
+    return found[1] if found else language_of({"problem": _question(row)})
 
 
 def _gold(row: Row) -> str:

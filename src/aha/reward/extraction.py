@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from aha.records import Problem
 from aha.reward.response import Response
+from aha.tasks import choice
 from aha.tasks.checkers import checker_of
 
 _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
@@ -43,13 +44,20 @@ def find_answer(problem: Problem, response: Response) -> Found | None:
         said = _sentence(tagged[phrase.end() :]) if phrase else ""
         return Found(said, "phrase in the answer tag") if said else Found(tagged, "answer tag")
     box = last_box(response.untagged)
-    if box is not None:
+    if box is not None and (problem.task != "choice" or choice.read_letter(box) is not None):
         return Found(box, "box")
     if problem.task == "word_problem" and (lines := _HASHES.findall(response.untagged)):
         return Found(lines[-1], "line of ####")
-    ends = [phrase.end() for phrase in _PHRASE.finditer(response.untagged)]
-    said = _sentence(response.untagged[ends[-1] :]) if ends else ""
+    phrases = [_sentence(response.untagged[phrase.end() :]) for phrase in _PHRASE.finditer(response.untagged)]
+    said = next((text for text in reversed(phrases) if _may_be_meant(problem, text)), phrases[-1] if phrases else "")
     return Found(said, "phrase") if said else None
+
+
+def _may_be_meant(problem: Problem, said: str) -> bool:
+    """Not the "unclear" of "let me know if the answer is unclear": what no answer can be read from, or of a formula
+    words alone."""
+    words = problem.task == "math" and not re.search(r"[0-9\\$=]|^\W*[A-Za-z]\W*$", said)
+    return not words and checker_of(problem).vote_key(said) is not None
 
 
 def last_box(text: str) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from aha.errors import DataError
+from aha.errors import DataError, UsageError
 from aha.model.config_file import model_folder
 from aha.records import FinishReason, Problem
 from aha.reward.extraction import find_answer
@@ -158,8 +158,13 @@ def search_answer(
         end_token_ids=policy.tokenizer.end_token_ids,
     )
     judge = load_scorer(scorer, policy)
-    build = build_strategies(policy, params, longest=len(prompt), scored=True)[name]
-    strategy = build(TokenPath(prompt), num, lambda path: _vote_key(read_path(path, policy)))
+    strategies = build_strategies(policy, params, longest=len(prompt), scored=True)
+    if name not in strategies:
+        raise UsageError(
+            f"{name}: up to four answers stand behind each other, and the prompt has {len(prompt)} tokens of the "
+            f"{policy.config.longest} that the model reads; ask something shorter, or search by another strategy"
+        )
+    strategy = strategies[name](TokenPath(prompt), num, lambda path: _vote_key(read_path(path, policy)))
     (found,) = search(build_search_engine(policy), [strategy], [seed], judge)
     path = found.choice.path
     said = policy.tokenizer.decode(path.token_ids)
@@ -170,15 +175,15 @@ def search_answer(
 def vote(answers: Sequence[Answer]) -> Vote:
     """Self-consistency (Wang et al. 2022): the most frequent answer wins, ties go to the one sampled first.
 
-    An answer stands in its tag, in a box or behind "the answer is". Numbers are compared as numbers, letters of a choice
-    as letters, formulas and anything else by their text; who has none abstains.
+    An answer stands in its tag, in a box or behind "the answer is". Numbers are compared as numbers, letters of a
+    choice as letters, formulas and anything else by their text; who has none abstains.
     """
     found = [find_answer(_ANY, answer.response) for answer in answers]
     keys = [_vote_key(answer.response) for answer in answers]
     counts = Counter(key for key in keys if key is not None)
     winner = majority(keys)
     chosen = None if winner is None else found[keys.index(str(winner))]
-    return Vote(chosen and chosen.text, dict(counts.most_common()), keys.count(None))
+    return Vote(chosen.text if chosen else None, dict(counts.most_common()), keys.count(None))
 
 
 def _vote_key(response: Response) -> str | None:

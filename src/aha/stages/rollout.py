@@ -157,7 +157,7 @@ def roll_out(
         mixed = has_signal(rollout.rewards_PG, rollout.valid_PG).nonzero()[:, 0].tolist()
         if rng is not None and len(mixed) > prompts:
             first, last = [p for p in mixed if p < before], [p for p in mixed if p >= before]
-            mixed = first + sorted(rng.sample(last, prompts - len(first)))
+            mixed = first + sorted(rng.sample(last, max(0, prompts - len(first))))
         kept = mixed[:prompts] or kept
     return replace(rollout, kept=kept, rounds=rounds)
 

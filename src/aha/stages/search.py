@@ -88,13 +88,12 @@ def build_strategies(policy: Policy, params: SamplingParams, *, longest: int, sc
     ``budget`` is the number of texts, or of beams (one step in four is kept, or one of all where the budget is no
     multiple of four), or half the number of simulations, of four steps each; ``adaptive`` judges a quarter of it first.
     ``longest`` is that of the prompts, in tokens: a revision stands behind up to three answers, all of which must fit
-    into the model's positions, so each may have a quarter of them. Budget forcing asks for 8 tokens of thinking and
+    into the model's positions, so each may have a quarter of them; where a prompt alone takes that, there is no
+    ``revise``. Budget forcing asks for 8 tokens of thinking and
     allows one "wait" for each unit of its budget.
     """
-    quarter = replace(
-        params,
-        max_new_tokens=max(1, min(params.max_new_tokens, policy.config.max_position_embeddings // ROUNDS - longest)),
-    )
+    room = min(params.max_new_tokens, policy.config.longest // ROUNDS - longest)
+    quarter = replace(params, max_new_tokens=max(1, room))
     most = params.max_new_tokens * 3 // 4
 
     def revising(root: Path, n: int, key: Key) -> Strategy:
@@ -111,7 +110,7 @@ def build_strategies(policy: Policy, params: SamplingParams, *, longest: int, sc
     def voting(aggregate: Aggregate | None) -> Builder:
         return lambda root, n, key: vote(root, params, samples=n, key=key, aggregate=aggregate)
 
-    found: dict[str, Builder] = {"vote": voting(None), "revise": revising, "budget": forcing}
+    found: dict[str, Builder] = {"vote": voting(None), **({"revise": revising} if room > 0 else {}), "budget": forcing}
     if not scored:
         return found
 

@@ -18,6 +18,9 @@ _CHANGED = re.compile(  # what makes the value another than the digits say
     r"|-[^\w.]+\.?[0-9]"  # a minus apart: - 5, -(5), -\$5
     r"|(?:[^\W\d]|[-)\]}])[-+*/%^]+[.0-9]"  # x-5, --5, (x)*5
     r"|[0-9](?:\s*!|[-+*%^]+[^\W\d]\b|\*\*\w|\^[({])"  # 5!, 5*x, 5^(x), but 5-mile and 5^\circ
+    r"|[0-9]\s*[^\W\d]{1,20}\s*[+*]\s*[^\W\d]"  # 5n+n
+    r"|\\(?!(?:text|math|emph|underline|boxed|fbox|left|right|displaystyle|circ|degree|prime|approx|q?quad)"
+    r"|(?:rm|bf|it|sf|tt|pounds?|euro|yen|cents?|dollars?|per(?:cent|mil)|ohm|Omega|mu)(?![a-zA-Z]))[a-zA-Z]"  # 5\pi
     r"|(?<![-=])[<>]=?\s*[-.0-9]|[0-9]\s*[<>+]"  # bounds: <5, 5+, but => 5
     r"|[≤≥⩽⩾]|\\[lg][et](?:q|q?slant)?(?![a-z])"
     r"|[0-9](?:k|(?-i:M|B))\b|[0-9]\s*(?:[万萬亿億兆]|千(?![克米瓦卡])|百(?!分))"  # 5k, 5万, but 5千克 is 5 kg
@@ -42,10 +45,14 @@ def parse_number(text: str) -> Fraction | None:
     are allowed; a second number is not, so that an answer cannot list several guesses. A minus apart from its number
     could be a dash, and digits of another script or a power would be overlooked, but for a unit's (``5 m^2``): they are
     no number here. Nor is ``minus 5``, ``not 5``, ``5!``, ``√25``, ``x-5``, ``5 million``, ``5k``, ``<5`` or ``5+``,
-    whose value is not what the digits say.
+    whose value is not what the digits say, or ``5\\pi``, a command of LaTeX that may make another number of them. A
+    fraction may be written ``\\frac{1}{2}``.
     """
     if len(text) > MAX_LENGTH or _has_other_digits(text):
         return None
+    fraction = formula.clean(text)
+    if "frac" in fraction and (value := formula.read_number(fraction)) is not None:
+        return value
     plain = _UNIT_POWER.sub(r"\1", _TAG.sub(" ", text))
     plain = _CURRENCY.sub("", _THOUSANDS.sub("", formula.unspaced(plain.translate(_MINUS_SIGNS))))
     found = _NUMBER.findall(plain)

@@ -30,7 +30,8 @@ def chat_prompt(folder: Path) -> str | None:
     """The template of a model folder, ``None`` where it has no chat template.
 
     A template that says the date is told one day for ever, that of Llama 3.2's own fallback: what is asked must not
-    depend on when. ``<think>`` and a line break are added where the chat template knows the tag and has neither opened nor closed it.
+    depend on when. ``<think>`` and a line break are added where the chat template knows the tag and has neither opened
+    nor closed it.
     ``CheckpointError`` for a template that cannot be rendered with one user's turn.
     """
     source = _source(folder)
