@@ -8,6 +8,7 @@ Tasks whose checker says so look outside the tag as well; a later rule is asked 
 from __future__ import annotations
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 from aha.records import Problem
@@ -19,6 +20,7 @@ _BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(r"\banswer\s*(?:is\b\s*:?|:)[*\s]*", re.IGNORECASE)
 _LEAD = re.compile(r"(?:(?:so|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*(\S*[0-9]\S*)[ \t]*$", re.MULTILINE)
+LAST_PHRASES = 4  # a model can say a megabyte of answers: which of the last is meant
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
 
 
@@ -48,7 +50,8 @@ def find_answer(problem: Problem, response: Response) -> Found | None:
         return Found(box, "box")
     if problem.task == "word_problem" and (lines := _HASHES.findall(response.untagged)):
         return Found(lines[-1], "line of ####")
-    phrases = [_sentence(response.untagged[phrase.end() :]) for phrase in _PHRASE.finditer(response.untagged)]
+    ends = deque((phrase.end() for phrase in _PHRASE.finditer(response.untagged)), LAST_PHRASES)
+    phrases = [_sentence(response.untagged[end:]) for end in ends]
     said = next((text for text in reversed(phrases) if _may_be_meant(problem, text)), phrases[-1] if phrases else "")
     return Found(said, "phrase") if said else None
 
