@@ -20,7 +20,7 @@ from aha.records import FinishReason, Group
 from aha.reward.rubric import Scored
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.engine import NativeEngine, sampled_itemsize
-from aha.rollout.native.memory import estimate_rollout
+from aha.rollout.native.memory import RolloutMemory, estimate_rollout
 from aha.rollout.sync import sync_weights
 from aha.stages import memory, pretrain, reward_model, rl, sft
 from aha.stages.context import Context
@@ -29,7 +29,7 @@ from aha.stages.memory import check_memory, estimate_rl, fit_memory, memory_metr
 from aha.stages.models import Policy, save_policy
 from aha.stages.rollout import Rollout
 from aha.testing import few_problems, measure_peak_memory, tiny_policy
-from aha.train.memory import of_completions
+from aha.train.memory import estimate_held, of_completions
 
 PROMPTS, SAMPLES, PROMPT, COMPLETION, BUDGET, CACHE = 4, 8, 20, 40, 1_024, 1 << 30
 
@@ -100,6 +100,18 @@ def test_two_steps_of_rl(name: str, changes: dict[str, Any], dtype: torch.dtype,
     estimate = estimate_rl(config, layouts, read, rollout, algorithm, like=like, halves=halves)
     measured = measure_peak_memory(step)
     assert estimate == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_what_is_sampled_beside_a_step_is_counted_on_top_of_it(name: str) -> None:
+    """And the weights once more: those that the sampler had when it began."""
+    algorithm, config = ALGORITHMS[name], tiny_policy().config
+    layouts = of_completions(prompts=4, rows=8, prompt=8, completion=32, token_budget=512)
+    like, nothing, sampling = torch.empty(0), RolloutMemory(0, 0), RolloutMemory(held=3_000, working=500)
+    alone = estimate_rl(config, layouts, layouts, nothing, algorithm, like=like)
+    weights = estimate_held(config, bytes_per_number=4).weights
+    assert estimate_rl(config, layouts, layouts, sampling, algorithm, like=like, beside=True) == alone + weights + 3_500
+    assert estimate_rl(config, layouts, layouts, sampling, algorithm, like=like) == alone
 
 
 def judged(groups: list[Group]) -> Rollout:

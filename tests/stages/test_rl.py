@@ -7,7 +7,9 @@ import dataclasses
 import itertools
 import math
 import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ CONTINUED = {
     "vapo, in and after its warm-up": settings_of("vapo", critic_warmup=2),
     "dapo, asking again": settings_of("dapo", samples=2, weights=Weights(tags=0.3)),
     "kimi": settings_of("kimi"),
-    "a sampler that is a step behind": settings_of("grpo", staleness=1, minibatches=1),
+    "a sampler that is behind": settings_of("grpo", staleness=2, minibatches=1, steps=5),
     "completions in pieces": settings_of("grpo", minibatches=1, piece_tokens=16),
     "problems by their pass rates, wrong ones again": settings_of(
         "grpo", minibatches=1, choice=Choice(strategy="uncertainty", decay=0.5), replay=0.5
@@ -63,6 +65,7 @@ CONTINUED = {
     "a reference that is refreshed": settings_of("grpo-r1", beta=1.0),
     "a rollback": settings_of("grpo", minibatches=1, rollback_every=1),
     "a rollback in bf16": settings_of("grpo-r1", beta=0.1, minibatches=2, rollback_every=1, precision="bf16"),
+    "a rollback of a sampler that is behind": settings_of("grpo", minibatches=1, rollback_every=1, staleness=1),
     "moments in bf16": settings_of("grpo", minibatches=1, moments="bf16"),
     "an int8 sampler": settings_of("grpo-r1", minibatches=2, sampler="int8"),
 }
@@ -93,10 +96,11 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
     does = {
         "vapo": "entropy" not in rows[1] and "entropy" in rows[2],
         "dapo": max(row["rounds"] for row in rows) > 1 and max(row["tokens_wasted"] for row in rows) > 0,
-        "a sampler": [row["staleness"] for row in rows] == [0, 1, 0, 1],
+        "a sampler": [row["staleness"] for row in rows] == [0, 1, 2, 1, 2],
         "completions in pieces": max(row.get("under_way", 0) for row in rows) > 0 and rows[-1]["staleness"] > 0,
         "a reference": rows[-1]["kl"] > 0,
         "a rollback": actions == [(3, "rollback")] and rows[3]["lr"] == 0.5 * rows[1]["lr"],
+        "a rollback of a sampler": [row["staleness"] for row in rows] == [0, 1, 1, 0],
     }
     assert all(done for start, done in does.items() if name.startswith(start)), "the run must do what is continued"
     for step, lost in ((2, 1), (3, 0)):
@@ -107,6 +111,56 @@ def test_stop_and_continue_gives_the_bits_of_a_straight_run(
         assert len(rows_of(out)) == step + lost
         run_stage(rl.run, settings, inputs, out)
         same_bits(straight, out)
+
+
+def test_a_step_is_sampled_while_the_one_before_it_is_learned(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ends before the other has begun; and side by side they do what they do one after the other."""
+    settings = settings_of("grpo", staleness=1, minibatches=1)
+    begin, learn, sample = rl.Beside.begin, rl.learn, rl.sample_groups
+    with monkeypatch.context() as patch:
+        patch.setattr(rl.Beside, "begin", lambda self, work: answered(work()))
+        alone = run_stage(rl.run, settings, inputs, tmp_path / "alone")
+    meeting = threading.Barrier(2, timeout=60)
+    met: list[int] = []
+
+    def learn_then(*arguments: Any, **named: Any) -> Any:
+        if len(met) < 3:  # the last step has none behind it
+            met.append(meeting.wait())
+        return learn(*arguments, **named)
+
+    def sample_then(engine: Any, *others: Any, **named: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            meeting.wait()
+        return sample(engine, *others, **named)
+
+    monkeypatch.setattr(rl, "learn", learn_then)
+    monkeypatch.setattr(rl, "sample_groups", sample_then)
+    monkeypatch.setattr(rl.Beside, "begin", begin)
+    same_bits(alone, run_stage(rl.run, settings, inputs, tmp_path / "together"))
+    assert len(met) == 3
+
+
+def answered(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
+def test_what_goes_wrong_beside_a_step_is_said_with_its_own(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(engine: Any, problems: Any, prompts: Any, samples: int, params: Any, seed: int, step: int, **_: Any):  # type: ignore[no-untyped-def]
+        if step == 2:
+            raise InvariantError("no luck")
+        return sample(engine, problems, prompts, samples, params, seed, step)
+
+    sample = rl.sample_groups
+    monkeypatch.setattr(rl, "sample_groups", broken)
+    with pytest.raises(InvariantError, match="^step 3: no luck$"):
+        run_stage(rl.run, settings_of("grpo", staleness=1, minibatches=1), inputs, tmp_path / "rl")
+    assert len(rows_of(tmp_path / "rl")) == 2, "the step that was learned meanwhile is there"
 
 
 def test_what_went_wrong_is_asked_again_in_its_own_language_and_once_a_step(

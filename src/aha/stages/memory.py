@@ -55,15 +55,16 @@ def estimate_rl(
     algorithm: Algorithm,
     *,
     like: Tensor,
-    copies: int = 0,
+    beside: bool = False,
     mtp: bool = False,
     halves: bool = False,
     moments: Moments = "float32",
     recomputed: int = 0,
 ) -> int:
     """Bytes at the peak of a step: the policy and what the row of the table asks for (a reference, a critic with
-    moments of its own), ``copies`` more of the weights, and the largest of what sampling (with weights and a cache of
-    its own), log-probs of the whole rollout, and updates take. ``layouts`` are an update's, ``read`` the whole
+    moments of its own), and the largest of what sampling (with weights and a cache of its own), log-probs of the whole
+    rollout, and updates take; with ``beside`` sampling goes on beside the others, and the sampler's weights are there
+    once more. ``layouts`` are an update's, ``read`` the whole
     rollout's. The gradients of a model stay until its next update begins, or the step ends. With ``mtp`` an update is
     counted as if the modules of multi-token prediction took part, which have one of their own. With ``halves`` weights
     are in two (train/halves.py), and gradients float32 from the second micro-batch on. A reference is counted whole,
@@ -71,13 +72,17 @@ def estimate_rl(
     where: _Where = {**_where(like), "bytes_per_number": 2} if halves else _where(like)
     policy = estimate_held(config, bytes_per_number=where["bytes_per_number"], mtp=mtp)
     step = estimate_step(config, layouts, mtp=mtp, recomputed=recomputed, **where)
-    copies += bool(algorithm.beta)
-    before = max(rollout.held + rollout.working, estimate_logprobs(config, read, **where))
+    copies = bool(algorithm.beta) + beside
+    sampling, before = rollout.held + rollout.working, estimate_logprobs(config, read, **where)
     each = 2 if moments == "bf16" else 4 if halves else like.itemsize
     held = (1 + copies) * policy.weights + policy.moments * each // where["bytes_per_number"]
     if halves:
         held += policy.gradients  # the lower halves of what learns
         step += policy.gradients if len(layouts) > 1 else 0
+    if beside:
+        held += sampling
+    else:
+        before = max(before, sampling)
     if algorithm.critic is None:
         return held + max(step, before)
     critic = estimate_held(config, bytes_per_number=like.itemsize, logits=False)

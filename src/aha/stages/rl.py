@@ -12,8 +12,10 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +39,7 @@ from aha.rollout.native.engine import NativeEngine, sampled_itemsize
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.partial import begin_group, from_json, is_finished, sample_piece, to_json
 from aha.rollout.sync import check_agreement, sync_weights
+from aha.stages.beside import Beside
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, follow, learn
 from aha.stages.memory import estimate_rl, fit_memory, longest_prompt, memory_metrics
@@ -66,16 +69,17 @@ class Settings(Frozen):
     ``preference_start`` of the steps. ``choice`` says which problems are asked, and up to ``replay`` of them are hard
     ones that went wrong before. ``length_stages`` are (first step, ``max_new_tokens`` from there). Micro-batches hold
     ``token_budget`` tokens. ``balance`` keeps the load of experts even. ``importance_cap`` is the largest weight of a
-    token that corrects for the sampler's distance from the trainer (none: ratios are to the sampler). The sampler gets
-    new weights every ``staleness`` + 1 steps. With ``piece_tokens`` a step samples no more than that of a completion:
-    a group with a longer one goes on in the next step, which asks for that many new groups less; a step in which no
-    group has finished samples one more piece of all. A row that asks again where rewards are equal does so in
-    ``refill_rounds`` rounds at most, with ``piece_tokens`` in one, and not after ``token_limit`` tokens of a step.
-    With ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go back
-    to is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a step of
-    the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are: as the
-    policy moves on fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each step's
-    samples, without a gradient to the policy.
+    token that corrects for the sampler's distance from the trainer (none: ratios are to the sampler). With
+    ``staleness`` a step is sampled and judged while the one before it is learned, by weights that are up to so many
+    updates old; that takes another core, and memory for both at once. With ``piece_tokens`` a step samples no more than
+    that of a completion: a group with a longer one goes on in the next step, which asks for that many new groups less;
+    a step in which no group has finished samples one more piece of all. A row that asks again where rewards are equal
+    does so in ``refill_rounds`` rounds at most, with ``piece_tokens`` in one, and not after ``token_limit`` tokens of a
+    step. With ``mask_truncated`` completions that were cut are not trained on. A copy of the weights that ``guards`` go
+    back to is kept every ``rollback_every`` steps without a finding; then the rate is halved. ``speculate`` tokens a
+    step of the sampler are drafted by modules of multi-token prediction, which the policy's updates leave as they are:
+    as the policy moves on fewer drafts are kept, and what is sampled stays exact. With ``mtp_lr`` they learn from each
+    step's samples, without a gradient to the policy.
 
     With ``precision`` bf16 the policy, its reference and the sampler compute in BF16 (attention and norms with float32
     sums inside); weights stay float32, as the BF16 parameter and a lower half (train/halves.py), sums of gradients too,
@@ -170,6 +174,18 @@ class _Tally:
     cut: int = 0
 
 
+@dataclass(frozen=True)
+class _Sampled:
+    """A step's rollout, the greedy answers' rewards of ``_roll_out``, tokens and seconds of both, and the share of
+    drafts that were kept."""
+
+    rollout: Rollout
+    greedy: list[float] | None
+    tokens: int
+    seconds: float
+    acceptance: float | None
+
+
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the policy; every input named ``problems...`` a set of training problems, each asked equally often;
     ``problems`` also the general prompts; ``helpful`` and ``safe`` the preference models; ``scorer`` the process reward
@@ -208,6 +224,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         folder=context.out,
     )
     learner.scorer = scorer
+    # The sampler's weights: a step that was stopped while the next was being sampled has that sampled again.
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
     pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
     keys_of_pools = [{problem.key for problem in problems} for problems in sets]
@@ -221,13 +238,14 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         0,
         policy.decoder,
         learner.optimizer,
-        {"updates": 0, "last": {}},
+        {"updates": 0, "last": {}, "sampler_version": 0},
         {name: module for name, module in frozen.items() if module is not None},
         {name: (module, opt) for name, (module, opt) in also.items() if module is not None and opt is not None},
     )
     under_way: list[Group] = []
     tally = _Tally([0] * len(sets))
     state.resume(context.out / "state")
+    state.extra.setdefault("sampler_version", state.step)  # of an earlier version
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
         records = zip(sets, state.extra["pools"], strict=True)
@@ -244,13 +262,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         state.extra["updates"] += 1
         return bool(algorithm.reference_refresh) and state.extra["updates"] % algorithm.reference_refresh == 0
 
-    while state.step < settings.steps:
-        step, started, drawn = state.step, time.perf_counter(), engine.sampled_tokens
-        waiting = _tokens(under_way)
-        age = step % (settings.staleness + 1)
-        if behaviour is not None and age == 0:
-            behaviour.load_state_dict(policy.decoder.state_dict())
-        cap = cap_at(step, settings.length_stages) if settings.length_stages else settings.max_new_tokens
+    def sample(step: int) -> _Sampled:
+        """By the weights that the engine has."""
+        started, drawn = time.perf_counter(), engine.sampled_tokens
+        cap = _cap(settings, step)
         rewards = build_rewards(
             settings.weights,
             preferences,
@@ -261,7 +276,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             max_new_tokens=cap,
             accuracy=early.judge,
         )
-        sync_weights(engine, behaviour or policy.decoder, version=step - age)
         with _named(step + 1):
             rollout, greedy = _roll_out(
                 policy,
@@ -279,15 +293,38 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 seed=context.seed,
                 step=step,
             )
-        engine.release()
         early.forget()
+        acceptance = None if engine.speculation is None else engine.speculation.acceptance
+        return _Sampled(rollout, greedy, engine.sampled_tokens - drawn, time.perf_counter() - started, acceptance)
+
+    meanwhile = Beside(policy.decoder.head_weight.device)
+    following: Future[_Sampled] | None = None
+    while state.step < settings.steps:
+        step, started = state.step, time.perf_counter()
+        waiting = _tokens(under_way)
+        if following is not None:
+            sampled, following = following.result(), None
+        else:  # in step with the policy; or the first, a continued one, or one behind a rollback
+            if behaviour is None:
+                state.extra["sampler_version"] = step
+            sync_weights(engine, behaviour or policy.decoder, version=state.extra["sampler_version"])
+            sampled = sample(step)
+        rollout = sampled.rollout
         results = rollout.results
         for pool, own in zip(pools, keys_of_pools, strict=True):
             pool.record(result for result in results if result[0] in own)
         hard.record(results)
-        sampled_at = time.perf_counter()
         if tally.groups < settings.prompts:
             _check_lengths(tally, rollout, settings.prompts)
+        told = asdict(tally)
+        if behaviour is None:
+            engine.release()
+        elif step + 1 < settings.steps:
+            if step % settings.staleness == 0:
+                behaviour.load_state_dict(policy.decoder.state_dict())
+                state.extra["sampler_version"] = step
+                sync_weights(engine, policy.decoder, version=step)
+            following = meanwhile.begin(partial(sample, step + 1))
         lr = watch.lr_factor * learning_rate(
             step,
             base=settings.lr,
@@ -305,10 +342,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 max_grad_norm=settings.max_grad_norm,
                 temperature=settings.temperature,
                 token_budget=settings.token_budget,
-                max_new_tokens=cap,
+                max_new_tokens=_cap(settings, step),
                 importance_cap=settings.importance_cap,
                 mask_truncated=settings.mask_truncated,
-                greedy_rewards=greedy,
+                greedy_rewards=sampled.greedy,
                 warming_up=algorithm.critic is not None and step < algorithm.critic.warmup,
                 skip_above=watch.norm_limit,
                 refresh=refresh,
@@ -323,6 +360,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
                 max_grad_norm=settings.max_grad_norm,
             )
         learner.free_gradients()
+        if following is not None:
+            wait([following])
         state.step += 1
         row = step_metrics(state.step, rollout, learned, lr=lr)
         row["staleness"] = float(step - min(c.policy_version for g in rollout.groups for c in g.completions))
@@ -332,22 +371,27 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if settings.piece_tokens:
             row["under_way"] = float(len(under_way))
             row["tokens"] += _tokens(under_way) - waiting  # what ends now was begun earlier, what is begun ends later
-        if engine.speculation is not None:
-            row["draft_acceptance"] = engine.speculation.acceptance
+        if sampled.acceptance is not None:
+            row["draft_acceptance"] = sampled.acceptance
         row["seconds"] = time.perf_counter() - started
-        row["tokens_per_second"] = (engine.sampled_tokens - drawn) / (sampled_at - started)
+        row["tokens_per_second"] = sampled.tokens / sampled.seconds
         row |= memory_metrics(state.step, need, policy.decoder.head_weight.device, recomputed=recomputed)
         state.extra["last"] = {key: row[key] for key in ("accuracy", "format", "length", "reward")}
         findings = watch.log(row)
         if state.step == 1 or state.step % settings.samples_every == 0 or state.step == settings.steps:
             keep_samples(context.out, state.step, policy, rollout, learned.credit)
+        rollbacks = state.extra["rollbacks"]
         watch.act(findings)
+        if behaviour is not None and state.extra["rollbacks"] > rollbacks:
+            behaviour.load_state_dict(policy.decoder.state_dict())
+            state.extra["sampler_version"] = state.step
+            tally, following = _Tally(**told), None  # what was sampled meanwhile is of the weights that were left
         if context.save_due():
             state.extra |= {
                 "pools": [pool.to_json() for pool in pools],
                 "replay": hard.to_json(),
                 "under_way": to_json(under_way),
-                "tally": asdict(tally),
+                "tally": told,
             }
             state.save(context.out / "state")
             learner.release_reference()
@@ -357,6 +401,11 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     save_policy(policy, context.out / "model")
     watch.close()
     return StageResult({**state.extra["last"], "steps": state.step})
+
+
+def _cap(settings: Settings, step: int) -> int:
+    """``max_new_tokens`` of a step."""
+    return cap_at(step, settings.length_stages) if settings.length_stages else settings.max_new_tokens
 
 
 def resolve_algorithm(settings: Settings) -> Algorithm:
@@ -412,7 +461,6 @@ def _estimate_memory(
         )
         for number in (-(-rows // algorithm.minibatches), rows)
     )
-    copies = int(settings.staleness > 0)
     return estimate_rl(
         policy.config,
         layouts,
@@ -420,7 +468,7 @@ def _estimate_memory(
         rollout,
         algorithm,
         like=head,
-        copies=copies,
+        beside=settings.staleness > 0,
         mtp=settings.mtp_lr > 0,
         halves=halves,
         moments=settings.moments,
