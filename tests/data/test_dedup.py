@@ -66,23 +66,30 @@ def test_planted_duplicates_go_and_changed_problems_stay(tmp_path: Path) -> None
         "Is 5 even?",
         "What is 10²?",
         "What is 102?",
+        "What is 2ⁿ?",
+        "What is 2n?",
+        "Compute $x-y$.",
+        "Compute $x y$.",
+        "What is f'g?",
+        "What is f g?",
         "小明有3个苹果，一共几个？",
         "小明有4个苹果，一共几个？",
-        "",
-    ][:-1]
+        "Where is the x-axis of Euler's well-known curve?",
+    ]
     go = [
         first.upper().replace(" ", "\n "),
         first.replace("A baker", "The baker"),
         "compute $5!+3$",
         "小明有3个苹果,一共几个?",
+        "Where is the x axis of Euler’s well known curve?",
     ]
     card = build(Dedup(), [write(tmp_path / "a.jsonl", stay + go)], Output(tmp_path / "out", shard_rows=7), quiet)
     assert kept(tmp_path / "out") == stay
     assert card["counts"] == {
-        "in": 20, "kept": 16, "removed": {"duplicate": 3, "near-duplicate": 1}, "rejected": 0
+        "in": 28, "kept": 23, "removed": {"duplicate": 4, "near-duplicate": 1}, "rejected": 0
     }
     removed = read_jsonl(tmp_path / "out" / "removed.jsonl")
-    assert [row["line"] for row in removed] == [17, 18, 19, 20]
+    assert [row["line"] for row in removed] == [24, 25, 26, 27, 28]
     assert removed[0]["detail"] == f"equal to {tmp_path / 'a.jsonl'}:1"
     assert removed[1]["detail"].endswith(f"like {tmp_path / 'a.jsonl'}:1")
     build(Dedup(digits="ignored"), [tmp_path / "a.jsonl"], Output(tmp_path / "stripped"), quiet)

@@ -19,6 +19,7 @@ from aha.model.config import ModelConfig
 from aha.model.config_file import from_hugging_face, load_config
 from aha.model.decoder import Decoder, build_decoder
 from aha.model.folder import convert_folder, load_model, save_model
+from aha.model.rope import yarn_attention_factor
 
 IDS = torch.tensor([[5, 6, 7, 60, 0, 1], [9, 8, 7, 6, 5, 4]])
 
@@ -119,11 +120,14 @@ def test_every_spelling_of_the_rotary_base(fields: dict[str, Any]) -> None:
     assert (left_out.bos_token_id, left_out.eos_token_id) == (1, 2)
 
 
-def test_what_nobody_reads_of_a_published_scaling_may_be_there() -> None:
+def test_the_scaling_that_deepseek_published_for_qwen3_leaves_scores_as_they_are() -> None:
     base = {"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
             "num_attention_heads": 2, "max_position_embeddings": 131072}
     yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     published = {**yarn, "attn_factor": 0.8782488562869419, "finetuned": True}
+    scaling = from_hugging_face({**base, "rope_scaling": published}).rope_scaling
+    assert scaling is not None and yarn_attention_factor(scaling) == pytest.approx(1.0, abs=1e-12)
+    del published["attn_factor"]
     assert from_hugging_face({**base, "rope_scaling": published}) == from_hugging_face({**base, "rope_scaling": yarn})
 
 

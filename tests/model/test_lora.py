@@ -64,6 +64,19 @@ def test_it_begins_as_nothing_and_trains_alone() -> None:
         adapted(targets=("q_prj",))
 
 
+def test_a_name_that_routed_experts_have_too_is_refused() -> None:
+    """peft would take such an adapter for the experts' and drop it."""
+    experts = ModelConfig(
+        model_type="deepseek_v3", vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, kv_lora_rank=8, qk_nope_head_dim=8, qk_rope_head_dim=8,
+        v_head_dim=8, n_routed_experts=4, n_shared_experts=1, num_experts_per_tok=2, moe_intermediate_size=8,
+        first_k_dense_replace=1, n_group=1, topk_group=1,
+    )  # fmt: skip
+    with pytest.raises(SettingError, match=r"\['down_proj'\] with routed experts, .* name some of .*'o_proj'"):
+        add_lora(build_decoder(experts, seed=0), rank=2, alpha=1.0, targets=("o_proj", "down_proj"))
+    add_lora(build_decoder(experts, seed=0), rank=2, alpha=1.0, targets=("o_proj", "kv_b_proj"))
+
+
 def test_merged_it_computes_the_same_under_the_old_names() -> None:
     decoder = adapted()
     stir(decoder)

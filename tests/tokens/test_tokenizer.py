@@ -147,6 +147,28 @@ def test_a_published_folder_keeps_its_chat_template_and_settings(inside: bool, t
     assert read_json(again / "tokenizer_config.json") == read_json(source / "tokenizer_config.json")
 
 
+@pytest.mark.parametrize(("changes", "begins"), [
+    ({}, True), ({"add_bos_token": False}, False), ({"tokenizer_class": "PreTrainedTokenizerFast"}, False),
+])
+def test_a_llama_tokenizer_begins_texts_though_its_file_does_not(
+    changes: dict[str, object], begins: bool, tmp_path: Path
+) -> None:
+    """As DeepSeek publishes V3, R1 and the distilled models: the class adds the token that tokenizer.json does not."""
+    tokenizer = byte_tokenizer()
+    tokenizer.backend.add_special_tokens(["<s>"])
+    tokenizer.save(tmp_path)
+    config = {"tokenizer_class": "LlamaTokenizerFast", "add_bos_token": True, "bos_token": "<s>"}
+    write_json_atomic(tmp_path / "tokenizer_config.json", {**config, "eos_token": EOS, **changes})
+    loaded = load_tokenizer(tmp_path)
+    first = loaded.begin_ids
+    assert first == ([loaded.backend.token_to_id("<s>")] if begins else [])
+    assert loaded.encode_from_start("naïve") == first + loaded.encode("naïve")
+    assert loaded.encode_from_start("<s>naïve") == loaded.encode("<s>naïve")
+    loaded.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").begin_ids == first
+    assert AutoTokenizer.from_pretrained(tmp_path / "again")("naïve")["input_ids"] == first + loaded.encode("naïve")
+
+
 def test_the_name_of_the_unknown_word_is_kept(tmp_path: Path) -> None:
     word_tokenizer().save(tmp_path)
     content = read_json(tmp_path / "tokenizer.json")

@@ -118,7 +118,7 @@ def _problem(row: Mapping[str, Any], name: str, where: str) -> Problem:
     prompt = next((row[key] for key in PROBLEM if row.get(key) is not None), None)
     if not isinstance(prompt, str) or not prompt.strip():
         raise DataError(f"{where}: no prompt as text in {', '.join(PROBLEM)} (fields: {', '.join(row)})")
-    return Problem(str(row.get("id") or name), prompt, "", "general")
+    return Problem(str(row.get("id") or name), prompt.strip(), "", "general")
 
 
 def _item(row: Mapping[str, Any], problem: Problem, where: str, *, gap: float) -> Pair | Labelled | str:

@@ -7,10 +7,16 @@ import unicodedata
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _TOKEN = re.compile(rf"(?<!\w)\.\d+|\d+(?:[.,:]\d+)*|[{_HAN}\u3040-\u30ff]|[^\W\d_{_HAN}\u3040-\u30ff]+|[^\w\s]|_")
-_HYPHEN = re.compile(r"(?<=[^\W\d_])[-‐‑'’](?=[^\W\d_])")
+_HYPHEN = re.compile(  # of words: x-y is a difference
+    r"(?<=[^\W\d_]{2})[-‐‑](?=[^\W\d_])|(?<=[^\W\d_])[-‐‑](?=[^\W\d_]{2})|(?<=[^\W\d_]{2})['’](?=[^\W\d_])"
+)
 _DROPPED = frozenset('.,;:?"`$“”。、')  # not "!" and "'": 5! and f'(x) are no 5 and f(x)
-_RAISED = str.maketrans({raised: mark + digit for mark, digits in (("^", "⁰¹²³⁴⁵⁶⁷⁸⁹"), ("_", "₀₁₂₃₄₅₆₇₈₉"))
-                         for digit, raised in zip("0123456789", digits, strict=True)})
+_RAISED = {
+    number: mark + "".join(chr(int(code, 16)) for code in codes)
+    for number in range(0x3000)  # the rest are phonetic and annotations
+    for kind, *codes in [unicodedata.decomposition(chr(number)).split() or [""]]
+    if (mark := {"<super>": "^", "<sub>": "_"}.get(kind))
+}
 _ARTICLES = frozenset("ai")
 
 
@@ -18,7 +24,7 @@ def tokens(text: str) -> list[str]:
     """Words, numbers and symbols in one case and form, without what ends or quotes a sentence.
 
     ``tokens("Is 3.5 + x  even?") == ["is", "3.5", "+", "x", "even"]``. Numbers and operators stay: they are what a
-    question asks. A Han or kana character is a word, and ``10²`` is ``10^2``, not 102.
+    question asks. A Han or kana character is a word, and ``10²`` is ``10^2``, not 102, ``2ⁿ`` no ``2n``.
     """
     plain = _HYPHEN.sub(" ", unicodedata.normalize("NFKC", text.translate(_RAISED)).casefold())
     return [token for token in _TOKEN.findall(plain) if token not in _DROPPED]

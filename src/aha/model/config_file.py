@@ -5,6 +5,7 @@ transformers 4 and 5 spell rotary embedding differently; both are read, and what
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -68,7 +69,6 @@ QUANTIZATION: dict[str, Any] = {
     "weight_block_size": [128, 128],
 }
 """``quantization_config`` of DeepSeek-V3 and R1."""
-_UNREAD = ("attn_factor", "finetuned")  # in published scaling, of DeepSeek-R1-0528-Qwen3-8B for one; nobody reads them
 _SCORES = {"deepseek_v2": "softmax", "deepseek_v3": "sigmoid"}
 _METHODS = {"deepseek_v2": ("greedy", "group_limited_greedy"), "deepseek_v3": ("noaux_tc",)}
 
@@ -241,8 +241,8 @@ def _rope(fields: Mapping[str, Any], max_position_embeddings: int) -> tuple[floa
         raise CheckpointError(
             f"{where} asks for {kind!r} rotary scaling, which is not supported; known: {', '.join(known)}"
         )
-    for name in _UNREAD:
-        given.pop(name, None)
+    given.pop("finetuned", None)  # in published scaling, and nobody reads it
+    share = given.pop("attn_factor", None)
     if kind != "linear":
         original = given.setdefault("original_max_position_embeddings", max_position_embeddings)
         if "factor" not in given:
@@ -252,6 +252,9 @@ def _rope(fields: Mapping[str, Any], max_position_embeddings: int) -> tuple[floa
                     f"max_position_embeddings {max_position_embeddings!r}"
                 )
             given["factor"] = max_position_embeddings / original
+    if share is not None and kind == "yarn" and isinstance(given["factor"], int | float):
+        # Of DeepSeek-R1-0528-Qwen3-8B, which is served so (vLLM, SGLang); transformers reads what it comes to alone.
+        given.setdefault("attention_factor", share * (0.1 * math.log(max(given["factor"], 1)) + 1))
     return cast(float, theta), RopeScaling(**given, rope_type=cast(Any, kind))
 
 

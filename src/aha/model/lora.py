@@ -18,9 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aha.errors import SettingError, nearest
+from aha.model.moe import Experts
 from aha.util.files import write_json_atomic
 
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EXPERT_MAPS = ("gate_proj", "up_proj", "down_proj")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", *EXPERT_MAPS)
 
 
 class LoraLinear(nn.Module):
@@ -43,12 +45,17 @@ def add_lora(
     decoder: nn.Module, *, rank: int, alpha: float, targets: Sequence[str] = TARGETS, seed: int = 0
 ) -> None:
     """Freezes the decoder and gives each linear map of its layers that is named in ``targets`` an adapter that begins
-    as nothing. ``SettingError`` for a name that no linear map has."""
+    as nothing. ``SettingError`` for a name that no linear map has, and for one that the routed experts' maps have, too:
+    they are one tensor and get no adapter, and peft reads an adapter of such a name as theirs."""
     layers = decoder.get_submodule("model.layers")
     linears = {name: module for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
     known = {name.rpartition(".")[2] for name in linears}
     if unknown := [target for target in targets if target not in known]:
         raise SettingError(f"no linear map of the model is called {unknown[0]!r}: {nearest(unknown[0], known)}")
+    routed = [target for target in targets if target in EXPERT_MAPS]
+    if routed and any(isinstance(module, Experts) for module in layers.modules()):
+        others = sorted(known.difference(EXPERT_MAPS))
+        raise SettingError(f"lora targets {routed} with routed experts, which have no adapters: name some of {others}")
     decoder.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, linear in linears.items():

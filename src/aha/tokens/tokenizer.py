@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from aha.errors import CheckpointError, DataError
 from aha.util.files import read_json, write_json_atomic, write_text_atomic
@@ -176,6 +176,13 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     backend.no_truncation()
     config_path = folder / "tokenizer_config.json"
     config = read_json(config_path) if config_path.is_file() else {}
+    begin = _token_text(config.get("bos_token"))
+    # Llama's class, which DeepSeek names for V3, R1 and the distilled models, adds it whatever tokenizer.json says.
+    of_llama = str(config.get("tokenizer_class")).startswith("LlamaTokenizer") and config.get("add_bos_token") is True
+    if of_llama and begin and not _begin_ids(backend) and (number := backend.token_to_id(begin)) is not None:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[begin, "$A"], pair=[begin, "$A", f"{begin}:1", "$B:1"], special_tokens=[(begin, number)]
+        )
     ends: list[str] = []
     for name in ("config.json", "generation_config.json"):
         model_config = read_json(folder / name) if (folder / name).is_file() else {}
