@@ -41,3 +41,11 @@ def test_a_family_of_reasoning_gym_is_a_bench_of_held_out_questions() -> None:
     pytest.importorskip("reasoning_gym")
     problems = load_bench("gym:leg_counting", limit=10)
     assert len(problems) == 10 and all(is_held_out(split_key(p)) for p in problems)
+
+
+@pytest.mark.parametrize(("family", "limit", "least"), [("coin_flip", 50, 5), ("jugs", 1, 1), ("gsm_symbolic", 2, 2)])
+def test_a_family_of_few_questions_asks_each_once(family: str, limit: int, least: int) -> None:
+    pytest.importorskip("reasoning_gym")
+    problems = load_bench(f"gym:{family}", limit=limit)
+    assert least <= len(problems) == len({p.prompt for p in problems}) <= limit
+    assert load_bench(f"gym:{family}", limit=1) == problems[:1]

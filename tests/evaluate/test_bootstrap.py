@@ -122,6 +122,13 @@ def test_special_cases_keep_an_honest_width() -> None:
     assert percentile_interval([3.0, 4.0, 9.0]) == percentile_interval([3.0, 4.0, 9.0])  # the same every time
 
 
+def test_samples_that_agree_and_problems_that_tie_leave_a_width() -> None:
+    """Rates of 2.5 of 3 each: 1.96 sqrt(5 x 0.1389 / 2) / 5 below 1. Ties: Wilson's of as many whole ones."""
+    estimate = again_interval([[True, True]] * 5)
+    assert estimate.as_dict() == {"value": 1.0, "low": pytest.approx(1 - 0.231, abs=1e-3), "high": 1.0}
+    assert bootstrap_interval([0.5] * 4).as_dict() == share_interval(2, 4).as_dict()
+
+
 def test_again_by_hand() -> None:
     estimate = again_interval([[True, False], [True, True]])
     half = Z95 * math.sqrt(0.25 / 1) / 2

@@ -47,6 +47,7 @@ def test_seeds_have_students_interval_by_hand() -> None:
     estimate = seeds_interval([1.0, 2.0, 3.0])
     assert (estimate.value, estimate.high) == (2.0, pytest.approx(2 + 4.303 / math.sqrt(3)))
     assert estimate.low == pytest.approx(4 - estimate.high)
+    assert seeds_interval([1.0, 2.0, 3.0], minimum=0.0, maximum=3.5).as_dict() == {"value": 2.0, "low": 0.0, "high": 3.5}
     one = seeds_interval([0.4])
     assert one.value == 0.4 and math.isnan(one.low) and math.isnan(one.high)
 
@@ -80,6 +81,7 @@ def test_pass_at_1_is_the_mean_and_keeps_a_width_where_all_agree() -> None:
     assert pass_at_1([[False] * 4] * 20).high > 0.05
     assert pass_at_1([[True] * 4] * 20).low < 0.95
     assert score_interval([0.0, 1.0]).as_dict() == share_interval(1, 2).as_dict()
+    assert score_interval([0.5, 0.5]).as_dict() == share_interval(1, 2).as_dict()
 
 
 @pytest.mark.parametrize("n", [1, 4, 7])

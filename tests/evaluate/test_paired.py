@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ def test_a_comparison_by_hand() -> None:
     same = compare_paired([0.5] * 10, [0.5] * 10)
     none = share_interval(0, 10).high
     assert same.difference.as_dict() == {"value": 0.0, "low": -none, "high": none} and not same.real
+    tokens = compare_paired([30.0, 40.0], [30.0, 40.0])  # lengths: no share of anything
+    assert tokens.difference.value == 0.0 and math.isnan(tokens.difference.low) and not tokens.real
 
 
 def test_equal_models_are_rarely_called_different_and_pairing_sees_what_lies_apart() -> None:

@@ -4,6 +4,7 @@ serves as a teacher."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ from aha.stages import reject
 from aha.stages.context import Context
 from aha.stages.models import Policy, build_loaded_engine, save_policy
 from aha.testing import tiny_policy, word_tokenizer
+from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.util.seeds import stream
 
@@ -107,9 +109,9 @@ def test_log_probabilities_are_the_models_at_temperature_one(client: httpx2.Clie
     own = [float(logp_TV[t, i]) for t, i in enumerate(ids[1:])]
     assert whole["logprobs"]["token_logprobs"] == [None, *(pytest.approx(x, abs=1e-5) for x in own)]
     assert part["logprobs"]["token_logprobs"] == [None, pytest.approx(own[0], abs=1e-5)]
-    assert whole["logprobs"]["tokens"] == [policy.tokenizer.token_text(i) for i in ids]
+    assert whole["logprobs"]["tokens"] == ["compute", " 2", " +", " 3"]
     best = logp_TV[0].topk(2)
-    names = [policy.tokenizer.token_text(i) for i in best.indices.tolist()]
+    names = policy.tokenizer.pieces(best.indices.tolist())
     assert whole["logprobs"]["top_logprobs"][1] == dict(
         zip(names, (pytest.approx(x, abs=1e-5) for x in best.values.tolist()), strict=True)
     )
@@ -136,12 +138,53 @@ def test_texts_begin_as_a_published_tokenizer_begins_them(tmp_path: Path) -> Non
         assert found["choices"] == ask(client, "completions", prompt=[ids], **read)["choices"]
         (choice,) = found["choices"]
         assert choice["text"] == "compute 2 + 3" and found["usage"]["prompt_tokens"] == len(ids)
-        assert choice["logprobs"]["tokens"] == ["<unk>", "compute", "2", "+", "3"]
-        assert choice["logprobs"]["text_offset"] == [0, 0, 7, 8, 9]
+        assert choice["logprobs"]["tokens"] == ["<unk>", "compute", " 2", " +", " 3"]
+        assert choice["logprobs"]["text_offset"] == [0, 0, 7, 9, 11]
         user = [{"role": "user", "content": "compute 2 + 3"}]
         chat = ask(client, "chat/completions", messages=user, max_tokens=1)
         assert chat["usage"]["prompt_tokens"] == len(policy.renderer.prompt("compute 2 + 3"))
         assert policy.renderer.prompt("compute 2 + 3")[0] == first
+
+
+def test_tokens_stand_where_the_text_has_them_and_end_where_it_does(client: httpx2.Client) -> None:
+    asked = {"prompt": "compute 2", "max_tokens": 12, "temperature": 0, "logprobs": 1, "echo": True}
+    (whole,) = ask(client, "completions", **asked)["choices"]
+    stop = whole["logprobs"]["tokens"][7].strip()
+    (cut,) = ask(client, "completions", **asked, stop=stop)["choices"]
+    assert len(cut["text"]) < len(whole["text"]) and whole["text"].startswith(cut["text"])
+    for choice in (whole, cut):
+        logged = choice["logprobs"]
+        for token, at in zip(logged["tokens"], logged["text_offset"], strict=True):
+            if token not in ("<eos>", "<pad>"):
+                assert choice["text"][at : at + len(token)] == token[: len(choice["text"]) - at] != ""
+        assert len({len(column) for column in logged.values()}) == 1
+    assert len(cut["logprobs"]["tokens"]) < len(whole["logprobs"]["tokens"])
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_thinking_that_was_cut_is_no_answer(opened: bool, policy: Policy, tmp_path: Path) -> None:
+    said = policy.tokenizer.encode("first 2" if opened else "<think> first 2")
+    template = "{question} <think>" if opened else "{question}"
+    asked = dataclasses.replace(policy, renderer=Renderer(policy.tokenizer, template))
+    with serving(Served("tiny", asked, tmp_path, Batcher(asked, Saying(said)))) as client:
+        body = {"messages": [{"role": "user", "content": "compute 2"}], "max_tokens": len(said)}
+        message = ask(client, "chat/completions", **body)["choices"][0]["message"]
+    assert message == {"role": "assistant", "reasoning_content": "first 2", "content": ""}
+
+
+class Saying:
+    """An engine that always says the same."""
+
+    policy_version = 0
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = tuple(ids)
+
+    def generate(self, prompts: list[list[int]], seeds: list[list[int]], *_: Any, **__: Any) -> list[list[Completion]]:
+        one = Completion(self.ids, (0.0,) * len(self.ids), FinishReason.LENGTH, 0)
+        return [[one for _ in own] for own in seeds]
+
+    def load_weights(self, decoder: Any, version: int) -> None: ...
 
 
 def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
@@ -156,6 +199,9 @@ def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
         ("completions", {"prompt": "compute", "max_tokens": 999}, 400, "max_position_embeddings is 256"),
         ("completions", {"prompt": "xylophone"}, 400, "does not know"),
         ("completions", {}, 400, "prompt"),
+        ("completions", {"prompt": []}, 400, "prompt is an empty list"),
+        ("completions", {"prompt": "compute \ud800"}, 400, "half of a surrogate pair"),
+        ("chat/completions", {"messages": user, "max_tokens": 0}, 400, "max_tokens is 0"),
         ("completions", {"prompt": [5, 99_999]}, 400, "prompt 0 has the token id 99999"),
         ("completions", {"prompt": [[5], [5, -1]], **read}, 400, "prompt 1 has the token id -1"),
         ("completions", {"prompt": [5, 99_999], **read, "logprobs": 1}, 400, "prompt 0 has the token id 99999"),
@@ -168,7 +214,7 @@ def test_what_cannot_be_answered_is_said(client: httpx2.Client) -> None:
         ("chat/completions", {"messages": turns}, 400, "no chat template"),
     ]
     for path, body, status, said in cases:
-        reply = client.post(path, json=body)
+        reply = client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
         assert reply.status_code == status and said in reply.json()["error"]["message"], reply.text
     assert client.get("models").json()["data"][0]["id"] == "tiny"
 
@@ -204,8 +250,10 @@ class Slow:
 
     def __init__(self, end: BaseException | None = None) -> None:
         self.end, self.entered, self.go = end, threading.Event(), threading.Event()
+        self.asked: list[tuple[list[list[int]], SamplingParams]] = []
 
-    def generate(self, prompts: list[list[int]], *_: Any, **__: Any) -> list[list[Completion]]:
+    def generate(self, prompts: list[list[int]], _: Any, params: SamplingParams, **__: Any) -> list[list[Completion]]:
+        self.asked.append((prompts, params))
         self.entered.set()
         assert self.go.wait(60)
         if self.end:
@@ -224,10 +272,15 @@ def test_what_is_cancelled_is_left_out_and_the_others_are_answered(policy: Polic
     other = batcher.sample([7], [1], SamplingParams(2, stop=("x",)))  # in no batch with the others
     gone = (batcher.sample([6], [1], params), batcher.score([5, 6], top=1), other)
     kept = batcher.sample([8], [1, 2], params), batcher.score([5, 6], top=1)
-    assert batcher.waiting == 7 and all(one.cancel() for one in gone) and not first.cancel()
+    colder = SamplingParams(2, temperature=0.5)
+    alone, with_it = batcher.sample([9], [1], colder), batcher.sample([4], [1], params)
+    assert batcher.waiting == 9 and all(one.cancel() for one in gone) and not first.cancel()
     engine.go.set()
     assert [one.result(60)[0].token_ids for one in (first, kept[0])] == [(5,), (8,)]
     assert len(kept[1].result(60).logprobs) == 1
+    assert [alone.result(60)[0].token_ids, with_it.result(60)[0].token_ids] == [(9,), (4,)]
+    assert all(params == (colder if [9] in prompts else SamplingParams(2)) for prompts, params in engine.asked)
+    assert [prompts for prompts, params in engine.asked if params == colder] == [[[9]]]
     batcher.close()
     assert batcher.waiting == 0
 

@@ -31,6 +31,7 @@ NUM_PROBLEMS = 200
 NUM_SAMPLES = 16
 MOST_NEW_TOKENS = 1024
 GYM_SEED = 0
+_FEWEST_DRAWS, _MOST_DRAWS = 200, 4
 
 
 def _chain(count: int) -> list[Problem]:
@@ -94,8 +95,7 @@ def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = 
     if name in BENCHES:
         return BENCHES[name](count)
     if name.startswith("gym:"):
-        drawn = gym.generate(name.removeprefix("gym:"), seed=GYM_SEED, size=round(2 * count / HELD_OUT))
-        return [problem for problem in drawn if is_held_out(split_key(problem))][:count]
+        return _drawn(name.removeprefix("gym:"), count)
     kind, given, source = name.partition("=")
     if kind in BENCHMARKS:
         if not source:
@@ -109,6 +109,23 @@ def load_bench(name: str, *, limit: int | None, dropped: list[BadGold] | None = 
     if dropped is not None:
         dropped += bad
     return problems if limit is None else problems[:limit]
+
+
+def _drawn(family: str, count: int) -> list[Problem]:
+    """Different held-out problems of a family; fewer where many draws give no more: some have few questions."""
+    size = round(2 * count / HELD_OUT)
+    most = max(_FEWEST_DRAWS, _MOST_DRAWS * size)
+    while True:
+        found: dict[str, Problem] = {}
+        for problem in gym.generate(family, seed=GYM_SEED, size=size):
+            if is_held_out(split_key(problem)):
+                found.setdefault(problem.prompt, problem)
+        if len(found) >= count or size >= most:
+            break
+        size = max(2 * size, _FEWEST_DRAWS)
+    if not found:
+        raise UsageError(f"bench gym:{family}: none of {size} questions is held out; take another family")
+    return list(found.values())[:count]
 
 
 def _generated(count: int, draw: Callable[[random.Random, str], Problem], name: str) -> list[Problem]:

@@ -25,11 +25,13 @@ _CHUNK = 1 << 22  # drawn indices at a time
 
 def bootstrap_interval(values_P: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES) -> Estimate:
     """Mean over problems of scores between 0 and 1: ``percentile_interval``, or Wilson's where every problem scores 0
-    or 1, which keeps a width at both ends. NaN without problems; one problem says nothing of others."""
+    or 1, or all the same, which keeps a width. NaN without problems; one problem says nothing of others."""
     if all(value in (0.0, 1.0) for value in values_P):
         return share_interval(round(sum(values_P)), len(values_P))
     if len(values_P) == 1:
         return Estimate(values_P[0], 0.0, 1.0)
+    if len(set(values_P)) == 1:
+        return share_interval(sum(values_P), len(values_P))
     return percentile_interval(values_P, seed=seed, resamples=resamples)
 
 
@@ -65,7 +67,8 @@ def _corrected_tails(values: NDArray[np.float64], means: NDArray[np.float64], *,
 
 def again_interval(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
     """pass@1 with the 95 % interval of sampling the same problems again: what the bootstrap over the samples of each
-    problem tends to, with its variance times K / (K - 1), without which few samples look too sure.
+    problem tends to, with its variance times K / (K - 1), without which few samples look too sure. Where the samples of
+    every problem agree, which says little of the next ones, each rate counts half a sample of either kind more.
 
     NaN bounds where a problem has fewer than two samples.
     """
@@ -73,7 +76,11 @@ def again_interval(correct_PK: Sequence[Sequence[bool]]) -> Estimate:
     samples = np.array([len(row) for row in correct_PK])
     if not len(rates) or samples.min() < 2:
         return Estimate(float(rates.mean()) if len(rates) else math.nan, math.nan, math.nan)
-    half = Z95 * math.sqrt(float((rates * (1 - rates) / (samples - 1)).sum())) / len(rates)
+    variances = rates * (1 - rates) / (samples - 1)
+    if not variances.any():
+        shrunk = (rates * samples + 0.5) / (samples + 1)
+        variances = shrunk * (1 - shrunk) / samples
+    half = Z95 * math.sqrt(float(variances.sum())) / len(rates)
     mean = float(rates.mean())
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half))
 

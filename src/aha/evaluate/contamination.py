@@ -30,15 +30,15 @@ def contamination(benches: Mapping[str, Sequence[Problem]], files: Sequence[Path
 class _Bench:
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = problems
-        self.runs: defaultdict[str, list[str]] = defaultdict(list)
-        self.whole: defaultdict[str, list[str]] = defaultdict(list)
-        for problem in problems:
+        self.runs: defaultdict[str, list[int]] = defaultdict(list)  # which problems have it
+        self.whole: defaultdict[str, list[int]] = defaultdict(list)
+        for number, problem in enumerate(problems):
             words = spaced_words(problem.meta.get("question", problem.prompt))
-            self.whole[" ".join(words)].append(problem.id)
+            self.whole[" ".join(words)].append(number)
             for run in word_runs(words, WORDS):
-                self.runs[run].append(problem.id)
-        self.sharing: dict[str, None] = {}
-        self.equal: dict[str, None] = {}
+                self.runs[run].append(number)
+        self.sharing: dict[int, None] = {}
+        self.equal: dict[int, None] = {}
 
     def meet(self, question: str) -> None:
         words = spaced_words(question)
@@ -49,11 +49,12 @@ class _Bench:
             self.sharing |= dict.fromkeys(self.runs.get(run, ()))
 
     def found(self) -> dict[str, Any]:
+        some = [*self.equal, *(number for number in self.sharing if number not in self.equal)][:5]
         return {
             "questions": len(self.problems),
             "leaked": len(self.sharing),
             "equal": len(self.equal),
-            "such_as": [*self.equal, *(name for name in self.sharing if name not in self.equal)][:5],
+            "such_as": [self.problems[number].id for number in some],
         }
 
 

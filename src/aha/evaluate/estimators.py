@@ -42,16 +42,18 @@ def mean_interval(values_P: Sequence[float], *, minimum: float = -math.inf, maxi
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
-def seeds_interval(values_S: Sequence[float]) -> Estimate:
-    """Mean over training seeds and its interval by Student's t: seeds are few, and a normal interval of five is a third
-    too narrow. One seed has no interval: NaN."""
+def seeds_interval(
+    values_S: Sequence[float], *, minimum: float = -math.inf, maximum: float = math.inf
+) -> Estimate:
+    """Mean over training seeds and its interval by Student's t, cut to what can be: seeds are few, and a normal
+    interval of five is a third too narrow. One seed has no interval: NaN."""
     count = len(values_S)
     if count < 2:
         return Estimate(values_S[0] if values_S else math.nan, math.nan, math.nan)
     mean = sum(values_S) / count
     error = math.sqrt(sum((v - mean) ** 2 for v in values_S) / (count - 1) / count)
     half = error * student_t(count - 1)
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(mean, max(minimum, mean - half), min(maximum, mean + half))
 
 
 def student_t(freedom: int) -> float:
@@ -61,8 +63,8 @@ def student_t(freedom: int) -> float:
     return Z95 + (Z95**3 + Z95) / (4 * freedom) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * freedom**2)
 
 
-def share_interval(successes: int, count: int) -> Estimate:
-    """A share of problems with Wilson's interval, which keeps a width at 0 and 1."""
+def share_interval(successes: float, count: int) -> Estimate:
+    """A share of problems with Wilson's interval, which keeps a width at 0 and 1. A success may be a part of one."""
     if count == 0:
         return Estimate(math.nan, math.nan, math.nan)
     share, z2 = successes / count, Z95**2
@@ -73,9 +75,12 @@ def share_interval(successes: int, count: int) -> Estimate:
 
 
 def score_interval(values_P: Sequence[float]) -> Estimate:
-    """Mean of scores between 0 and 1: Wilson's interval where every problem scores 0 or 1, else the normal one."""
+    """Mean of scores between 0 and 1: Wilson's interval where every problem scores 0 or 1, or all the same, whose
+    spread says nothing; else the normal one."""
     if all(v in (0.0, 1.0) for v in values_P):
         return share_interval(round(sum(values_P)), len(values_P))
+    if len(values_P) > 1 and len(set(values_P)) == 1:
+        return share_interval(sum(values_P), len(values_P))
     return mean_interval(values_P, minimum=0.0, maximum=1.0)
 
 

@@ -6,6 +6,7 @@ problem's difference could as well have the other sign (Fisher 1935; facts of 30
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,13 +44,16 @@ class Comparison:
 
 
 def compare_paired(first_P: Sequence[float], second_P: Sequence[float], *, seed: int = 0) -> Comparison:
-    """Compare two scores of each problem, of any unit. ``ValueError`` for two numbers of problems."""
+    """Compare two scores of each problem, of any unit. ``ValueError`` for two numbers of problems. No interval (NaN)
+    for one problem, and where none differs in what is no share."""
     gaps_P = np.asarray(second_P, dtype=np.float64) - np.asarray(first_P, dtype=np.float64)
     if gaps_P.any():
         difference = percentile_interval(gaps_P.tolist(), seed=seed)
-    else:  # no problem differs: as many could as Wilson's interval of none leaves
+    elif max(first_P, default=0.0) <= 1:  # no problem differs: as many could as Wilson's interval of none leaves
         share = share_interval(0, len(gaps_P))
         difference = Estimate(share.value, -share.high, share.high)
+    else:
+        difference = Estimate(0.0, math.nan, math.nan)
     return Comparison(
         difference=difference,
         p_value=sign_flip_test(gaps_P.tolist(), seed=seed),

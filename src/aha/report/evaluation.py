@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,14 @@ def comparison_table(found: Mapping[str, Any]) -> Table:
         for key in compared_measures(entry["difference"]):
             gap = entry["difference"][key]
             scale = 100.0 if is_proportion(key) else 1.0
-            bounds = f"{scale * gap['low']:+.1f} to {scale * gap['high']:+.1f}"
+            known = all(gap[side] is not None and math.isfinite(gap[side]) for side in ("low", "high"))
+            bounds = f" ({scale * gap['low']:+.1f} to {scale * gap['high']:+.1f})" if known else ""
             rows.append(
                 [
                     bench_label(name),
                     heading(key),
                     *(measure_text(key, entry[side].get(key)) for side in ("first", "second")),
-                    f"{scale * gap['value']:+.1f} ({bounds})",
+                    f"{scale * gap['value']:+.1f}{bounds}",
                     number(gap["p_value"]),
                     f"{gap['better']} / {gap['worse']} / {gap['equal']}",
                     "real" if gap["real"] else "within chance",

@@ -7,7 +7,8 @@ prompt are ours; what goes in and what comes out are the listing's.
 from __future__ import annotations
 
 import json
-import re
+from contextlib import suppress
+from typing import Any
 
 from aha.records import Problem, Status, Verdict
 from aha.reward.response import Response
@@ -27,7 +28,7 @@ The answer is correct if it says the same as the reference answer, in whatever f
 Reply with one JSON object and nothing after it: {{"analysis": "one sentence", "verdict": "correct"}} or \
 {{"analysis": "one sentence", "verdict": "incorrect"}}."""
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_READER = json.JSONDecoder(strict=False)  # a line break in a string is none of JSON's, and models write it
 _STATUS = {"correct": Status.RIGHT, "incorrect": Status.WRONG}
 
 
@@ -42,13 +43,19 @@ def read_verdict(reply: str) -> Verdict:
 
     ``read_verdict('{"analysis": "same value", "verdict": "correct"}').status is Status.RIGHT``.
     """
-    for match in reversed(_OBJECT.findall(reply.rpartition("</think>")[2])):
-        try:
-            found = json.loads(match)
-        except ValueError:
-            continue
+    for found in reversed(_objects(reply.rpartition("</think>")[2])):
         verdict = found.get("verdict")
         if isinstance(verdict, str) and verdict.strip().lower() in _STATUS:
             status = _STATUS[verdict.strip().lower()]
             return Verdict("judge", status, float(status is Status.RIGHT), str(found.get("analysis", ""))[:200])
     return Verdict("judge", Status.ERROR, 0.0, f"no verdict in {reply[-120:]!r}")
+
+
+def _objects(text: str) -> list[dict[str, Any]]:
+    """The JSON objects in a text, those inside of others too."""
+    found: list[dict[str, Any]] = []
+    place = -1
+    while (place := text.find("{", place + 1)) >= 0:
+        with suppress(ValueError, RecursionError):
+            found.append(_READER.raw_decode(text, place)[0])
+    return found

@@ -141,26 +141,33 @@ def _failed(task: asyncio.Task[Any]) -> bool:
 
 async def _complete(served: Served, asked: CompletionRequest) -> Any:
     prompts = _prompts(served, asked.prompt)
+    if not prompts:
+        return _error(400, "prompt is an empty list: nothing is asked")
     if refused := _refuse(served, asked, len(prompts)):
         return refused
     most = 16 if asked.max_tokens is None else asked.max_tokens
     if not most and not asked.echo:
         return _error(400, "max_tokens is 0: nothing is asked but with echo")
     sampled = await _sample(served, asked, prompts, most)
+    decode = served.policy.tokenizer.decode
     choices = []
-    for (ids, found), index in zip(sampled, itertools.count(), strict=False):
+    for index, (ids, found) in enumerate(sampled):
         said = list(found.token_ids) if found else []
-        shown = [*ids, *said] if asked.echo else said
-        text = _cut(served.policy.tokenizer.decode(said), asked)
+        begun = _begun(served, ids)
+        before = ids[begun:] if asked.echo else []
+        text = _cut(decode([*before, *said]), asked, start=len(decode(before)))
         choice: dict[str, Any] = {
             "index": index,
-            "text": (served.policy.tokenizer.decode(ids[_begun(served, ids) :]) if asked.echo else "") + text,
+            "text": text,
             "finish_reason": _REASONS[found.finish_reason] if found else "length",
             "logprobs": None,
         }
         if asked.logprobs is not None:
             scored = await asyncio.wrap_future(served.batcher.score([*ids, *said], top=asked.logprobs))
-            choice["logprobs"] = _completion_logprobs(served, shown, scored, echo=asked.echo)
+            shown = [*ids, *said] if asked.echo else said
+            choice["logprobs"] = _completion_logprobs(
+                served, shown, scored, text=text, begun=begun if asked.echo else 0, echo=asked.echo
+            )
         choices.append(choice)
     return _reply(served, "text_completion", choices, prompts, sampled)
 
@@ -168,16 +175,18 @@ async def _complete(served: Served, asked: CompletionRequest) -> Any:
 async def _chat(served: Served, asked: ChatRequest) -> Any:
     if refused := _refuse(served, asked, 1):
         return refused
+    if asked.max_tokens == 0:
+        return _error(400, "max_tokens is 0: nothing is asked")
     prompt, opened = _chat_prompt(served, asked.messages)
-    wanted = room_for_new_tokens(served.policy, len(prompt), asked.max_completion_tokens or asked.max_tokens or None)
+    wanted = room_for_new_tokens(served.policy, len(prompt), asked.max_completion_tokens or asked.max_tokens)
     sampled = await _sample(served, asked, [prompt], wanted)
     choices = []
     for index, (ids, found) in enumerate(sampled):
         assert found is not None
         text = _cut(served.policy.tokenizer.decode(found.token_ids), asked)
-        thought, closed, rest = (f"{THINK}{text}" if opened else text).partition(END_THINK)
+        thought, _, rest = (f"{THINK}{text}" if opened else text).partition(END_THINK)
         message: dict[str, Any] = {"role": "assistant", "content": text}
-        if closed and thought.strip().startswith(THINK):
+        if thought.strip().startswith(THINK):  # one that was cut has no end, and no answer behind it
             reasoning = thought.strip().removeprefix(THINK).strip()
             message = {"role": "assistant", "reasoning_content": reasoning, "content": rest.strip()}
         choice = {"index": index, "message": message, "finish_reason": _REASONS[found.finish_reason], "logprobs": None}
@@ -242,37 +251,45 @@ def _refuse(served: Served, asked: _Way, prompts: int) -> JSONResponse | None:
     return None
 
 
-def _cut(text: str, asked: _Way) -> str:
-    """Without the stop string and what follows it, as the API has it."""
+def _cut(text: str, asked: _Way, *, start: int = 0) -> str:
+    """Without the stop string and what follows it, as the API has it; what is sampled begins at ``start``."""
     stop = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
-    places = [place for one in stop if (place := text.find(one)) >= 0]
+    places = [place for one in stop if (place := text.find(one, start)) >= 0]
     return text[: min(places)] if places else text
 
 
-def _completion_logprobs(served: Served, shown: Sequence[int], scored: Scored, *, echo: bool) -> dict[str, Any]:
-    """Of the tokens shown; a text's first token, which nothing precedes, has none."""
-    texts = served.policy.renderer.token_texts(shown)
-    count = len(shown) - 1 if echo else len(shown)
-    logprobs: list[float | None] = list(scored.logprobs[len(scored.logprobs) - count :])
-    top: list[dict[str, float] | None] = [
-        _by_text(served, row) for row in scored.top[len(scored.top) - count :]
+def _completion_logprobs(
+    served: Served, shown: Sequence[int], scored: Scored, *, text: str, begun: int, echo: bool
+) -> dict[str, Any]:
+    """Of the tokens shown, up to the end of ``text``: what each adds to it, a space before a word included, and where
+    that stands. A text's first token, which nothing precedes, has no log-probability, and the ``begun`` that a
+    tokenizer begins texts with are no part of it."""
+    tokenizer = served.policy.tokenizer
+
+    def says(place: int, token: int) -> str:
+        return (tokenizer.pieces([token])[0] if place > begun else "") or tokenizer.token_text(token)
+
+    texts = [says(place, token) for place, token in enumerate(shown)]
+    adds = [
+        0 if place < begun or not tokenizer.decode([token]) else len(texts[place]) for place, token in enumerate(shown)
     ]
-    if echo:
-        logprobs, top = [None, *logprobs], [None, *top]
-    begun = _begun(served, shown) if echo else 0
-    lengths = [0 if place < begun else len(text) for place, text in enumerate(texts)]
-    offsets = list(itertools.accumulate(lengths, initial=0))[:-1]
-    return {"tokens": list(texts), "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
+    offsets = list(itertools.accumulate(adds, initial=0))[:-1]
+    count = len(shown) - 1 if echo else len(shown)
+    first = len(shown) - count
+    logprobs = [None] * first + list(scored.logprobs[len(scored.logprobs) - count :])
+    top = [None] * first + [
+        {says(place, token): logp for token, logp in reversed(row)}
+        for place, row in enumerate(scored.top[len(scored.top) - count :], first)
+    ]
+    last = next((place for place, at in enumerate(offsets) if adds[place] and at >= len(text)), len(shown))
+    columns = {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
+    return {name: column[:last] for name, column in columns.items()}
 
 
 def _begun(served: Served, ids: Sequence[int]) -> int:
     """How many of a prompt's ids are what the tokenizer begins texts with, and no part of what was asked."""
     begin = served.policy.tokenizer.begin_ids
     return len(begin) if list(ids[: len(begin)]) == begin else 0
-
-
-def _by_text(served: Served, row: Sequence[tuple[int, float]]) -> dict[str, float]:
-    return {served.policy.tokenizer.token_text(token): logp for token, logp in reversed(row)}
 
 
 def _chat_logprobs(served: Served, found: Completion, scored: Scored, top: int) -> list[dict[str, Any]]:

@@ -40,7 +40,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             "seeds": len(found),
             "gain": seeds_interval(gains).as_dict(),
             "values": measures["pass@1"],
-            **{name: seeds_interval(values).as_dict() for name, values in measures.items()},
+            **{
+                name: seeds_interval(values, minimum=0.0, maximum=math.inf if name == "length" else 1.0).as_dict()
+                for name, values in measures.items()
+            },
         }
     best = max(rows, key=lambda arm: rows[arm]["gain"]["value"])
     over = {

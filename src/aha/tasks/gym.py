@@ -19,6 +19,7 @@ from aha.util.workers import End, Outcome, Workers
 POOL = Workers("aha.tasks.gym_scores:compute_score", deadline=10.0, memory=4 << 30)
 MAX_LENGTH = 20_000
 LEFT_OUT = {
+    "codeio": "it runs the programs of its data in this very process, and some write files",
     "composite": "it is made of other families, by settings",
     "game_of_life_halting": "where the gold is False its verifier takes every text but True for right",
 }
@@ -104,7 +105,7 @@ def _literal(entry: Mapping[str, Any]) -> str:
             return text
     except ValueError:  # numbers and lists of numpy, say
         pass
-    return repr(json.loads(json.dumps(entry)))
+    return repr(json.loads(json.dumps(entry, default=str)))
 
 
 def _library() -> Any:
