@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from aha.errors import DataError
 from aha.evaluate.preference import correlation, expected_calibration_error, label_report, pair_report, reliability
 
 
@@ -56,6 +57,13 @@ def test_only_true_probabilities_are_calibrated_and_a_taste_for_length_shows() -
     assert simulate(5.0, 0.0)["ece"] > 0.15
     assert abs(simulate(1.0, 0.0)["length"]) < 0.05
     assert simulate(1.0, 0.1)["length"] > 0.6
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="1 of 2 scores are nan"):
+        pair_report([math.nan], [0.0], [1], [1])
+    with pytest.raises(DataError, match="1 of 2 scores are inf"):
+        label_report([math.inf, 0.0], [1.0, 0.0], [1, 1])
 
 
 def test_labels_by_hand() -> None:

@@ -71,6 +71,8 @@ def test_equations(text: str, holds: bool | None) -> None:
         "2 + 3 = 5!",
         "1,000 + 5 = 1,005",
         "2 * 4 = 1 (mod 7)",
+        "17 / 5 = 3 remainder 2",
+        "17/5 = 3 R 2",
         "day 2 = 3 + 4",
         "8 * 1 1/2 = 12",
         "3 / 4 * 2 = 1 1/2",

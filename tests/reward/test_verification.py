@@ -74,6 +74,7 @@ def test_a_paragraph_may_have_as_many_words_as_its_limit() -> None:
 def test_the_language_of_a_question() -> None:
     assert language_of(row()) == "en" and language_of({"problem": "小明有3个苹果"}) == "zh"
     assert language_of({"problem": "Сколько яблок?"}) == "other"
-    assert language_of({"problem": "q", "lang": "de"}) == "de"
+    assert language_of({"problem": "q", "lang": "de"}) == "de" == language_of({"problem": "q", "language": " DE"})
+    assert [language_of({"problem": "q", "language": name}) for name in ("English", "Chinese")] == ["en", "zh"]
     assert language_of({"problem": "cat 猫"}) == "other"  # most of its words are in no script
     assert Readable().fault({**thinking("иди сюда"), "language": "ru"}) is None  # no rule tells it apart

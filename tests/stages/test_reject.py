@@ -310,7 +310,7 @@ def test_what_is_read_of_replies() -> None:
     assert read_verdict('{"verdict": "incorrect"} then {"analysis": "x", "verdict": "Correct"}').status is Status.RIGHT
     assert read_verdict('<think> {"verdict": "correct"} </think> none').status is Status.ERROR
     assert read_verdict('{"verdict": "maybe"}').status is Status.ERROR
-    for analysis in (r"Both give \frac{1}{2}.", "The sets {1, 2} and {2, 1}.", 'He wrote {"verdict": "incorrect"}.', "{"):
+    for analysis in (r"Both give \frac{1}{2}.", "The sets {1, 2} and {2}.", 'He wrote {"verdict": "incorrect"}.', "{"):
         assert read_verdict(json.dumps({"analysis": analysis, "verdict": "correct"})).status is Status.RIGHT
     assert read_verdict('{"analysis": "a\nb", "verdict": "incorrect"}').status is Status.WRONG
     assert read_verdict('{"result": {"verdict": "correct"}}').status is Status.RIGHT

@@ -146,9 +146,9 @@ def load_benchmark_problems(name: str, source: str) -> list[Problem]:
 
 
 def _asked(row: Row, name: str, task: str, *, answer: str, directive: str = BOXED) -> Problem:
-    language = str(row.get("lang") or row.get("language") or _language_in(row, name)).lower()
+    named = row.get("lang") or row.get("language")
+    language = language_of({"language": str(named)}) if named else _language_in(row, name)
     meta = {key: row[key] for key in _KEPT if row.get(key) not in (None, "")}
-    language = {"english": "en", "chinese": "zh"}.get(language, language)
     return Problem(_id(row), f"{_question(row).strip()}\n{directive}", answer, task, language, meta)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from aha.errors import DataError
 from aha.evaluate.estimators import share_interval
 
 BINS = 10
@@ -68,13 +69,14 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
 def pair_report(
     chosen: Sequence[float], rejected: Sequence[float], chosen_lengths: Sequence[int], rejected_lengths: Sequence[int]
 ) -> dict[str, Any]:
-    """Of scores and lengths of held-out pairs; equal scores are wrong.
+    """Of scores and lengths of held-out pairs; equal scores are wrong. ``DataError`` for a score that is not finite.
 
     ``calibration``: the model's confidence, sigmoid of the distance of the scores, against how often it is right.
     ``length``: ``correlation`` of the difference of scores with that of lengths; ``longer_chosen``, the share of pairs
     whose chosen text is the longer one, which is what preferring the longer would score; the accuracy where the chosen
     text is longer, and where it is shorter.
     """
+    _check([*chosen, *rejected])
     margins = [a - b for a, b in zip(chosen, rejected, strict=True)]
     right = [margin > 0 for margin in margins]
     longer = [a - b for a, b in zip(chosen_lengths, rejected_lengths, strict=True)]
@@ -95,6 +97,7 @@ def pair_report(
 def label_report(scores: Sequence[float], labels: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:
     """Of scores, labels and lengths of held-out texts: ``accuracy``, that on good and on bad ones, ``calibration`` of
     sigmoid(score), and the ``correlation`` of scores with lengths beside that of labels with lengths."""
+    _check(scores)
     good = [label > 0.5 for label in labels]
     right = [(score > 0) == label for score, label in zip(scores, good, strict=True)]
     curve = reliability([1 / (1 + math.exp(-max(-700.0, min(score, 700.0)))) for score in scores], good)
@@ -106,6 +109,11 @@ def label_report(scores: Sequence[float], labels: Sequence[float], lengths: Sequ
         "calibration": {"ece": expected_calibration_error(curve), "bins": [asdict(b) for b in curve]},
         "length": {"correlation": correlation(scores, sizes), "correlation_of_labels": correlation(labels, sizes)},
     }
+
+
+def _check(scores: Sequence[float]) -> None:
+    if wrong := [score for score in scores if not math.isfinite(score)]:
+        raise DataError(f"{len(wrong)} of {len(scores)} scores are {wrong[0]}: the model that gave them is broken")
 
 
 def _share(right: Sequence[bool]) -> dict[str, float]:

@@ -74,10 +74,11 @@ class Readable:
 
 
 def language_of(fields: Mapping[str, Any]) -> str:
-    """The row's ``language`` or ``lang``; else ``en`` or ``zh`` if most words of the question are in its script (Latin
+    """The row's ``language`` or ``lang``, in lower case, as a code where it is the name of one of ours; else ``en`` or ``zh`` if most words of the question are in its script (Latin
     counts as English), else ``other``."""
     named = fields.get("language", fields.get("lang"))
-    if isinstance(named, str) and named:
-        return named
+    if isinstance(named, str) and named.strip():
+        named = named.strip().lower()
+        return {"english": "en", "chinese": "zh"}.get(named, named)
     shares = {language: language_share(fields["problem"], language) for language in LANGUAGES}
     return next((language for language, share in shares.items() if share is None or share > 0.5), "other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -114,6 +115,8 @@ def _judge(
     scores = scorer(paths)
     if len(scores) != len(paths) or not all(scores):
         raise InvariantError(f"scorer returned {len(scores)} rows for {len(paths)} paths, {scores.count(())} empty")
+    if wrong := [row for row in scores if not all(map(math.isfinite, row))]:
+        raise InvariantError(f"scorer gave {len(wrong)} of {len(paths)} paths scores that are no numbers: {wrong[0]}")
     rows = iter(scores)
     replies = {}
     for p, request in requests.items():

@@ -282,7 +282,9 @@ def _completion_logprobs(
         for place, row in enumerate(scored.top[len(scored.top) - count :], first)
     ]
     last = next((place for place, at in enumerate(offsets) if adds[place] and at >= len(text)), len(shown))
-    columns = {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
+    columns: dict[str, list[Any]] = {
+        "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
+    }  # fmt: skip
     return {name: column[:last] for name, column in columns.items()}
 
 

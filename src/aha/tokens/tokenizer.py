@@ -56,7 +56,7 @@ class Tokenizer:
         try:
             encoding = self.backend.encode(text, add_special_tokens=False)
         except TypeError:  # all that the library says of it
-            raise DataError(f"{text[:80]!r} has half of a surrogate pair, which is no character: mend the text") from None
+            raise DataError(f"{text[:80]!r} has half of a surrogate pair, which is no character") from None
         ids: list[int] = encoding.ids
         if self._unknown_id is not None and self._unknown_id in ids:
             words = (text[a:b] for i, (a, b) in zip(ids, encoding.offsets, strict=True) if i == self._unknown_id)
