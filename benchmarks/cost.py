@@ -119,7 +119,7 @@ def fit_power(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return slope, (y1 - y0) / (x1 - x0)
 
 
-def measure(*, repeat: int, axes: Sequence[str]) -> dict[str, Any]:
+def measure_axes(*, repeat: int, axes: Sequence[str]) -> dict[str, Any]:
     """Every point of every axis and the powers of its quantities."""
     rows: dict[str, Any] = {}
     for axis in axes:
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--axis", action="append", choices=list(AXES), help="only this one, again for more")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    rows = measure(repeat=arguments.repeat, axes=arguments.axis or list(AXES))
+    rows = measure_axes(repeat=arguments.repeat, axes=arguments.axis or list(AXES))
     found = {"benchmark": "cost", "axes": rows, "processor": processor_name(), "versions": versions("torch")}
     write_json_atomic(arguments.out / "measured" / "cost.json", found)
     draw(rows, arguments.out / "figures" / "cost.png")

@@ -45,7 +45,7 @@ def measure_pairs(engine: NativeEngine, sizes: tuple[int, int], *, prompt: int, 
     return ratios[1:]
 
 
-def measure(*, threads: Sequence[int], repeat: int) -> list[dict[str, Any]]:
+def measure_groups(*, threads: Sequence[int], repeat: int) -> list[dict[str, Any]]:
     """For each number type and of threads: the ratios of the doubled groups, and of the shared prompt."""
     rows: list[dict[str, Any]] = []
     for name, dtype in DTYPES.items():
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--out", type=Path, default=Path("docs"))
     arguments = parser.parse_args()
-    rows = measure(threads=arguments.threads or [1, 2], repeat=arguments.repeat)
+    rows = measure_groups(threads=arguments.threads or [1, 2], repeat=arguments.repeat)
     found = {
         "benchmark": "group", "rows": rows, "repeat": arguments.repeat, "processor": processor_name(),
         "versions": versions("torch"),

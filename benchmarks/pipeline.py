@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _parse(costs: str) -> Costs:
         forward, gradient, weight, pair = map(float, costs.split(","))
     except ValueError:
         forward = gradient = weight = pair = 0.0
-    if min(forward, gradient, weight, pair) <= 0:
+    if not all(0 < cost < math.inf for cost in (forward, gradient, weight, pair)):
         raise UsageError(
             f"--costs {costs}: wants four positive numbers, such as 1,1,1,2: forward, input gradient, weights' "
             "gradient, overlapped pair of forward and full backward"

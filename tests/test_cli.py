@@ -306,14 +306,18 @@ def test_convert_writes_a_folder_of_another_type_with_its_tokenizer(aha_main: Pr
     save_model(build_decoder(CONFIG, seed=0), CONFIG, source)
     write_json_atomic(source / "tokenizer.json", {})
     write_json_atomic(source / "aha.json", {"template": "Q {question}"})
+    (source / "reward_head.safetensors").write_bytes(b"a head")
     assert aha_main("convert", tmp_path / "src", tmp_path / "dst", "--dtype", "bfloat16")[0] == 0
     assert read_json(tmp_path / "dst" / "aha.json") == {"template": "Q {question}"}
+    assert (tmp_path / "dst" / "reward_head.safetensors").read_bytes() == b"a head"
     before, after = load_model(source)[0], load_model(tmp_path / "dst", dtype=torch.bfloat16)[0]
     for name, tensor in before.state_dict().items():
         assert torch.equal(tensor.to(torch.bfloat16), after.state_dict()[name])
     assert (tmp_path / "dst" / "tokenizer.json").is_file()
     code, _, errors = aha_main("convert", tmp_path / "src", tmp_path / "dst")
     assert code == 2 and "is not empty" in errors
+    code, _, errors = aha_main("convert", tmp_path / "src", tmp_path / "new", "--shard-size", "inf")
+    assert code == 2 and "--shard-size inf" in errors
     code, _, errors = aha_main("convert", tmp_path / "src", tmp_path / "new", "--dtype", "float17")
     assert code == 2 and "did you mean" in errors
 

@@ -167,9 +167,14 @@ def test_evaluations_are_kept_graded_again_and_compared(aha_main: Program, model
         ((kept, model, "--compare", "--bench", "chain", "--keep", kept), "--keep goes with one model"),
         ((model, *options, "--keep", kept, "--dtype", "bfloat16"), "was sampled with dtype 'float32', now 'bfloat16'"),
         ((model, *options, "--dtype", "bf16"), "did you mean 'bfloat16'"),
+        ((kept, "--regrade", "--samples", 9, "--seed", 3), "--samples, --seed: what was kept is not sampled again"),
+        ((kept, kept, "--compare", *options), "--bench, --samples, --max-new-tokens: what was kept"),
+        ((kept, model, "--compare", *options, *trained), "--trained-on goes with the evaluation of one"),
     ):
         code, _, errors = aha_main("evaluate", *words)
         assert code == 2 and message in errors
+    code, _, errors = aha_main("evaluate", model, *options, "--keep", tmp_path / "not", "--trained-on", "nope.jsonl")
+    assert code == 1 and "nope.jsonl" in errors and not (tmp_path / "not").exists(), "before anything is sampled"
 
 
 def test_explain(aha_main: Program) -> None:
@@ -223,6 +228,8 @@ def test_bench_pipeline_compares_schedules_and_draws_them(aha_main: Program, tmp
     ("arguments", "message"),
     [
         (("pipeline", "--costs", "1,2,3"), "--costs 1,2,3: wants four positive numbers"),
+        (("pipeline", "--costs", "inf,1,1,1"), "--costs inf,1,1,1: wants four positive numbers"),
+        (("group",), "no benchmark 'group'"),
         (("pipeline", "--picture", "timeline.txt"), "it ends with none of .png"),
         (("pipeline", "--ranks", 3), "DualPipe needs an even number of ranks"),
         (("verdicts", "--micro-batches", 3), "the benchmark verdicts has no --micro-batches"),

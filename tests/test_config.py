@@ -82,7 +82,7 @@ def test_override_derives_derived_values_again() -> None:
         (lambda: Inner(width=-1), "Inner.width: .*greater than 0"),
         (lambda: override(Outer(), "stps", "1", owner="r1"), "r1 has no setting 'stps': did you mean 'steps'?"),
         (lambda: override(Outer(), "inner.widht", "1"), "Outer.inner has no setting 'widht': did you mean 'width'?"),
-        (lambda: override(Outer(), "inner.width", "0"), "Inner.width: .*greater than 0"),
+        (lambda: override(Outer(), "inner.width", "0", owner="r1"), r"^r1\.inner\.width: .*greater than 0"),
         (lambda: override(Outer(), "weights.acuracy", "1"), "did you mean 'accuracy'?"),
         (lambda: override(Outer(), "steps.x", "1"), "Outer.steps is 3, which has no setting 'x' inside"),
         (lambda: override(Outer(), "steps", "many"), "Outer.steps=many"),

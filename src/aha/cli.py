@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import shlex
 import sys
 from dataclasses import asdict
@@ -299,7 +300,8 @@ def _stage_with_samples(target: Path) -> Path:
         stages = sorted(path.parent.name for path in target.glob("*/samples"))
         if not target.is_dir():
             known = sorted(path.parent.name for path in target.parent.glob("*/samples"))
-            raise UsageError(f"{target} does not exist; stages with samples: {nearest(target.name, known)}")
+            said = "is no folder of a run" if target.exists() else "does not exist"
+            raise UsageError(f"{target} {said}; stages with samples: {nearest(target.name, known)}")
         if not stages:
             raise DataError(f"{target} has no samples/*.parquet, and none of its folders has")
         if len(stages) > 1:
@@ -364,7 +366,7 @@ app.command()(serve)
 @app.command()
 def explain(
     problem: Annotated[
-        str, typer.Argument(metavar="PROBLEM", help="FILE.jsonl:ROW (from 1), or a gold answer of --task.")
+        str, typer.Argument(metavar="PROBLEM", help="FILE:ROW (from 1), or a gold answer of --task.")
     ],
     answer: Annotated[str, typer.Argument(metavar="ANSWER", help="A completion with tags, or a bare answer.")],
     task: Annotated[str, typer.Option(help="What a bare gold answers: number, math, choice...")] = "number",
@@ -471,6 +473,8 @@ def convert(
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "fp8": torch.float8_e4m3fn}
     if dtype not in known:
         raise UsageError(f"--dtype {dtype}: {nearest(dtype, known)}")
+    if not math.isfinite(shard_size):
+        raise UsageError(f"--shard-size {shard_size}: gigabytes a file, a number")
     if not source.exists():
         raise UsageError(f"{source} does not exist")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -492,12 +496,14 @@ def _convert_folder(source: Path, target: Path, dtype: Any, shard_bytes: int) ->
     import shutil
 
     from aha.model.folder import convert_folder
+    from aha.model.heads import HEAD_FILE, STEP_HEAD_FILE
     from aha.stages.models import TEMPLATE_FILE
 
     convert_folder(source, target, dtype=dtype, shard_bytes=shard_bytes)
     beside = ("tokenizer", "special_tokens", "generation_config", "chat_template", "vocab", "merges", "added_tokens")
+    ours = TEMPLATE_FILE, HEAD_FILE, STEP_HEAD_FILE, "card.json", "README.md"
     for file in source.iterdir():
-        if file.is_file() and file.name.startswith((*beside, TEMPLATE_FILE)):
+        if file.is_file() and file.name.startswith((*beside, *ours)):
             shutil.copy2(file, target / file.name)
 
 

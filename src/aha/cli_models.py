@@ -248,11 +248,24 @@ def evaluate(
             raise UsageError(f"{path} is a folder of --keep: --regrade grades it again, --compare compares it")
         if not is_kept(path) and not bench:
             raise UsageError(f"{path} is to be evaluated: give --bench")
+    if all(map(is_kept, models)):  # nothing is sampled
+        given = {
+            "--bench": bench, "--samples": samples, "--max-new-tokens": max_new_tokens, "--limit": limit,
+            "--template": template, "--seed": seed, "--temperature": temperature != 0.6, "--top-p": top_p != 0.95,
+        }  # fmt: skip
+        if named := [option for option, value in given.items() if value]:
+            raise UsageError(f"{', '.join(named)}: what was kept is not sampled again; leave it out")
+    if trained_on and (regrade or compare):
+        raise UsageError("--trained-on goes with the evaluation of one model")
     check_dtype(dtype)
     if keep and (regrade or compare):
         raise UsageError("--keep goes with one model: keep each evaluation by itself, then compare the folders")
+    from aha.data.files import find_files
+
     if out:
         _check_writable(out)  # before hours of work
+    if trained_on:
+        find_files(trained_on)  # likewise
     from aha.stages.assess import Sampling
     from aha.stages.assessed import compare_evaluations, evaluate_kept, evaluate_model
 

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -134,7 +135,11 @@ def _replace(current: Any, path_left: list[str], text: str, *, path: str) -> Any
         else:
             value = parse_value(fields[name].annotation, text, f"{path}.{name}")
         kept = {set_name: getattr(current, set_name) for set_name in current.model_fields_set}
-        return type(current)(**{**kept, name: value})
+        try:
+            return type(current)(**{**kept, name: value})
+        except SettingError as error:  # which names the class
+            said = re.sub(rf"\b{type(current).__name__}(?=[.:] ?)", lambda _: path, str(error))
+            raise SettingError(said) from None
     if isinstance(current, Mapping):
         if name not in current:
             raise SettingError(f"{path} has no entry {name!r}: {nearest(name, map(str, current))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ def print_rich(renderable: Any, *, error: bool = False) -> None:
     from rich.console import Console
 
     stream = sys.stderr if error else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # in a locale of ASCII, say
     console = Console(file=stream, markup=False, highlight=False, width=None if stream.isatty() else 160)
     console.print(renderable)
 

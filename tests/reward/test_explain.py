@@ -108,5 +108,19 @@ def test_letters_and_roles_are_compared() -> None:
 def test_a_formula_that_cannot_be_a_gold() -> None:
     with pytest.raises(UsageError, match="not accepted by the checker"):
         find_problem("x +* /", task="math")
-    with pytest.raises(UsageError, match="FILE.jsonl:ROW"):
+    with pytest.raises(UsageError, match="FILE:ROW"):
         find_problem("7", task="reasoning_gym")
+
+
+def test_what_looks_like_a_file_is_no_gold(tmp_path: Path) -> None:
+    """Its row would be taken for the number that the answer must hold."""
+    (tmp_path / "a.csv").write_text("problem,answer\n1 + 2,3\n")
+    assert find_problem(f"{tmp_path}/a.csv:1", task="number").answer == "3"
+    for reference in ("nope.txt:1", f"{tmp_path}/a.csv:x", f"{tmp_path}/a.csv:", "ok.jsonl:one"):
+        with pytest.raises(UsageError, match="give FILE:ROW, a file of problems"):
+            find_problem(reference, task="number")
+    assert find_problem("3:1", task="exact").answer == "3:1"
+    with pytest.raises(UsageError, match="judged by running them"):
+        find_problem("print(1)", task="code")
+    found = explain(find_problem("18", task="word_problem"), r"so it is \boxed{18}")
+    assert found.accuracy.status is Status.RIGHT

@@ -33,6 +33,13 @@ def test_a_sampler_that_keeps_old_weights_is_found(monkeypatch: pytest.MonkeyPat
             parameter.view(-1)[0] = before
 
 
+def test_weights_that_are_no_numbers_are_named() -> None:
+    policy = tiny_policy()
+    policy.decoder.get_parameter("model.layers.1.mlp.up_proj.weight").data[2, 3] = torch.nan
+    with pytest.raises(InvariantError, match=r"1 tensors of version 7 .*layers\.1\.mlp\.up_proj\.weight for one"):
+        sync_weights(NativeEngine(policy.config), policy.decoder, version=7)
+
+
 def test_a_sampler_that_computes_another_model_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tiny_policy()
     engine = NativeEngine(policy.config)

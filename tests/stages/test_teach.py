@@ -39,7 +39,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert "status 403" in reject(monkeypatch, capsys, *words)
         paid = sum(teacher.billed.values())
         assert 0 < paid < 18 and not (tmp_path / "out").exists()
-        assert "were asked for otherwise" in reject(monkeypatch, capsys, *words, "--temperature", 1)
+        said = reject(monkeypatch, capsys, *words, "--temperature", 1)
+        assert "were asked for otherwise: temperature was" in said and "now it is 1.0" in said
         failing = False
         found = reject(monkeypatch, capsys, *words)
         assert found["examples"] == 3 and found["samples"] == 18 and found["removed"]["wrong"] > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -100,6 +100,9 @@ def test_the_end_token_may_stand_in_the_models_config_alone(tmp_path: Path) -> N
     (tmp_path / "generation_config.json").unlink()
     with pytest.raises(CheckpointError, match="no end token"):
         load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(DataError, match="config.json: expected an object, found list"):
+        load_tokenizer(tmp_path)
     write_json_atomic(tmp_path / "config.json", {"eos_token_id": tokenizer.eos_id})
     assert load_tokenizer(tmp_path).end_token_ids == (tokenizer.eos_id,)
 
@@ -167,6 +170,17 @@ def test_a_llama_tokenizer_begins_texts_though_its_file_does_not(
     loaded.save(tmp_path / "again")
     assert load_tokenizer(tmp_path / "again").begin_ids == first
     assert AutoTokenizer.from_pretrained(tmp_path / "again")("naïve")["input_ids"] == first + loaded.encode("naïve")
+
+
+def test_what_a_unigram_model_does_not_know_is_named(tmp_path: Path) -> None:
+    """Its file names the token by an id."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("a", -1.0), ("b", -1.0)]
+    Tokenizer(Unigram(pieces, unk_id=0)).save(str(tmp_path / "tokenizer.json"))
+    write_json_atomic(tmp_path / "tokenizer_config.json", {"eos_token": "</s>"})
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("abba") == [2, 3, 3, 2]
+    with pytest.raises(DataError, match="does not know: 'c'"):
+        tokenizer.encode("abc")
 
 
 def test_the_name_of_the_unknown_word_is_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from aha.data.files import FORMATS, format_of
 from aha.data.problems import SLOW_TASKS, load_problems
 from aha.errors import UsageError, nearest
 from aha.records import Problem, Status, Verdict
@@ -16,7 +17,8 @@ from aha.reward.extraction import Found, find_answer
 from aha.reward.response import TAGS, Response, read_response
 from aha.tasks import chain, choice, countdown, exact, formula, knights_knaves, mathematics, number
 
-_ROW = re.compile(r"(?P<file>.+\.jsonl(?:\.gz)?):(?P<row>\d+)")
+_FILE = re.compile(r"(?P<file>.+):(?P<row>[^:/\s]*)")
+_NAME = re.compile(r"\.[A-Za-z]\w*|.*/.*")
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,16 @@ def _read_bare(problem: Problem, text: str) -> Response:
 
 
 def find_problem(reference: str, *, task: str) -> Problem:
-    """``FILE.jsonl:ROW`` (rows count from 1), or a problem that has ``reference`` as its gold answer to ``task``.
+    """``FILE:ROW`` (rows count from 1), or a problem that has ``reference`` as its gold answer to ``task``.
 
     The gold of a countdown is an expression that solves it: its numbers are those to use, its value is the target.
     """
-    row = _ROW.fullmatch(reference)
-    if row:
-        problems = load_problems(Path(row["file"]))
+    row = _FILE.fullmatch(reference)
+    path = Path(row["file"]) if row else Path()
+    if row and (format_of(path) or path.exists() or _NAME.fullmatch(path.suffix)):
+        if not (format_of(path) or path.is_dir()) or not row["row"].isdecimal():
+            raise UsageError(f"{reference}: give FILE:ROW, a file of problems ({', '.join(FORMATS)}) and a row from 1")
+        problems = load_problems(path)
         index = int(row["row"])
         if not 1 <= index <= len(problems):
             raise UsageError(f"{row['file']} has rows 1 to {len(problems)}, not {index}")
@@ -96,11 +101,13 @@ def find_problem(reference: str, *, task: str) -> Problem:
                 f"{reference} is of task {problem.task!r}, which no rule checks: {', '.join(_COMPARISONS)}"
             )
         return problem
+    if task == "code":
+        raise UsageError("--task code: programs are judged by running them: 'aha data verify' does that")
     if task not in _COMPARISONS:
         raise UsageError(f"--task {task}: {nearest(task, _COMPARISONS)}")
     gold = reference.strip()
     if task == "reasoning_gym":
-        raise UsageError("a problem of reasoning-gym is more than its gold: give FILE.jsonl:ROW")
+        raise UsageError("a problem of reasoning-gym is more than its gold: give FILE:ROW")
     meta: dict[str, object] = {}
     if task == "countdown":
         read = countdown.value_of(gold)
@@ -175,6 +182,7 @@ def _compare_gym(problem: Problem, answer: str) -> tuple[Compared, ...]:
 
 _COMPARISONS: dict[str, Callable[[Problem, str], tuple[Compared, ...]]] = {
     "number": _compare_number,
+    "word_problem": _compare_number,
     "chain": _compare_chain,
     "countdown": _compare_countdown,
     "math": _compare_math,

@@ -74,8 +74,8 @@ class Readable:
 
 
 def language_of(fields: Mapping[str, Any]) -> str:
-    """The row's ``language`` or ``lang``, in lower case, as a code where it is the name of one of ours; else ``en`` or ``zh`` if most words of the question are in its script (Latin
-    counts as English), else ``other``."""
+    """The row's ``language`` or ``lang``, in lower case, and as a code where it is the name of English or Chinese; else
+    ``en`` or ``zh`` if most words of the question are in its script (Latin counts as English), else ``other``."""
     named = fields.get("language", fields.get("lang"))
     if isinstance(named, str) and named.strip():
         named = named.strip().lower()

@@ -16,7 +16,7 @@ _END = re.compile(r"\n+|\.(?=\s|$)|</think>")
 _EQUATION = re.compile(
     r"(?<![A-Za-z0-9_.,²³)\]}!%^+*/-])(?<![0-9xX] )"  # no part of x*3+1=10, and no half of 3 1/2
     r"(-?\d{1,15}(?:[-+*/]\d{1,15})+(?:=-?\d{1,15}(?:[-+*/]\d{1,15})*)+)"
-    r"(?![A-Za-z0-9_²³({\[!%°^+*/-]|[.,]\d| \d|\\[^)\]]|\s*\(?\\?[bp]?mod\b|\s*[Rr](?:em\w*)?\b)"  # nor of 2+3=5x, 17/5=3 R 2
+    r"(?![A-Za-z0-9_²³({\[!%°^+*/-]|[.,]\d| \d|\\[^)\]]|\s*\(?\\?[bp]?mod\b|\s*[Rr](?:em\w*)?\b)"  # nor 5x, 3 R 2
 )
 _SPACED = re.compile(r"(?<=\S)[^\S\n]*([-+*/^=%])[^\S\n]*")  # not the dash of a list
 _TIMES = re.compile(r"\\times(?![a-z])|\\cdot(?![a-z])|[×·⋅]|(?<=\d)\s*[xX]\s*(?=\d)")

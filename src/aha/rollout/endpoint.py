@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import httpx2
+from pydantic import field_validator
 
 from aha.config import Count, Frozen, NotNegative, Rate
 from aha.errors import EndpointError, SettingError
@@ -68,6 +69,13 @@ class Endpoint(Frozen):
     price_in: NotNegative = 0.0
     price_out: NotNegative = 0.0
     most_cost: Rate | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _has_a_question(cls, prompt: str) -> str:
+        if prompt.count("{question}") != 1:
+            raise ValueError(f"has {prompt.count('{question}')} places for the question, needs one '{{question}}'")
+        return prompt
 
 
 @dataclass(frozen=True, slots=True)

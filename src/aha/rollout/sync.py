@@ -5,6 +5,8 @@ Three peers had runs that sampled from the initial policy for weeks without an e
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,11 @@ def sync_weights(engine: NativeEngine, decoder: Decoder, *, version: int) -> flo
         logp_TV: Tensor = decoder.logits(hidden_BTD)[0].float().log_softmax(-1)
     expected = logp_TV[torch.arange(PROBE_TOKENS - 1), torch.tensor(probe[1:])].cpu()
     gap = float((expected - torch.tensor(engine.score([probe])[0])).abs().max())
+    if not math.isfinite(gap) and (broken := [n for n, p in decoder.named_parameters() if not p.isfinite().all()]):
+        raise InvariantError(
+            f"{len(broken)} tensors of version {version} of the weights hold NaN or infinity, {broken[0]} for one: go "
+            "back to the last good checkpoint, or fetch the model again"
+        )
     if not gap <= TOLERANCE[dtype]:
         raise InvariantError(
             f"after sync to version {version} the sampler's log-probs of the probe differ by {gap:.2e} from the "

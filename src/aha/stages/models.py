@@ -18,7 +18,7 @@ from aha.rollout.native.int8 import rest_of
 from aha.rollout.sync import sync_weights
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import Tokenizer, load_tokenizer
-from aha.util.files import read_json, write_json_atomic
+from aha.util.files import read_object, write_json_atomic
 
 TEMPLATE_FILE = "aha.json"
 
@@ -109,7 +109,9 @@ def load_policy(folder: Path, *, template: str | None = None, dtype: torch.dtype
             raise CheckpointError(
                 f"{folder} has no {TEMPLATE_FILE}: give the prompt template it expects, with {{question}} in it"
             )
-        template = str(read_json(path)["template"])
+        template = read_object(path).get("template")
+        if not isinstance(template, str):
+            raise CheckpointError(f"{path} has no text as 'template': the prompt, with {{question}} in it")
     renderer = Renderer(tokenizer, template)
     decoder, config = load_model(folder, dtype=rest_of(dtype))
     if tokenizer.vocab_size > config.vocab_size:

@@ -23,15 +23,21 @@ def teach(
     """The stage's result in the folder ``out``. Until it is done it is ``.NAME.partial`` beside, with all that was
     sampled; ``UsageError`` where that was sampled otherwise: it is not thrown away, for it may have been paid. Speed,
     patience and prices may differ from one try to the next."""
-    plan = {"settings": decisive(settings), "model": str(model), "seed": seed}
+    plan: dict[str, Any] = {"settings": decisive(settings), "model": str(model), "seed": seed}
     if out.exists():
         if (out / "plan.json").is_file() and read_json(out / "plan.json") == plan:
             return dict(read_json(out / "result.json"))
         raise UsageError(f"{out} exists and was not made by this command: choose another")
     partial = out.with_name(f".{out.name}.partial")
     sampled = any(read_answers(partial / name) for name in (SAMPLES, JUDGEMENTS))
-    if sampled and (partial / "plan.json").is_file() and read_json(partial / "plan.json") != plan:
-        raise UsageError(f"{partial} holds samples that were asked for otherwise: choose another --out, or remove it")
+    before = read_json(partial / "plan.json") if sampled and (partial / "plan.json").is_file() else plan
+    if before != plan:
+        was, now = ({**made["settings"], "model": made["model"], "seed": made["seed"]} for made in (before, plan))
+        other = next(key for key in now if was.get(key) != now[key])
+        raise UsageError(
+            f"{partial} holds samples that were asked for otherwise: {other} was {was.get(other)!r:.80}, now it is "
+            f"{now[other]!r:.80}: choose another --out, or remove it with all that was sampled"
+        )
     write_json_atomic(partial / "plan.json", plan)
     inputs = {} if model is None else {"policy": model}
     context = _Counting(partial, progress, seed)

@@ -5,6 +5,7 @@ A text and its ids must survive the round trip, so a word that a closed vocabula
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from aha.errors import CheckpointError, DataError
-from aha.util.files import read_json, write_json_atomic, write_text_atomic
+from aha.util.files import read_object, write_json_atomic, write_text_atomic
 
 PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
 _KEPT = ("chat_template.jinja", "chat_template.json", "special_tokens_map.json")
@@ -34,7 +35,7 @@ class Tokenizer:
         self.eos_id, self.pad_id = self._id(eos_token), self._id(pad_token)
         self.end_token_ids = tuple(dict.fromkeys([self.eos_id, *(self._id(token) for token in end_tokens)]))
         self.begin_ids = _begin_ids(backend)
-        self._unknown: str | None = getattr(backend.model, "unk_token", None) or None
+        self._unknown = _unknown_token(backend)
         self._unknown_id = backend.token_to_id(self._unknown) if self._unknown else None
         self._pieces: dict[int, str] = {}
         # Of the folder it was loaded from, for save(): tokenizer_config.json, and other files as text.
@@ -159,6 +160,14 @@ def _begin_ids(backend: tokenizers.Tokenizer) -> list[int]:
     return list(whole.ids[: whole.tokens.index(place)])
 
 
+def _unknown_token(backend: tokenizers.Tokenizer) -> str | None:
+    """What stands for text that a closed vocabulary lacks. Unigram models name it by its id, in their file alone."""
+    if isinstance(backend.model, models.Unigram):
+        number = json.loads(backend.to_str())["model"].get("unk_id")
+        return None if number is None else backend.id_to_token(number)
+    return getattr(backend.model, "unk_token", None) or None
+
+
 def _token_text(value: object) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
@@ -178,7 +187,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     backend.no_padding()
     backend.no_truncation()
     config_path = folder / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.is_file() else {}
+    config = read_object(config_path) if config_path.is_file() else {}
     begin = _token_text(config.get("bos_token"))
     # Llama's class, which DeepSeek names for V3, R1 and the distilled models, adds it whatever tokenizer.json says.
     of_llama = str(config.get("tokenizer_class")).startswith("LlamaTokenizer") and config.get("add_bos_token") is True
@@ -188,7 +197,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         )
     ends: list[str] = []
     for name in ("config.json", "generation_config.json"):
-        model_config = read_json(folder / name) if (folder / name).is_file() else {}
+        model_config = read_object(folder / name) if (folder / name).is_file() else {}
         value = model_config.get("eos_token_id")
         for token_id in value if isinstance(value, list) else [value]:
             token = backend.id_to_token(token_id) if isinstance(token_id, int) else None

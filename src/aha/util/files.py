@@ -61,6 +61,14 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"{path}: not JSON ({error})") from None
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """``read_json`` of a file that holds an object; ``DataError`` where it holds something else."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: expected an object, found {type(found).__name__}")
+    return found
+
+
 def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
     """Appends one line. It is one write system call, so that a killed process leaves whole lines."""
     line = (json_text(row) + "\n").encode()
