@@ -12,7 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast
 
 from aha.errors import CheckpointError, DataError
-from aha.testing import byte_tokenizer, word_tokenizer
+from aha.stages.models import save_policy
+from aha.testing import byte_tokenizer, tiny_policy, word_tokenizer
 from aha.tokens.tokenizer import EOS, PAD, load_tokenizer, train_bpe_tokenizer, train_word_tokenizer
 from aha.util.files import read_json, write_json_atomic
 
@@ -77,6 +78,15 @@ def test_transformers_reads_what_is_saved(make, tmp_path: Path) -> None:  # type
     assert (theirs.eos_token_id, theirs.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
     assert theirs.decode(tokenizer.encode(TEXT)) == tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert again.end_token_ids == (tokenizer.eos_id,)
+
+
+def test_transformers_reads_the_tokenizer_of_a_whole_model_folder(tmp_path: Path) -> None:
+    """As README and the folder's card say: not by AutoTokenizer, which gives a qwen2 model Qwen's."""
+    policy = tiny_policy(tokenizer=word_tokenizer())
+    save_policy(policy, tmp_path)
+    assert read_json(tmp_path / "config.json")["model_type"] == "qwen2"
+    theirs = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    assert theirs(TEXT)["input_ids"] == policy.tokenizer.encode(TEXT)
 
 
 def test_every_end_token_is_found_and_kept(tmp_path: Path) -> None:

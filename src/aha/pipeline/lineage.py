@@ -57,12 +57,20 @@ def write_lineage(
             write_text_atomic(out / "model" / "README.md", model_card(record))
 
 
+_USE = """```python
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+```
+
+transformers 5 takes Qwen's own tokenizer for every model of type qwen2 when `AutoTokenizer` is asked, whatever the folder
+holds; `PreTrainedTokenizerFast.from_pretrained` reads this one's."""
+
+
 def model_card(record: Mapping[str, Any]) -> str:
     """A model's card in Markdown: how it was made, and everything behind it, the last step first."""
     stage = record["stage"]
     lines = [f"# {stage['name']}", "", f"Made by the stage `{stage['kind']}` with seed {stage['seed']}.", ""]
     lines += [f"- {key}: {value}" for key, value in stage["made"].items()]
-    lines += ["", "## Settings", ""]
+    lines += ["", *_USE.splitlines(), "", "## Settings", ""]
     lines += [f"- {key}: {value}" for key, value in stage["settings"].items()]
     lines += ["", "## Everything behind it", "", "| what | kind | made | from | files |"]
     lines.append("| --- | --- | --- | --- | --- |")
