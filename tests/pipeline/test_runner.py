@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import io
 import os
 import random
@@ -72,6 +73,19 @@ def test_a_finished_run_is_skipped_and_its_files_are_those_of_the_contract(tmp_p
     assert (d["name"], d["kind"], d["inputs"]) == ("d", "toy_stages", {"left": "b", "right": "c"})
     assert d["settings"]["steps"] == 5
     assert [row["step"] for row in read_jsonl(tmp_path / "run" / "a" / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_stage_whose_output_is_gone_is_done_again(tmp_path: Path) -> None:
+    """Whoever reads it would fail, and be told to continue with what reads it again."""
+    go(toy_recipe(), tmp_path / "run")
+    before, record = values(tmp_path / "run"), read_json(tmp_path / "run" / "b" / "lineage.json")
+    (tmp_path / "run" / "b" / "train.jsonl").write_text("")
+    (tmp_path / "run" / "b" / "test.jsonl").write_text("")
+    record["stage"]["files"] = {"train.jsonl": "0" * 64, "test.jsonl": hashlib.sha256().hexdigest()}
+    write_json_atomic(tmp_path / "run" / "b" / "lineage.json", record)
+    planned = {p.stage.name: (p.status, p.reasons) for p in plan_run(toy_recipe(), tmp_path / "run")}
+    assert planned["b"] == ("missing", ("train.jsonl is gone or empty",)) and planned["a"] == ("done", ())
+    assert "b started" in go(toy_recipe(), tmp_path / "run") and values(tmp_path / "run") == before
 
 
 def test_hashes_of_strings_are_equal_in_all_stages_and_output_goes_to_a_file(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from aha.config import fingerprint
+from aha.data.lineage import LINEAGE
 from aha.errors import AhaError, UsageError
 from aha.pipeline.fingerprint import compute_origins, differences
 from aha.pipeline.graph import Pipeline, Stage
@@ -103,7 +105,20 @@ def _judge(name: str, origin: Mapping[str, Any], run: Path, ledger: Ledger) -> t
     same = entry.fingerprint == fingerprint(origin)
     # The rename comes before the ledger, so a folder whose entry still says partial is done.
     if (run / name / "result.json").exists():
+        if lost := _lost(run / name):
+            return StageStatus.MISSING, [f"{', '.join(lost)} is gone or empty"]
         return (StageStatus.DONE, []) if same else (StageStatus.STALE, differences(entry.origin, origin))
     if (run / f"{name}.partial").exists() and entry.status in (StageStatus.PARTIAL, StageStatus.FAILED):
         return (entry.status, []) if same else (StageStatus.MISSING, differences(entry.origin, origin))
     return StageStatus.MISSING, []
+
+
+def _lost(folder: Path) -> list[str]:
+    """What a done stage says it wrote for others, and is not there any more."""
+    record = folder / LINEAGE
+    written = read_json(record)["stage"]["files"] if record.is_file() else {}
+    sizes = {name: (folder / name).stat().st_size if (folder / name).is_file() else -1 for name in written}
+    return [name for name, size in sizes.items() if size < 0 or (not size and written[name] != _OF_NOTHING)]
+
+
+_OF_NOTHING = sha256().hexdigest()
