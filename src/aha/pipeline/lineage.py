@@ -61,8 +61,8 @@ _USE = """```python
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 ```
 
-transformers 5 takes Qwen's own tokenizer for every model of type qwen2 when `AutoTokenizer` is asked, whatever the folder
-holds; `PreTrainedTokenizerFast.from_pretrained` reads this one's."""
+For every model of type qwen2, `AutoTokenizer` of transformers 5 takes Qwen's own tokenizer, whatever the folder holds;
+`PreTrainedTokenizerFast.from_pretrained` reads this one's."""
 
 
 def model_card(record: Mapping[str, Any]) -> str:
