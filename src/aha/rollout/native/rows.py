@@ -89,10 +89,13 @@ class LiveRows:
         self._positions[at] += 1
         counts_B += 1
         self._counts[at] = counts_B
-        bits_B = self._flags_V[tokens_B]
-        bits_B.add_(counts_B >= self._limits[at], alpha=FULL).add_(logprobs_B.isnan(), alpha=BROKEN)
-        bits = bits_B.tolist()
+        bits = self._bits_of(tokens_B, logprobs_B, counts_B >= self._limits[at]).tolist()
         return [(slot, own) for slot, own in zip(rows_B.tolist(), bits, strict=True) if own] if any(bits) else []
+
+    def _bits_of(self, tokens_B: Tensor, logprobs_B: Tensor, full_B: Tensor) -> Tensor:
+        """Why somebody must look at each row, uint8 ``[B]``; 0 where nobody must."""
+        bits_B = self._flags_V[tokens_B]
+        return bits_B.add_(full_B, alpha=FULL).add_(logprobs_B.isnan(), alpha=BROKEN)
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._device)

@@ -25,7 +25,6 @@ from aha.rollout.native.sampler import sample, uniforms
 from aha.rollout.native.weights import Weights, kept_type
 
 _SCORE_ROWS = 1024
-_COLUMN_STEP = 32
 
 
 class CacheShape(NamedTuple):
@@ -64,6 +63,8 @@ class Runner(LiveRows):
 
     ``ahead`` modules of multi-token prediction have weights and a place in the arena, behind the body's layers.
     """
+
+    _column_step = 32  # columns are as many as the longest row needs, rounded up to a multiple of it
 
     def __init__(self, config: ModelConfig, *, dtype: torch.dtype, device: torch.device, ahead: int = 0) -> None:
         super().__init__(config, dtype=kept_type(dtype, device), device=device, ahead=ahead)
@@ -178,7 +179,8 @@ class Runner(LiveRows):
         # One less: recording the first token moves on to the position at which that token is fed.
         self._positions[at] = self._tensor([prefix.cache.shape[-2] for prefix in prefixes]) - 1
         self._counts[at] = 0
-        return self._record(at, *self._sample(torch.stack([prefix.logits_V for prefix in prefixes]), at))
+        logits_BV = torch.stack([prefix.logits_V for prefix in prefixes])
+        return self._record(at, *self._sample(logits_BV, at, self._counts[at]))
 
     @torch.inference_mode()
     def step(self, num_live: int, num_columns: int) -> list[tuple[int, int]]:
@@ -189,7 +191,8 @@ class Runner(LiveRows):
         self._used = num_live
         self._fit(num_columns)
         at = slice(num_live)
-        return self._record(at, *self._sample(self._decode(num_live), at))
+        logits_BV = self._decode(self._positions[at])
+        return self._record(at, *self._sample(logits_BV, self._slots[at], self._counts[at]))
 
     @torch.inference_mode()
     def move(self, moves: Sequence[tuple[int, int]]) -> None:
@@ -215,11 +218,12 @@ class Runner(LiveRows):
     def _row_states(self) -> tuple[Tensor, ...]:
         return (*super()._row_states(), self._uniforms)
 
-    def _sample(self, logits_BV: Tensor, at: slice | Tensor) -> tuple[Tensor, Tensor]:
+    def _sample(self, logits_BV: Tensor, rows_B: Tensor, counts_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ``counts`` of each of ``rows``, and its log-probability."""
         params = self._params
         return sample(
             logits_BV,
-            self._uniforms[self._slots[at], self._counts[at]],
+            self._uniforms[rows_B, counts_B],
             temperature=params.temperature,
             top_k=params.top_k,
             top_p=params.top_p,
@@ -234,7 +238,9 @@ class Runner(LiveRows):
         before, found = self._arena, self._arena.shape[-2]
         if found // 2 < num_columns <= found:
             return
-        columns = min(-(-num_columns // _COLUMN_STEP) * _COLUMN_STEP, len(self._columns))
+        columns = min(-(-num_columns // self._column_step) * self._column_step, len(self._columns))
+        if columns == found:
+            return
         layers, parts, slots, heads, _, width = before.shape
         shape = (parts, slots, heads, columns, width)
         self._arena = self._room[:, : torch.Size(shape).numel()].view(layers, *shape)
@@ -257,8 +263,9 @@ class Runner(LiveRows):
             ]
         return self._lines
 
-    def _decode(self, num_rows: int) -> Tensor:
-        positions_B = self._positions[:num_rows]
+    def _decode(self, positions_B: Tensor) -> Tensor:
+        """Float32 logits ``[B, V]`` behind the last tokens of the first B rows, which stand at ``positions``."""
+        num_rows = len(positions_B)
         rotation_B = self._rotation[positions_B]
         write_at = self._starts[:num_rows] + positions_B[:, None]
         num_columns = self._arena.shape[-2]
