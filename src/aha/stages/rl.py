@@ -36,6 +36,7 @@ from aha.reward.rubric import Reward
 from aha.rollout.engine import SamplingParams
 from aha.rollout.group import sample_groups
 from aha.rollout.native.engine import NativeEngine, sampled_itemsize
+from aha.rollout.native.graphs import is_captured
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.partial import begin_group, from_json, is_finished, sample_piece, to_json
 from aha.rollout.sync import check_agreement, sync_weights
@@ -449,6 +450,7 @@ def _estimate_memory(
             policy.config, dtype=sampled, device=head.device, speculate=settings.speculate
         ),
         int8=settings.sampler == "int8",
+        captured=is_captured(policy.config, head.device, speculate=settings.speculate),
     )
     rows = settings.prompts * settings.samples
     layouts, read = (

@@ -14,6 +14,7 @@ from aha.model.config import ModelConfig
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.compiled import CompiledRunner
+from aha.rollout.native.graphs import GraphRunner, is_captured
 from aha.rollout.native.int8 import check_int8, rest_of
 from aha.rollout.native.kernels import Kernels, load_kernels
 from aha.rollout.native.memory import MAX_SLOTS, count_columns, count_slots
@@ -28,7 +29,8 @@ from aha.rollout.native.weights import kept_type
 
 
 class NativeEngine:
-    """Samples with PyTorch on a CPU or a GPU; on a CPU with compiled kernels where there are some for the model.
+    """Samples with PyTorch on a CPU or a GPU; on a CPU with compiled kernels where there are some for the model, on a
+    GPU with steps that are CUDA graphs where they can be (rollout/native/graphs.py).
 
     At most ``max_slots`` sequences are live at once, fewer where their key/value cache would exceed ``cache_bytes``.
     ``detokenize`` turns token ids into text; it is needed for stop strings only. With ``prefix_bytes`` up to so much of
@@ -340,9 +342,11 @@ def check_ids(config: ModelConfig, what: str, ids: Sequence[int], num_new: int) 
 def build_runner(
     config: ModelConfig, *, dtype: torch.dtype, device: torch.device, speculate: int
 ) -> Runner | CompiledRunner:
-    """With compiled kernels where they know the model and can be had, else with PyTorch."""
+    """With compiled kernels where they know the model and can be had, else with PyTorch; on a GPU with CUDA graphs."""
     if speculate:
         return SpeculativeRunner(config, dtype=dtype, device=device, ahead=speculate)
+    if is_captured(config, device, speculate=speculate):
+        return GraphRunner(config, dtype=dtype, device=device)
     if (kernels := _kernels_for(config, dtype, device)) is not None:
         return CompiledRunner(config, kernels, dtype=dtype)
     return Runner(config, dtype=dtype, device=device)

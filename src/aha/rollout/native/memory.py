@@ -67,11 +67,13 @@ def estimate_rollout(
     speculate: int = 0,
     bytes_per_number: int = 4,
     int8: bool = False,
+    captured: bool = False,
 ) -> RolloutMemory:
     """For ``samples`` completions of each of ``prompts`` prompts of up to ``prompt`` tokens, temperature sampling.
 
     With ``speculate`` modules that draft, their weights and cache, and logits and scores of as many tokens more a row.
-    With ``int8`` matrices are in it, and the rest has ``bytes_per_number``.
+    With ``int8`` matrices are in it, and the rest has ``bytes_per_number``. A step that is ``captured`` as a graph has
+    memory of its own (rollout/native/graphs.py).
     """
     b, D, F, V = bytes_per_number, config.hidden_size, config.intermediate_size, config.vocab_size
     N, heads = config.num_attention_heads, config.num_attention_heads + 2 * config.num_key_value_heads
@@ -96,6 +98,7 @@ def estimate_rollout(
     scores = slots * at_a_time * N * columns * (2 * b + 4)
     uniforms = 4 * 8 * slots * max_new_tokens  # of all tokens of the rows that are admitted, while they are mixed
     laid_out_anew = slots * columns * token_bytes // config.num_hidden_layers  # a layer at a time
+    kept = max(logits, scores) if captured else 0
     largest = max(V * D, 2 * D * F)
     sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
     digest = 5 * 8 * min(largest, DIGEST_CHUNK) + largest * b
@@ -108,5 +111,5 @@ def estimate_rollout(
         digest = 5 * 8 * min(largest, DIGEST_CHUNK) + max(5 * V * D, 2 * D * F * (4 + 3))
     return RolloutMemory(
         held=weights + slots * (columns * token_bytes + 20 * max_new_tokens),
-        working=max(read + max(prefill, logits + of_drafts, scores, uniforms, laid_out_anew), digest),
+        working=max(read + max(prefill, logits + of_drafts, scores, uniforms, laid_out_anew) + kept, digest),
     )
