@@ -5,6 +5,9 @@ so that and llama.cpp (``llama-cpp-python==0.3.36``, ``gguf``, ``safetensors``) 
 interpreters are given. Aha without its compiled kernels is a side of its own. With int8 weights Aha is compared with
 itself and the peers in bfloat16.
 
+On a GPU (``device="cuda"``) all of these but ``transformers.generate`` are left out: they have no kernels there, or are
+started for a CPU here. What is sampled is larger, and Aha samples 64 of the sequences as a side of its own, too.
+
 Beside them what the machine allows: each prompt read once, each new token once, at the rate of large matrix products;
 no step faster than its weights and cache can be read.
 """
@@ -25,10 +28,18 @@ from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
 from aha.model.decoder import build_decoder
 from aha.model.folder import save_model
+from aha.rollout.native.int8 import check_int8
+from benchmarks.device import check_device, engine_settings, product_rate, read_rate
 from benchmarks.setting import (
     CONFIG,
     DTYPES,
+    LARGE,
+    NUM_SAMPLES,
     PROMPT_TOKENS,
+    QWEN25_1_5B,
+    SMALL,
+    Side,
+    Work,
     build_lengths,
     build_prompts,
     compare,
@@ -51,7 +62,11 @@ SHAPES = {
         num_key_value_heads=3,
         max_position_embeddings=1024,
     ),
+    "L": QWEN25_1_5B,
 }
+GPU = torch.device("cuda")
+FEW = "aha, 64 rows"
+FEW_PROMPTS = 8  # of 8 samples each
 
 
 def measure(
@@ -61,19 +76,81 @@ def measure(
     dtype: str,
     skew: bool,
     threads: int,
-    shape: str = "T",
+    device: str = "cpu",
+    shape: str | None = None,
     vllm: Path | None = None,
     llama: Path | None = None,
 ) -> dict[str, Any]:
     """Tokens per second of each side: useful tokens, those up to each sample's own length. ``vllm`` and ``llama`` are
     interpreters that have them."""
+    check_device(device)
+    on_gpu = device == "cuda"
+    shape = check_shape(shape, device)
+    torch.set_num_threads(threads)
+    config, work = SHAPES[shape], LARGE if shape == "L" else SMALL
+    asked, dtype = dtype, "bfloat16" if dtype == "int8" else dtype
+    if on_gpu and asked == "int8":
+        check_int8(config, GPU)
+    lengths = build_lengths(work, skew=skew)
+    sides = gpu_sides(work, peers, skew) if on_gpu else cpu_sides(asked, peers, vllm, llama)
+    before = measure_device(config, dtype, device)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        save_model(build_decoder(config, seed=0, dtype=DTYPES[dtype] if on_gpu else torch.float32), config, folder)
+        setting = {
+            "prompts": build_prompts(work), "lengths": lengths, "dtype": dtype, "threads": threads, "device": device,
+            "engine": engine_settings(device, work.prompts * NUM_SAMPLES),
+        }  # fmt: skip
+        (folder / "setting.json").write_text(json.dumps(setting))
+        children = {side: stack.enter_context(Child(launch, folder)) for side, launch in sides.items()}
+        check_same_model({side: child.first for side, child in children.items()}, least=0.5)
+        found = run_in_turn(children, repeat=repeat)
+    rate, bandwidth = map(max, before, measure_device(config, dtype, device))
+    described = describe(dtype=asked, skew=skew, threads=threads, repeat=repeat, config=config, work=work)
+    lengths_of = {side: sides[side].own.get("lengths", lengths) for side in found}
+    tokens = {side: sum(map(sum, own)) for side, own in lengths_of.items()}
+    limits = {
+        side: tokens[side] / least_seconds(config, DTYPES[dtype], own, rate=rate, bandwidth=bandwidth)
+        for side, own in lengths_of.items()
+    }
+    rows = speeds(found, tokens, on_gpu=on_gpu)
+    shares = ", ".join(f"{r['name']} {r['median'] / limits[r['name']]:.0%}" for r in rows if r["unit"] == "tokens/s")
+    rows.append(row("limit of the machine", [limits["aha"]], unit="tokens/s"))
+    if FEW in limits:
+        rows.append(row("limit of the machine, 64 rows", [limits[FEW]], unit="tokens/s"))
+    read = "far more than its caches hold" if on_gpu else "bytes as many as the weights"
+    notes = [
+        f"limit: {rate / 1e9:.0f} GFLOP/s of a large product, {bandwidth / 1e9:.0f} GB/s over {read}. Of it: {shares}",
+        *(["aha with int8 weights; limit and peers in bfloat16"] if asked == "int8" else []),
+    ]
+    if on_gpu:
+        described["device"] = torch.cuda.get_device_name()
+        notes.append("time is the wall's until all kernels have ended, memory the most that tensors held on the GPU")
+        notes += ["vLLM and llama.cpp are started for a CPU here: left out"] if vllm or llama else []
+    compared = {name: side for name, side in found.items() if name != FEW}
+    return {
+        "benchmark": "rollout",
+        "setting": {"shape": shape} | described,
+        "rows": rows,
+        "ratios": compare(compared, ("wall",)) if on_gpu else compare(compared),
+        "notes": notes,
+        "versions": versions("torch", "transformers"),
+    }
+
+
+def check_shape(shape: str | None, device: str) -> str:
+    """The shape, or the device's own. ``SettingError`` for one that is unknown, or is not for the device."""
+    if shape is None:
+        return "L" if device == "cuda" else "T"
     if shape not in SHAPES:
         raise SettingError(f"shape is {shape!r}; it must be one of {', '.join(SHAPES)}")
-    torch.set_num_threads(threads)
-    config, lengths = SHAPES[shape], build_lengths(skew=skew)
-    asked, dtype = dtype, "bfloat16" if dtype == "int8" else dtype
-    tokens = sum(map(sum, lengths))
-    before = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
+    if shape == "L" and device == "cpu":
+        raise SettingError("shape is 'L' and device 'cpu': 1.5 billion parameters are for cuda; take T or S")
+    return shape
+
+
+def cpu_sides(asked: str, peers: bool, vllm: Path | None, llama: Path | None) -> dict[str, Launch]:
+    """``asked`` is the number type of Aha's weights, which may be int8."""
     sides = {
         "aha": Launch("aha_side.py", own={"dtype": asked}),
         "aha without kernels": Launch("aha_side.py", environment={"AHA_KERNELS": "off"}, own={"dtype": asked}),
@@ -86,35 +163,37 @@ def measure(
         sides["vLLM"] = Launch("vllm_side.py", vllm)
     if llama is not None:
         sides["llama.cpp"] = Launch("llama_side.py", llama)
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
-        save_model(build_decoder(config, seed=0), config, folder)
-        setting = {"prompts": build_prompts(), "lengths": lengths, "dtype": dtype, "threads": threads}
-        (folder / "setting.json").write_text(json.dumps(setting))
-        children = {side: stack.enter_context(Child(launch, folder)) for side, launch in sides.items()}
-        check_same_model({side: child.first for side, child in children.items()}, least=0.5)
-        found = run_in_turn(children, repeat=repeat)
-    after = measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
-    rate, bandwidth = map(max, before, after)
-    limit = tokens / least_seconds(config, DTYPES[dtype], lengths, rate=rate, bandwidth=bandwidth)
-    rows = [
-        row(name, [tokens / getattr(taken, clock) for taken in side.runs], unit=f"tokens/s{of}", peak=side.peak)
+    return sides
+
+
+def gpu_sides(work: Work, peers: bool, skew: bool) -> dict[str, Launch]:
+    """With even lengths also 64 rows, which live and end together, of larger work."""
+    sides = {"aha": Launch("aha_side.py")}
+    if work.prompts > FEW_PROMPTS and not skew:
+        few = {"prompts": build_prompts(work)[:FEW_PROMPTS], "lengths": build_lengths(work, skew=False)[:FEW_PROMPTS]}
+        sides[FEW] = Launch("aha_side.py", own=few)
+    if peers:
+        sides["transformers.generate"] = Launch("transformers_side.py")
+    return sides
+
+
+def speeds(found: dict[str, Side], tokens: dict[str, int], *, on_gpu: bool) -> list[dict[str, Any]]:
+    """A row for each side and clock that counts."""
+    clocks = {"wall": "tokens/s"} if on_gpu else {"wall": "tokens/s", "cpu": "tokens/s of processor time"}
+    return [
+        row(name, [tokens[name] / getattr(taken, clock) for taken in side.runs], unit=unit, peak=side.peak)
         for name, side in found.items()
-        for clock, of in (("wall", ""), ("cpu", " of processor time"))
+        for clock, unit in clocks.items()
     ]
-    shares = ", ".join(f"{r['name']} {r['median'] / limit:.0%}" for r in rows if r["unit"] == "tokens/s")
-    return {
-        "benchmark": "rollout",
-        "setting": {"shape": shape} | describe(dtype=asked, skew=skew, threads=threads, repeat=repeat, config=config),
-        "rows": [*rows, row("limit of the machine", [limit], unit="tokens/s")],
-        "ratios": compare(found),
-        "notes": [
-            f"limit: {rate / 1e9:.0f} GFLOP/s of a large product, {bandwidth / 1e9:.0f} GB/s over bytes as many as "
-            f"the weights. Of it: {shares}",
-            *(["aha with int8 weights; limit and peers in bfloat16"] if asked == "int8" else []),
-        ],
-        "versions": versions("torch", "transformers"),
-    }
+
+
+def measure_device(config: ModelConfig, dtype: str, device: str) -> tuple[float, float]:
+    """FLOP/s of a large matrix product and bytes/s of reading."""
+    if device == "cuda":
+        rates = product_rate(DTYPES[dtype], GPU), read_rate(GPU)
+        torch.cuda.empty_cache()  # other processes need the memory now
+        return rates
+    return measure_machine(DTYPES[dtype], count_parameters(config) * DTYPES[dtype].itemsize)
 
 
 def measure_machine(dtype: torch.dtype, num_bytes: int) -> tuple[float, float]:

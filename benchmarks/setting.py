@@ -28,6 +28,16 @@ CONFIG = ModelConfig(
     num_key_value_heads=2,
     max_position_embeddings=1024,
 )
+QWEN25_1_5B = ModelConfig(  # the shape of Qwen2.5-1.5B
+    model_type="qwen2",
+    vocab_size=151_936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    max_position_embeddings=32_768,
+)
 NUM_PROMPTS = 8
 NUM_SAMPLES = 8
 PROMPT_TOKENS = 64
@@ -36,17 +46,28 @@ SKEWED_TOKENS = (*[16] * 32, *[64] * 16, *[128] * 12, *[256] * 4)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def build_prompts() -> list[list[int]]:
-    """8 prompts of 64 random tokens, the same in every run."""
+class Work(NamedTuple):
+    """So many prompts, and completions so many times as long as those that a CPU is asked for."""
+
+    prompts: int = NUM_PROMPTS
+    times: int = 1
+
+
+SMALL, LARGE = Work(), Work(prompts=64, times=8)  # 64 sequences, and 512 of 1,024 new tokens
+
+
+def build_prompts(work: Work = SMALL) -> list[list[int]]:
+    """Prompts of 64 random tokens, the same in every run."""
     rng = random.Random(0)
-    return [[rng.randrange(1, CONFIG.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(NUM_PROMPTS)]
+    return [[rng.randrange(1, CONFIG.vocab_size) for _ in range(PROMPT_TOKENS)] for _ in range(work.prompts)]
 
 
-def build_lengths(*, skew: bool) -> list[list[int]]:
-    """New tokens of each of the 8 x 8 samples; the skewed ones are mixed over the groups."""
+def build_lengths(work: Work = SMALL, *, skew: bool) -> list[list[int]]:
+    """New tokens of each of the 8 samples of a prompt; the skewed ones are mixed over the groups."""
     flat = list(SKEWED_TOKENS) if skew else [UNIFORM_TOKENS] * (NUM_PROMPTS * NUM_SAMPLES)
+    flat = [work.times * length for length in flat * (work.prompts // NUM_PROMPTS)]
     random.Random(0).shuffle(flat)
-    return [flat[p * NUM_SAMPLES : (p + 1) * NUM_SAMPLES] for p in range(NUM_PROMPTS)]
+    return [flat[p * NUM_SAMPLES : (p + 1) * NUM_SAMPLES] for p in range(work.prompts)]
 
 
 class Peak:
@@ -77,6 +98,10 @@ class Stopwatch:
     def read(self) -> Taken:
         """Since it was made."""
         return Taken(time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+    def seconds(self) -> float:
+        """Of the clock that counts here."""
+        return self.read().cpu
 
 
 class Taken(NamedTuple):
@@ -124,11 +149,11 @@ def row(name: str, values: Sequence[float], *, unit: str, peak: float = 0.0) -> 
     }
 
 
-def compare(sides: Mapping[str, Side]) -> dict[str, Any]:
+def compare(sides: Mapping[str, Side], clocks: Sequence[str] = ("wall", "cpu")) -> dict[str, Any]:
     """How many times the median of ``aha`` every other side takes, on the wall and of the processor."""
     medians = {
         clock: {name: statistics.median(getattr(taken, clock) for taken in side.runs) for name, side in sides.items()}
-        for clock in ("wall", "cpu")
+        for clock in clocks
     }
     return {
         f"aha / {name}": {clock: of[name] / of["aha"] for clock, of in medians.items()}
@@ -138,15 +163,17 @@ def compare(sides: Mapping[str, Side]) -> dict[str, Any]:
 
 
 def describe(
-    *, dtype: str, skew: bool, threads: int, repeat: int, config: ModelConfig = CONFIG
+    *, dtype: str, skew: bool, threads: int, repeat: int, config: ModelConfig = CONFIG, work: Work = SMALL
 ) -> dict[str, Any]:
     """The setting as it is printed beside the figures."""
+    shares = zip(("half", "quarter", "3/16", "1/16"), dict.fromkeys(SKEWED_TOKENS), strict=True)
+    uneven = ", ".join(f"{share} {work.times * length}" for share, length in shares)
     return {
         "model": config.model_dump(),
-        "prompts": NUM_PROMPTS,
+        "prompts": work.prompts,
         "samples": NUM_SAMPLES,
         "prompt_tokens": PROMPT_TOKENS,
-        "new_tokens": "half 16, quarter 64, 3/16 128, 1/16 256" if skew else UNIFORM_TOKENS,
+        "new_tokens": uneven if skew else work.times * UNIFORM_TOKENS,
         "dtype": dtype,
         "threads": threads,
         "repeat": repeat,

@@ -24,7 +24,7 @@ class Launch(NamedTuple):
     script: str
     python: Path = Path(sys.executable)
     environment: Mapping[str, str] = {}
-    own: Mapping[str, str] = {}
+    own: Mapping[str, Any] = {}
 
 
 class Child:
@@ -81,9 +81,9 @@ def run_in_turn(children: Mapping[str, Child], *, repeat: int) -> dict[str, Side
 
 
 def check_same_model(first: Mapping[str, Sequence[int]], *, least: float) -> None:
-    """``AhaError`` where fewer than the share ``least`` of the prompts have the same likeliest next token as ``aha``'s:
-    then a side computes another model, and its speed means nothing."""
+    """``AhaError`` where fewer than the share ``least`` of a side's prompts have the same likeliest next token as
+    ``aha``'s: then it computes another model, and its speed means nothing. A side may have ``aha``'s first prompts."""
     for name, tokens in first.items():
-        same = sum(a == b for a, b in zip(tokens, first["aha"], strict=True))
+        same = sum(a == b for a, b in zip(tokens, first["aha"], strict=False))
         if same < least * len(tokens):
             raise AhaError(f"{name} and aha say the same first token behind {same} of {len(tokens)} prompts only")

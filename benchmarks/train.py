@@ -4,6 +4,9 @@ Cases: a GRPO step (rollout and update of all completions, clip 0.2) of a small 
 SmolLM2-135M (``S``), without and with a KL term; supervised fine-tuning of ``T`` on packed documents of uneven length.
 Each side is a process of its own, so that its peak of memory is its own, and the sides take turns step by step.
 
+On a GPU (``device="cuda"``) the shape is that of Qwen2.5-1.5B (``L``): 64 x 8 x 1,024 new tokens, and documents. There
+an update's model FLOPs use is said, too: its FLOPs, every token once, by what products alone would reach in its time.
+
 In float32 Aha computes some layers of ``S`` again for their gradients, so that a step takes less than half of TRL's
 memory. In bfloat16 Aha keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over
 micro-batches; moments are in bfloat16, as DeepSeek-V3's. TRL keeps all of them in bfloat16.
@@ -32,7 +35,7 @@ from unittest.mock import patch
 
 import torch
 
-from aha.errors import UsageError
+from aha.errors import SettingError, UsageError
 from aha.model.checkpointing import checkpoint_layers
 from aha.model.config import ModelConfig
 from aha.model.count import count_parameters
@@ -51,9 +54,11 @@ from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
 from aha.train.policy_step import compute_logprobs, policy_step
 from aha.util.allocator import NO_SPLINTERS, keep_freed_pages
+from benchmarks.device import GpuPeak, GpuStopwatch, check_device, engine_settings, product_rate
 from benchmarks.setting import (
     CONFIG,
     DTYPES,
+    QWEN25_1_5B,
     Peak,
     Side,
     Stopwatch,
@@ -78,8 +83,8 @@ SMOLLM2 = ModelConfig(
 
 @dataclass(frozen=True)
 class Case:
-    """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens, or ``packs`` rows of SFT; in float32
-    ``recomputed`` layers keep no activations."""
+    """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens in micro-batches of ``token_budget``, or
+    SFT of ``packs`` rows of ``pack`` tokens; in float32 ``recomputed`` layers keep no activations."""
 
     name: str
     config: ModelConfig
@@ -89,6 +94,8 @@ class Case:
     new: int = 0
     beta: float = 0.0
     packs: int = 0
+    pack: int = 1_024
+    token_budget: int = 1_100  # about a group of T
     recomputed: int = 0
 
 
@@ -100,66 +107,91 @@ CASES = (
     Case("S GRPO", **_S),  # type: ignore[arg-type]
     Case("S GRPO, KL", beta=0.001, **_S),  # type: ignore[arg-type]
     Case("T SFT", CONFIG, packs=8),
+    Case("L GRPO", QWEN25_1_5B, prompts=64, samples=8, new=1_024, token_budget=8_300),
+    Case("L SFT", QWEN25_1_5B, packs=8, pack=8_192),
 )
-TOKEN_BUDGET = 1_100  # about a group of T
 MICRO_BATCH = 8  # TRL's fastest, for both shapes
-PACK = 1_024
+LONGEST_DOCUMENT = 1_024
 LEARNING_RATE = 1e-5
 ADAM: dict[str, Any] = {"lr": LEARNING_RATE, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
 
 
 def measure(
-    *, repeat: int, peers: bool, dtype: str, skew: bool, threads: int, shape: str | None = None
+    *, repeat: int, peers: bool, dtype: str, skew: bool, threads: int, device: str = "cpu", shape: str | None = None
 ) -> dict[str, Any]:
     """Seconds of each step, of ours also its parts; what the step's FLOPs would take alone. Ratios are of seconds a
-    token. ``shape`` is ``T`` or ``S``, else both."""
+    token. ``shape`` is ``T`` or ``S``, else both; on a GPU ``L`` where it is not given. Seconds are the processor's, or
+    on a GPU the wall's."""
     if skew:
         raise UsageError("--skew is for the rollout benchmark: TRL cannot be given lengths")
-    cases = [case for case in CASES if shape in (None, case.name[0])]
-    if not cases:
-        raise UsageError(f"--shape {shape}: T (5 M parameters) or S (135 M)")
+    check_device(device)
+    on_gpu = device == "cuda"
+    cases = choose_cases(shape, device)
     torch.set_num_threads(threads)
-    rate = gemm_rate(DTYPES[dtype])
+    rate = product_rate(DTYPES[dtype], torch.device("cuda")) if on_gpu else gemm_rate(DTYPES[dtype])
     notes = [f"matrix products alone: {rate / 1e9:.0f} GFLOP/s"]
     peers = peers and importlib.util.find_spec("trl") is not None
     if not peers:
         notes.append("--no-peers, or TRL is not installed (pip install 'aha[bench]')")
+    if on_gpu:
+        torch.cuda.empty_cache()  # the steps' processes need the memory now
+        notes.append("time is the wall's until all kernels have ended, memory the most that tensors held on the GPU")
     rows: list[dict[str, Any]] = []
     ratios = {}
     floors: dict[str, dict[str, float]] = {}
+    uses: dict[str, float] = {}
+    clocks = ("wall",) if on_gpu else ("wall", "cpu")
+    clock, of_what, unit = ("wall", "on the wall", "s") if on_gpu else ("cpu", "in processor time", "s cpu")
     for case in cases:
         sides = {"aha": train_aha, **({"TRL": train_trl} if peers else {})}
-        found, parts, tokens = run_in_turn(case, sides, dtype=dtype, threads=threads, repeat=repeat)
+        found, parts, tokens = run_in_turn(case, sides, dtype=dtype, threads=threads, repeat=repeat, device=device)
         for name, side in found.items():
             limit = flops(case, tokens[name]) / rate
-            share = limit / statistics.median(taken.cpu for taken in side.runs)
+            share = limit / statistics.median(getattr(taken, clock) for taken in side.runs)
             floors[f"{case.name}: {name}"] = {"seconds": limit, "share": share}
-            notes.append(f"{case.name}, {name}: {share:.0%} of the limit of {limit:.2f} s in processor time")
+            notes.append(f"{case.name}, {name}: {share:.0%} of the limit of {limit:.2f} s {of_what}")
             walls = [taken.wall for taken in side.runs]
             rows.append(row(f"{case.name}: {name}", walls, unit="s/step", peak=side.peak))
             if name == "aha":
-                rows += [row(f"{case.name}: aha, of it {part}", values, unit="s cpu") for part, values in parts.items()]
+                rows += [row(f"{case.name}: aha, of it {part}", values, unit=unit) for part, values in parts.items()]
+        if on_gpu:
+            update = statistics.median(parts["update"] if parts else [taken.wall for taken in found["aha"].runs])
+            uses[case.name] = update_flops(case, tokens["aha"]) / (update * rate)
+            notes.append(f"{case.name}, aha: model FLOPs use of the update {uses[case.name]:.0%}")
         if "TRL" in found:
             ratios[f"{case.name}: aha / TRL"] = {
                 clock: statistics.median(
                     getattr(theirs, clock) / getattr(ours, clock) * (tokens["aha"] / tokens["TRL"] if case.packs else 1)
                     for ours, theirs in zip(found["aha"].runs, found["TRL"].runs, strict=True)
                 )
-                for clock in ("wall", "cpu")
+                for clock in clocks
             }
             notes.append(f"{case.name}: peak memory {found['aha'].peak / found['TRL'].peak:.2f} of TRL's")
+    gpu = {"device": torch.cuda.get_device_name()} if on_gpu else {}
     return {
         "benchmark": "train",
         "setting": {
-            "dtype": dtype, "threads": threads, "repeat": repeat, "token_budget": TOKEN_BUDGET,
-            "micro_batch": MICRO_BATCH, "gemm_gflops": rate / 1e9, "processor": processor_name(),
+            "dtype": dtype, "threads": threads, "repeat": repeat,
+            "token_budget": max(case.token_budget for case in cases), "micro_batch": MICRO_BATCH,
+            "gemm_gflops": rate / 1e9, "processor": processor_name(), **gpu,
         },  # fmt: skip
         "rows": rows,
         "ratios": ratios,
         "floors": floors,
+        **({"model_flops_use": uses} if on_gpu else {}),
         "notes": notes,
         "versions": versions("torch", "transformers", "trl"),
     }  # fmt: skip
+
+
+def choose_cases(shape: str | None, device: str) -> list[Case]:
+    """``SettingError`` for a shape that is unknown, or is not for the device. A reference model lies in a file that a
+    CPU reads, so a GPU has the cases without."""
+    shapes = ("T", "S", "L") if device == "cuda" else ("T", "S")
+    if shape is not None and shape not in shapes:
+        raise SettingError(f"--shape {shape} on {device}: T (5 M parameters) or S (135 M), on cuda also L (1.5 B)")
+    wanted = shape or ("L" if device == "cuda" else "TS")
+    return [case for case in CASES if case.name[0] in wanted and not (device == "cuda" and case.beta)]
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
@@ -188,19 +220,23 @@ def flops(case: Case, tokens: float) -> float:
     return forward * (5 if case.beta else 4)
 
 
+def update_flops(case: Case, tokens: float) -> float:
+    """Those of forward and backward alone."""
+    return flops(case, tokens) * (1 if case.packs else 3 / (5 if case.beta else 4))
+
+
 Sides = dict[str, Callable[[Case, str, "Turn"], None]]
 
 
 def run_in_turn(
-    case: Case, sides: Sides, *, dtype: str, threads: int, repeat: int
+    case: Case, sides: Sides, *, dtype: str, threads: int, repeat: int, device: str = "cpu"
 ) -> tuple[dict[str, Side], dict[str, list[float]], dict[str, float]]:
-    """``repeat`` steps of each side, after one that does not count; processor seconds of the parts of ours; tokens of
-    each."""
+    """``repeat`` steps of each side, after one that does not count; seconds of the parts of ours; tokens of each."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
     for name, train in sides.items():
         pipes[name], other = context.Pipe()
-        processes.append(context.Process(target=_work, args=(train, case, dtype, threads, repeat + 1, other)))
+        processes.append(context.Process(target=_work, args=(train, case, dtype, threads, repeat + 1, device, other)))
         with patch.dict(os.environ, {"GLIBC_TUNABLES": NO_SPLINTERS} if name == "aha" else {}):
             processes[-1].start()
         other.close()
@@ -229,17 +265,19 @@ def run_in_turn(
     return found, parts, tokens
 
 
-def _work(train: Callable[..., None], case: Case, dtype: str, threads: int, steps: int, pipe: Connection) -> None:
+def _work(
+    train: Callable[..., None], case: Case, dtype: str, threads: int, steps: int, device: str, pipe: Connection
+) -> None:
     sys.stdout = sys.stderr  # peers print as they please
     torch.set_num_threads(threads)
-    train(case, dtype, Turn(pipe, steps))
+    train(case, dtype, Turn(pipe, steps, device))
 
 
 class Turn:
     """A side's end of the pipe: waits until it may take a step, and says what that took."""
 
-    def __init__(self, pipe: Connection, steps: int) -> None:
-        self.steps = steps
+    def __init__(self, pipe: Connection, steps: int, device: str) -> None:
+        self.steps, self.device = steps, device
         self._pipe, self._ready = pipe, False
 
     @contextmanager
@@ -253,13 +291,16 @@ class Turn:
             self._pipe.send("ready")
             self._ready = True
         self._pipe.recv()
-        self._peak = Peak()
+        on_gpu = self.device == "cuda"
+        self._peak = GpuPeak() if on_gpu else Peak()
         self._peak.__enter__()
-        self.watch = Stopwatch()
+        self.watch = GpuStopwatch() if on_gpu else Stopwatch()
 
     def end(self, parts: dict[str, float] | None = None, tokens: float = 0.0) -> None:
         taken: Taken = self.watch.read()
         self._peak.__exit__()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # the other side's step comes now, on the same device
         self._pipe.send((taken, self._peak.mib, parts or {}, tokens))
 
 
@@ -274,10 +315,10 @@ def build_prompts(case: Case) -> list[list[int]]:
 
 
 def build_documents(case: Case, tokens: int) -> list[list[int]]:
-    """Random ids; lengths lognormal around 200, at most a pack."""
+    """Random ids; lengths lognormal around 200, at most ``LONGEST_DOCUMENT``."""
     rng, documents = random.Random(0), []
     while sum(map(len, documents)) < tokens:
-        length = min(PACK, max(16, round(rng.lognormvariate(5.0, 0.8))))
+        length = min(LONGEST_DOCUMENT, max(16, round(rng.lognormvariate(5.0, 0.8))))
         documents.append([rng.randrange(1, case.config.vocab_size) for _ in range(length)])
     return documents
 
@@ -292,23 +333,24 @@ def build_optimizer(decoder: Decoder, dtype: str) -> torch.optim.AdamW:
 def train_aha(case: Case, dtype: str, turn: Turn) -> None:
     """Sync and check the sampler, sample, judge, advantages, reference, one update; or one update on documents."""
     keep_freed_pages()
-    decoder = build_decoder(case.config, seed=0)
+    decoder = build_decoder(case.config, seed=0).to(turn.device)
     optimizer = build_optimizer(decoder, dtype)
     if dtype == "float32":
         checkpoint_layers(decoder, case.recomputed)
     limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
     parts: dict[str, float] = {}
     if case.packs:
-        documents = [(ids, [1.0] * len(ids)) for ids in build_documents(case, case.packs * PACK)]
+        documents = [(ids, [1.0] * len(ids)) for ids in build_documents(case, case.packs * case.pack)]
         tokens = sum(len(ids) - 1 for ids, _ in documents)
         for _ in range(turn.steps):
             with turn.step(parts, tokens):
-                nll_step(decoder, optimizer, collate_packed(documents, width=PACK), **limits)
+                nll_step(decoder, optimizer, collate_packed(documents, width=case.pack), **limits)
         return
     with tempfile.TemporaryDirectory() as folder:
         reference = MappedDecoder(decoder, Path(folder)) if case.beta else None
     algorithm = replace(ALGORITHMS["grpo"], beta=case.beta)
-    engine = NativeEngine(case.config, dtype=DTYPES[dtype])
+    rows_at_once = engine_settings(turn.device, case.prompts * case.samples)
+    engine = NativeEngine(case.config, dtype=DTYPES[dtype], **rows_at_once)
     prompts, params = build_prompts(case), SamplingParams(case.new)
     for step in range(turn.steps):
         with turn.step(parts) as watch:
@@ -316,7 +358,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
             seeds = [[step << 32 | p << 16 | g for g in range(case.samples)] for p in range(case.prompts)]
             groups = engine.generate(prompts, seeds, params)
             engine.release()
-            parts["rollout"] = watch.read().cpu
+            parts["rollout"] = watch.seconds()
             rewards_PG = torch.tensor([[stub_reward(c.token_ids) for c in group] for group in groups])
             advantages_PG = group_advantages(rewards_PG, torch.ones_like(rewards_PG, dtype=torch.bool))
             rows = [
@@ -325,17 +367,17 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
                 for g, c in enumerate(group)
             ]
             weights = token_weights([len(r.completion_ids) for r in rows], algorithm.aggregation)
-            batches = collate_policy(rows, weights=weights, token_budget=TOKEN_BUDGET)
+            batches = collate_policy(rows, weights=weights, token_budget=case.token_budget)
             if reference is not None:
                 batches = with_reference(batches, compute_logprobs(reference.decoder, batches))
                 reference.release()
-                parts["reference"] = watch.read().cpu - parts["rollout"]
-            so_far = watch.read().cpu
+                parts["reference"] = watch.seconds() - parts["rollout"]
+            so_far = watch.seconds()
             policy_step(
                 decoder, optimizer, batches, algorithm=algorithm, num_sequences=len(rows), importance_cap=2.0, **limits
             )
             optimizer.zero_grad(set_to_none=True)
-            parts["update"] = watch.read().cpu - so_far
+            parts["update"] = watch.seconds() - so_far
 
 
 def train_trl(case: Case, dtype: str, turn: Turn) -> None:
@@ -372,17 +414,17 @@ def train_trl(case: Case, dtype: str, turn: Turn) -> None:
             "output_dir": folder, "model_init_kwargs": {"dtype": dtype}, "max_steps": turn.steps,
             "learning_rate": LEARNING_RATE, "adam_beta2": ADAM["betas"][1], "lr_scheduler_type": "constant",
             "max_grad_norm": 1.0,
-            "gradient_checkpointing": False, "bf16": False, "use_cpu": True, "report_to": "none",
+            "gradient_checkpointing": False, "bf16": False, "use_cpu": turn.device == "cpu", "report_to": "none",
             "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no",
         }  # fmt: skip
         build: Callable[..., Any]
         if case.packs:
-            documents = build_documents(case, case.packs * PACK * (turn.steps + 1))
+            documents = build_documents(case, case.packs * case.pack * (turn.steps + 1))
             build = partial(
                 trl.SFTTrainer,
                 args=trl.SFTConfig(
                     per_device_train_batch_size=1, gradient_accumulation_steps=case.packs, packing=True,
-                    max_length=PACK, **common,
+                    max_length=case.pack, **common,
                 ),
                 train_dataset=datasets.Dataset.from_dict({"input_ids": documents}),
             )  # fmt: skip

@@ -38,7 +38,7 @@ from aha.util.allocator import keep_freed_pages
 from aha.util.files import write_json_atomic
 from benchmarks import train
 from benchmarks.setting import CONFIG, DTYPES, build_lengths, build_prompts, processor_name, versions
-from benchmarks.train import CASES, LEARNING_RATE, TOKEN_BUDGET, build_optimizer
+from benchmarks.train import CASES, LEARNING_RATE, build_optimizer
 
 OPERATORS = {
     "products of weights": ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::linear"),
@@ -158,7 +158,7 @@ def measure_update(dtype: str) -> dict[str, Any]:
     batches = collate_policy(
         [PolicyRow(q, ids, rng.choice([-1.0, 1.0]), likely) for q, ids in zip(asked, said, strict=True)],
         weights=token_weights([case.new] * rows, algorithm.aggregation),
-        token_budget=TOKEN_BUDGET,
+        token_budget=case.token_budget,
     )
 
     def update() -> None:

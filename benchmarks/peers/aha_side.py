@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gpu_clock
 import torch
-from turns import read_setting, take_turns
+import turns
 
 from aha.model.folder import load_model
 from aha.rollout.engine import SamplingParams
@@ -12,12 +13,12 @@ from aha.util.allocator import keep_freed_pages
 
 
 def main() -> None:
-    folder, setting = read_setting()
+    folder, setting = turns.read_setting()
     prompts, lengths = setting["prompts"], setting["lengths"]
     keep_freed_pages()
     torch.set_num_threads(setting["threads"])
     decoder, config = load_model(folder)
-    engine = NativeEngine(config, dtype=getattr(torch, setting["dtype"]))
+    engine = NativeEngine(config, dtype=getattr(torch, setting["dtype"]), **setting["engine"])
     engine.load_weights(decoder, 0)
     del decoder
     params = SamplingParams(max(map(max, lengths)))
@@ -31,7 +32,8 @@ def main() -> None:
         assert [[len(c.token_ids) for c in group] for group in groups] == lengths
 
     greedy = engine.generate(prompts, [[0]] * len(prompts), SamplingParams(1, temperature=0.0))
-    take_turns(run, [completion.token_ids[0] for (completion,) in greedy])
+    measure = gpu_clock.measure if setting["device"] == "cuda" else turns.measure
+    turns.take_turns(run, [completion.token_ids[0] for (completion,) in greedy], measure)
 
 
 if __name__ == "__main__":

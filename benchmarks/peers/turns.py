@@ -22,17 +22,26 @@ def read_setting() -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "setting.json").read_text()) | json.loads(sys.argv[2])
 
 
-def take_turns(run: Callable[[], None], first: Sequence[int]) -> None:
+def measure(run: Callable[[], None]) -> dict[str, float]:
+    """Seconds and the peak of the process's memory in MiB."""
+    with suppress(OSError):  # where Linux cannot reset it, it is the whole process's
+        Path("/proc/self/clear_refs").write_text("5")
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    taken = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return taken | {"peak": int(line.split()[1]) / 1024}
+
+
+def take_turns(
+    run: Callable[[], None],
+    first: Sequence[int],
+    measure: Callable[[Callable[[], None]], dict[str, float]] = measure,
+) -> None:
     """Says that it is ready, with the likeliest first token behind each prompt, then runs once for each line."""
     _say({"first": [int(token) for token in first]})
     for _ in sys.stdin:
-        with suppress(OSError):  # where Linux cannot reset it, it is the whole process's
-            Path("/proc/self/clear_refs").write_text("5")
-        wall, cpu = time.perf_counter(), time.process_time()
-        run()
-        taken = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
-        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
-        _say(taken | {"peak": int(line.split()[1]) / 1024})
+        _say(measure(run))
 
 
 def _say(line: dict[str, Any]) -> None:

