@@ -57,7 +57,7 @@ class GpuPeak(Peak):
 
 
 def engine_settings(device: str, num_rows: int) -> dict[str, Any]:
-    """Of Aha's sampler: on a GPU so many rows live at once, in a cache of a quarter of the memory, as a stage has it."""
+    """Of Aha's sampler: on a GPU so many rows live at once, in a cache of a quarter of the memory, as in a stage."""
     if device == "cpu":
         return {}
     memory = torch.cuda.get_device_properties(torch.device(device)).total_memory

@@ -1,6 +1,6 @@
 """A CUDA graph without CUDA: what a captured step may do, and what its replay does, on a CPU.
 
-While it is captured every operation is noted with the very tensors that it read and wrote, and what it changed is put
+While a step is captured every operation is noted with the very tensors that it read and wrote, and what it changed is put
 back. A replay runs the same operations on the same tensors, so that nothing that Python decided meanwhile reaches it.
 """
 
@@ -68,6 +68,20 @@ class _Recorder(TorchDispatchMode):
         made = func(*args, **kwargs)
         self._known |= {_place(tensor) for tensor in _tensors(made)}
         self._graph.calls.append((func, args, kwargs, made))
+        return made
+
+
+class OneDevice(TorchDispatchMode):
+    """No operation reads or makes a tensor of another device than this."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self._device = device
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        devices = {tensor.device.type for tensor in _tensors((args, kwargs, made))}
+        assert devices <= {self._device}, f"{func} on {devices}"
         return made
 
 

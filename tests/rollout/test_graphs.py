@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from recorded import RecordedGraph, recording
+from recorded import OneDevice, RecordedGraph, recording
 
 from aha.model.config import ModelConfig
 from aha.model.decoder import Decoder, build_decoder
@@ -117,6 +117,19 @@ def test_a_recorded_step_replays_for_other_rows_than_it_saw(
     earlier = fixed._graphs
     assert_same(roll_out(fixed, decoder, PARAMS[params], max_slots=11), wanted)  # rows anew: and so the graphs
     assert fixed._graphs is not earlier
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("params", PARAMS)
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "latent"])
+def test_a_step_asks_its_device_nothing(kind: str, params: str, dtype: torch.dtype) -> None:
+    """On a device that has shapes and no numbers, by the ways that are not the CPU's."""
+    runner = GraphRunner(decoder_of(kind).config, dtype=dtype, device=torch.device("meta"))
+    runner.begin(12, 48, PARAMS[params])
+    runner._fit(16)
+    with OneDevice("meta"):
+        runner._advance(12)
 
 
 def test_a_recording_refuses_what_a_graph_cannot_do(recorded: None) -> None:
