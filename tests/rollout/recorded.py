@@ -1,7 +1,8 @@
 """A CUDA graph without CUDA: what a captured step may do, and what its replay does, on a CPU.
 
-While a step is captured every operation is noted with the very tensors that it read and wrote, and what it changed is put
-back. A replay runs the same operations on the same tensors, so that nothing that Python decided meanwhile reaches it.
+While a step is captured every operation is noted with the very tensors that it read and wrote, and what it changed is
+put back. A replay runs the same operations on the same tensors, so that nothing that Python decided meanwhile reaches
+it.
 """
 
 from __future__ import annotations
