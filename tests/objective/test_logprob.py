@@ -83,6 +83,7 @@ def test_positions_at_once_by_hand() -> None:
     assert logprob.positions_at_once(100, 2**17, 4096, itemsize=4) == 64
     assert logprob.positions_at_once(100, 2**17, 4096, itemsize=2) == 100
     assert logprob.positions_at_once(5000, 2**17, 4096, itemsize=2) == 64
+    assert logprob.positions_at_once(5000, 2**17, 4096, itemsize=2, on_cpu=False) == 1024
 
 
 def test_no_positions() -> None:

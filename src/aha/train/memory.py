@@ -182,7 +182,7 @@ def _widened(b: int, *products: tuple[int, int, int], on_cpu: bool) -> int:
 def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> int:
     T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     attention, beside, _ = _attention(config, layout, b, on_cpu=on_cpu)
-    chunk = positions_at_once(layout.predicted, V, D, itemsize=b)
+    chunk = positions_at_once(layout.predicted, V, D, itemsize=b, on_cpu=on_cpu)
     rotation = 2 * T * config.head_dim * b
     head = layout.predicted * D * b + chunk * V * _logit_bytes(b, fused=_fused(b, on_cpu=on_cpu))
     head += _widened(b, (chunk, V, D), on_cpu=on_cpu)
@@ -225,7 +225,7 @@ def _estimate_micro_batch(
     head = norm - T * D * b + layout.predicted * D * b  # the places that have a loss are picked out
     head_forward = 0
     if logits:  # the gradients are formed in the forward pass
-        n = positions_at_once(layout.predicted, V, D, itemsize=b)
+        n = positions_at_once(layout.predicted, V, D, itemsize=b, on_cpu=on_cpu)
         several = n < layout.predicted
         reading = n * V * _logit_bytes(b, fused=fused) + (V * D * wide if several else 0)
         summing = n * V * (b if fused else 2 * b) + V * D * b

@@ -10,7 +10,7 @@ from aha.model.count import cache_values_per_layer, count_parameters
 
 MAX_SLOTS = 256
 PREFILL_TOKENS = 4096
-DIGEST_CHUNK = 1 << 16
+DIGEST_CHUNK, GPU_DIGEST_CHUNK = 1 << 16, 1 << 20  # numbers, of 40 bytes each
 _COLUMN_STEP = 16
 
 

@@ -22,7 +22,7 @@ from aha.rollout.native.feed import Dense, Mixture
 from aha.rollout.native.gqa import GroupedQuery
 from aha.rollout.native.int8 import STEP, as_int8, rest_of
 from aha.rollout.native.matrix import Floats, Int8, Matrix
-from aha.rollout.native.memory import DIGEST_CHUNK
+from aha.rollout.native.memory import DIGEST_CHUNK, GPU_DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
@@ -186,10 +186,13 @@ def _add_sums(sums_2: Tensor, tensor: Tensor, before: int) -> None:
         kernels.sum_bits(tensor, before, sums_2)
         return
     bits = tensor.view(-1).view(_BITS[tensor.dtype.itemsize])
-    for start in range(0, len(bits), DIGEST_CHUNK):
-        chunk = bits[start : start + DIGEST_CHUNK].to(torch.int64)
+    found_2 = torch.zeros(2, dtype=torch.int64, device=bits.device)  # read once: asking a GPU takes long
+    at_once = DIGEST_CHUNK if bits.is_cpu else GPU_DIGEST_CHUNK
+    for start in range(0, len(bits), at_once):
+        chunk = bits[start : start + at_once].to(torch.int64)
         place = torch.arange(before + start, before + start + len(chunk), device=bits.device).mul_(2).add_(1)
-        sums_2 += torch.stack((chunk.sum(), (chunk * chunk * place + chunk * place).sum())).cpu()
+        found_2 += torch.stack((chunk.sum(), (chunk * chunk * place + chunk * place).sum()))
+    sums_2 += found_2.cpu()
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
