@@ -119,7 +119,8 @@ def test_what_looks_like_a_file_is_no_gold(tmp_path: Path) -> None:
     for reference in ("nope.txt:1", f"{tmp_path}/a.csv:x", f"{tmp_path}/a.csv:", "ok.jsonl:one"):
         with pytest.raises(UsageError, match="give FILE:ROW, a file of problems"):
             find_problem(reference, task="number")
-    assert find_problem("3:1", task="exact").answer == "3:1"
+    for gold in ("3:1", "std.vector: x", "x.y:z", "at 3 p.m.:1", f"{'k' * 300}:1"):
+        assert find_problem(gold, task="exact").answer == gold
     with pytest.raises(UsageError, match="judged by running them"):
         find_problem("print(1)", task="code")
     found = explain(find_problem("18", task="word_problem"), r"so it is \boxed{18}")

@@ -27,7 +27,7 @@ from aha.rollout.engine import SamplingParams
 from aha.stages import reject
 from aha.stages.context import Context
 from aha.stages.models import Policy, build_loaded_engine, save_policy
-from aha.testing import tiny_policy, word_tokenizer
+from aha.testing import byte_tokenizer, tiny_policy, word_tokenizer
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import load_tokenizer
 from aha.util.seeds import stream
@@ -159,6 +159,16 @@ def test_tokens_stand_where_the_text_has_them_and_end_where_it_does(client: http
                 assert choice["text"][at : at + len(token)] == token[: len(choice["text"]) - at] != ""
         assert len({len(column) for column in logged.values()}) == 1
     assert len(cut["logprobs"]["tokens"]) < len(whole["logprobs"]["tokens"])
+
+
+def test_characters_of_several_tokens_drop_none(tmp_path: Path) -> None:
+    policy = tiny_policy(tokenizer=byte_tokenizer(), template="{question}")
+    with serving(Served("tiny", policy, tmp_path, build_batcher(policy))) as client:
+        for text in ("x = “the cat”", "日本 cat", "né🙂"):
+            read = {"prompt": text, "max_tokens": 0, "echo": True, "logprobs": 0}
+            (choice,) = ask(client, "completions", **read)["choices"]
+            assert choice["text"] == text
+            assert {len(column) for column in choice["logprobs"].values()} == {len(policy.tokenizer.encode(text))}
 
 
 @pytest.mark.parametrize("opened", [False, True])

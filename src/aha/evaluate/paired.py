@@ -45,7 +45,7 @@ class Comparison:
 
 def compare_paired(first_P: Sequence[float], second_P: Sequence[float], *, seed: int = 0) -> Comparison:
     """Compare two scores of each problem, of any unit. ``ValueError`` for two numbers of problems. No interval (NaN)
-    for one problem, and where none differs in what is no share."""
+    for one problem that differs, and where none differs in what is no share."""
     gaps_P = np.asarray(second_P, dtype=np.float64) - np.asarray(first_P, dtype=np.float64)
     if gaps_P.any():
         difference = percentile_interval(gaps_P.tolist(), seed=seed)

@@ -252,7 +252,9 @@ def _rope(fields: Mapping[str, Any], max_position_embeddings: int) -> tuple[floa
                     f"max_position_embeddings {max_position_embeddings!r}"
                 )
             given["factor"] = max_position_embeddings / original
-    if share is not None and kind == "yarn" and isinstance(given["factor"], int | float):
+    if share is not None and not isinstance(share, int | float):
+        raise CheckpointError(f"{where} has the attn_factor {share!r}, which is no number")
+    if share is not None and kind == "yarn" and "mscale" not in given and isinstance(given["factor"], int | float):
         # Of DeepSeek-R1-0528-Qwen3-8B, which is served so (vLLM, SGLang); transformers reads what it comes to alone.
         given.setdefault("attention_factor", share * (0.1 * math.log(max(given["factor"], 1)) + 1))
     return cast(float, theta), RopeScaling(**given, rope_type=cast(Any, kind))

@@ -18,7 +18,7 @@ from aha.reward.response import TAGS, Response, read_response
 from aha.tasks import chain, choice, countdown, exact, formula, knights_knaves, mathematics, number
 
 _FILE = re.compile(r"(?P<file>.+):(?P<row>[^:/\s]*)")
-_NAME = re.compile(r"\.[A-Za-z]\w*|.*/.*")
+_NAME = re.compile(r"\S+\.[A-Za-z]\w*")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def find_problem(reference: str, *, task: str) -> Problem:
     """
     row = _FILE.fullmatch(reference)
     path = Path(row["file"]) if row else Path()
-    if row and (format_of(path) or path.exists() or _NAME.fullmatch(path.suffix)):
+    guessed = row and row["row"].isdecimal() and _NAME.fullmatch(row["file"])
+    if row and (format_of(path) or guessed or _exists(path)):
         if not (format_of(path) or path.is_dir()) or not row["row"].isdecimal():
             raise UsageError(f"{reference}: give FILE:ROW, a file of problems ({', '.join(FORMATS)}) and a row from 1")
         problems = load_problems(path)
@@ -120,6 +121,13 @@ def find_problem(reference: str, *, task: str) -> Problem:
     if not rules.accuracy(problem, Response("", gold, False)).score:
         raise UsageError(f"gold {gold!r} is not accepted by the checker of task {task!r} itself")
     return problem
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a gold may be longer than any name
+        return False
 
 
 _UNREADABLE = "(unreadable)"

@@ -14,6 +14,7 @@ import asyncio
 import itertools
 import secrets
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,8 @@ async def _complete(served: Served, asked: CompletionRequest) -> Any:
         said = list(found.token_ids) if found else []
         begun = _begun(served, ids)
         before = ids[begun:] if asked.echo else []
-        text = _cut(decode([*before, *said]), asked, start=len(decode(before)))
+        whole = decode([*before, *said])
+        text = _cut(whole, asked, start=len(decode(before)))
         choice: dict[str, Any] = {
             "index": index,
             "text": text,
@@ -164,10 +166,12 @@ async def _complete(served: Served, asked: CompletionRequest) -> Any:
         }
         if asked.logprobs is not None:
             scored = await asyncio.wrap_future(served.batcher.score([*ids, *said], top=asked.logprobs))
-            shown = [*ids, *said] if asked.echo else said
-            choice["logprobs"] = _completion_logprobs(
-                served, shown, scored, text=text, begun=begun if asked.echo else 0, echo=asked.echo
-            )
+            shown, unsaid = ([*ids, *said], begun) if asked.echo else (said, 0)
+            columns = _completion_logprobs(served, shown, scored, text=text, begun=unsaid, echo=asked.echo)
+            last = len(shown)
+            if len(text) < len(whole):  # up to the token with which the text is as long as it is
+                last = bisect_left(range(last), len(text), key=lambda n: len(decode(shown[unsaid:n])))
+            choice["logprobs"] = {name: column[:last] for name, column in columns.items()}
         choices.append(choice)
     return _reply(served, "text_completion", choices, prompts, sampled)
 
@@ -260,10 +264,10 @@ def _cut(text: str, asked: _Way, *, start: int = 0) -> str:
 
 def _completion_logprobs(
     served: Served, shown: Sequence[int], scored: Scored, *, text: str, begun: int, echo: bool
-) -> dict[str, Any]:
-    """Of the tokens shown, up to the end of ``text``: what each adds to it, a space before a word included, and where
-    that stands. A text's first token, which nothing precedes, has no log-probability, and the ``begun`` that a
-    tokenizer begins texts with are no part of it."""
+) -> dict[str, list[Any]]:
+    """Of the tokens shown: what each adds to ``text``, a space before a word included, and where that stands. A text's
+    first token, which nothing precedes, has no log-probability, and the ``begun`` that a tokenizer begins texts with
+    are no part of it."""
     tokenizer = served.policy.tokenizer
 
     def says(place: int, token: int) -> str:
@@ -273,7 +277,8 @@ def _completion_logprobs(
     adds = [
         0 if place < begun or not tokenizer.decode([token]) else len(texts[place]) for place, token in enumerate(shown)
     ]
-    offsets = list(itertools.accumulate(adds, initial=0))[:-1]
+    # A character that several tokens share counts once for each, so what stands behind it seems further on.
+    offsets = [min(at, len(text)) for at in itertools.accumulate(adds, initial=0)][:-1]
     count = len(shown) - 1 if echo else len(shown)
     first = len(shown) - count
     logprobs = [None] * first + list(scored.logprobs[len(scored.logprobs) - count :])
@@ -281,11 +286,7 @@ def _completion_logprobs(
         {says(place, token): logp for token, logp in reversed(row)}
         for place, row in enumerate(scored.top[len(scored.top) - count :], first)
     ]
-    last = next((place for place, at in enumerate(offsets) if adds[place] and at >= len(text)), len(shown))
-    columns: dict[str, list[Any]] = {
-        "tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets,
-    }  # fmt: skip
-    return {name: column[:last] for name, column in columns.items()}
+    return {"tokens": texts, "token_logprobs": logprobs, "top_logprobs": top, "text_offset": offsets}
 
 
 def _begun(served: Served, ids: Sequence[int]) -> int:

@@ -21,7 +21,7 @@ class Beside:
 
     def begin(self, work: Callable[[], T]) -> Future[T]:
         """Starts ``work`` behind all that the caller's stream has been given so far. When the result is there, nothing
-        of it is still being computed."""
+        of it is still being computed. The process ends after the work, also where the caller has failed meanwhile."""
         if self._stream is None:
             return self._thread.submit(work)
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))

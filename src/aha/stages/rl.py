@@ -246,7 +246,10 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     under_way: list[Group] = []
     tally = _Tally([0] * len(sets))
     state.resume(context.out / "state")
-    state.extra.setdefault("sampler_version", state.step)  # of an earlier version
+    if "sampler_version" not in state.extra:  # a state of an earlier version, whose sampler was behind otherwise
+        state.extra["sampler_version"] = state.step
+        if behaviour is not None:
+            behaviour.load_state_dict(policy.decoder.state_dict())
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
         records = zip(sets, state.extra["pools"], strict=True)

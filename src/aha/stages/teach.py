@@ -33,10 +33,11 @@ def teach(
     before = read_json(partial / "plan.json") if sampled and (partial / "plan.json").is_file() else plan
     if before != plan:
         was, now = ({**made["settings"], "model": made["model"], "seed": made["seed"]} for made in (before, plan))
-        other = next(key for key in now if was.get(key) != now[key])
+        none = object()
+        other = next(key for key in sorted({*was, *now}) if was.get(key, none) != now.get(key, none))
         raise UsageError(
             f"{partial} holds samples that were asked for otherwise: {other} was {was.get(other)!r:.80}, now it is "
-            f"{now[other]!r:.80}: choose another --out, or remove it with all that was sampled"
+            f"{now.get(other)!r:.80}: choose another --out, or remove it with all that was sampled"
         )
     write_json_atomic(partial / "plan.json", plan)
     inputs = {} if model is None else {"policy": model}

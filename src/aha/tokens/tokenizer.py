@@ -189,7 +189,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     config_path = folder / "tokenizer_config.json"
     config = read_object(config_path) if config_path.is_file() else {}
     begin = _token_text(config.get("bos_token"))
-    # Llama's class, which DeepSeek names for V3, R1 and the distilled models, adds it whatever tokenizer.json says.
+    # Llama's class, which DeepSeek names for V3, R1 and the distilled models, adds it whatever tokenizer.json says (in
+    # transformers 4, with which they were published; version 5 reads the file of a byte-level one).
     of_llama = str(config.get("tokenizer_class")).startswith("LlamaTokenizer") and config.get("add_bos_token") is True
     if of_llama and begin and not _begin_ids(backend) and (number := backend.token_to_id(begin)) is not None:
         backend.post_processor = processors.TemplateProcessing(
