@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,12 +24,11 @@ from pydantic import model_validator
 
 from aha.config import Amount, Count, Frozen, NotNegative, Rate, Share
 from aha.data.cap import cap_at
-from aha.data.pool import Choice, ProblemPool
+from aha.data.pool import Choice
 from aha.data.problems import check_keys, load_problems
-from aha.data.replay import ReplayBuffer
-from aha.errors import AhaError, DataError, InvariantError, SettingError, nearest
+from aha.errors import AhaError, SettingError, nearest
 from aha.objective.algorithms import ALGORITHMS, Algorithm
-from aha.records import Completion, FinishReason, Group, Problem, StageResult
+from aha.records import Completion, Group, Problem, StageResult
 from aha.reward.accuracy import BATCHES
 from aha.reward.early import EarlyVerdicts
 from aha.reward.rubric import Reward
@@ -40,6 +39,7 @@ from aha.rollout.native.graphs import is_captured
 from aha.rollout.native.memory import estimate_rollout
 from aha.rollout.partial import begin_group, from_json, is_finished, sample_piece, to_json
 from aha.rollout.sync import check_agreement, sync_weights
+from aha.stages.asking import Asking
 from aha.stages.beside import Beside
 from aha.stages.context import Context
 from aha.stages.learn import build_learner, follow, learn
@@ -162,19 +162,6 @@ class Settings(Frozen):
         return self
 
 
-@dataclass
-class _Tally:
-    """What a stage has asked so far, of its saved state: of each set of problems, hard ones that are asked again left
-    out; general prompts, and all prompts since there are general ones. And until their lengths are checked, how many
-    groups have finished, and how many of their completions were cut."""
-
-    sets: list[int]
-    general: int = 0
-    since_general: int = 0
-    groups: int = 0
-    cut: int = 0
-
-
 @dataclass(frozen=True)
 class _Sampled:
     """A step's rollout, the greedy answers' rewards of ``_roll_out``, tokens and seconds of both, and the share of
@@ -197,9 +184,16 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     general = load_problems(inputs["problems"] / "general_train.jsonl") if settings.general_share else []
     check_keys(by_edge | {"general_train.jsonl": general})
     sets = list(by_edge.values())
-    if len(general) < _num_general(settings, settings.steps):
-        wanted = _num_general(settings, settings.steps)
-        raise DataError(f"a step asks {wanted} general prompts, there are only {len(general)}")
+    asking = Asking(
+        sets,
+        general,
+        choice=settings.choice,
+        replay=settings.replay,
+        prompts=settings.prompts,
+        steps=settings.steps,
+        general_share=settings.general_share,
+        general_start=settings.general_start,
+    )
     preferences = load_preferences(inputs, policy.renderer)
     if settings.mtp_lr and not policy.config.num_nextn_predict_layers:
         raise SettingError(f"mtp_lr={settings.mtp_lr}: the policy has no modules of multi-token prediction; leave it 0")
@@ -227,9 +221,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     learner.scorer = scorer
     # The sampler's weights: a step that was stopped while the next was being sampled has that sampled again.
     behaviour = copy.deepcopy(policy.decoder).requires_grad_(False) if settings.staleness else None
-    pools = [ProblemPool.of(problems, settings.choice) for problems in sets]
-    keys_of_pools = [{problem.key for problem in problems} for problems in sets]
-    hard = ReplayBuffer(share=settings.replay)
     frozen = {"reference": learner.reference, "behaviour": behaviour}
     also = {
         "critic": (learner.critic, learner.critic_optimizer),
@@ -244,7 +235,6 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         {name: (module, opt) for name, (module, opt) in also.items() if module is not None and opt is not None},
     )
     under_way: list[Group] = []
-    tally = _Tally([0] * len(sets))
     state.resume(context.out / "state")
     if "sampler_version" not in state.extra:  # a state of an earlier version, whose sampler was behind otherwise
         state.extra["sampler_version"] = state.step
@@ -252,12 +242,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             behaviour.load_state_dict(policy.decoder.state_dict())
     context.rewind_metrics(state.step)
     if "pools" in state.extra:
-        records = zip(sets, state.extra["pools"], strict=True)
-        pools = [ProblemPool.from_json(problems, settings.choice, record) for problems, record in records]
-        hard = ReplayBuffer.from_json(state.extra["replay"], share=settings.replay)
+        asking.load(state.extra)
         under_way = from_json(state.extra["under_way"], {p.key: p for own in (*sets, general) for p in own})
-        # A state of an earlier version has counted nothing, and has checked its lengths.
-        tally = _Tally(**state.extra.get("tally", {"sets": tally.sets, "groups": settings.prompts}))
     watch = Watch(settings.guards, context, state, every=settings.rollback_every)
     engine = build_engine(policy, speculate=settings.speculate)
     early = EarlyVerdicts()
@@ -284,10 +270,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             rollout, greedy = _roll_out(
                 policy,
                 engine,
-                pools,
-                hard,
-                general,
-                tally,
+                asking,
                 rewards,
                 early,
                 algorithm,
@@ -314,13 +297,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             sync_weights(engine, behaviour or policy.decoder, version=state.extra["sampler_version"])
             sampled = sample(step)
         rollout = sampled.rollout
-        results = rollout.results
-        for pool, own in zip(pools, keys_of_pools, strict=True):
-            pool.record(result for result in results if result[0] in own)
-        hard.record(results)
-        if tally.groups < settings.prompts:
-            _check_lengths(tally, rollout, settings.prompts)
-        told = asdict(tally)
+        asking.record(rollout)
+        told = copy.deepcopy(asking.tally)  # the next step may be asking before this one is learned
         if behaviour is None:
             engine.release()
         elif step + 1 < settings.steps:
@@ -389,14 +367,9 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
         if behaviour is not None and state.extra["rollbacks"] > rollbacks:
             behaviour.load_state_dict(policy.decoder.state_dict())
             state.extra["sampler_version"] = state.step
-            tally, following = _Tally(**told), None  # what was sampled meanwhile is of the weights that were left
+            asking.tally, following = told, None  # what was sampled meanwhile is of the weights that were left
         if context.save_due():
-            state.extra |= {
-                "pools": [pool.to_json() for pool in pools],
-                "replay": hard.to_json(),
-                "under_way": to_json(under_way),
-                "tally": told,
-            }
+            state.extra |= asking.to_json(told) | {"under_way": to_json(under_way)}
             state.save(context.out / "state")
             learner.release_reference()
             watch.forget()
@@ -484,10 +457,7 @@ def _estimate_memory(
 def _roll_out(
     policy: Policy,
     engine: NativeEngine,
-    pools: Sequence[ProblemPool],
-    hard: ReplayBuffer,
-    general: Sequence[Problem],
-    tally: _Tally,
+    asking: Asking,
     rewards: Sequence[Reward],
     early: EarlyVerdicts,
     algorithm: Algorithm,
@@ -508,7 +478,7 @@ def _roll_out(
     def ask(count: int, number: int) -> list[Problem]:
         if not number:
             count = max(0, count - len(under_way))
-        chosen = _ask(pools, hard, general, asked, tally, count, settings, seed=seed, step=step, number=number)
+        chosen = asking.ask(count, asked, seed=seed, step=step, number=number)
         if step == 0 and number == 0:
             check_known_good(rewards, chosen[0], policy.renderer)
         asked.extend(chosen)
@@ -550,7 +520,7 @@ def _roll_out(
         algorithm=algorithm,
         max_rounds=settings.refill_rounds,
         max_tokens=settings.token_limit or math.inf,
-        rng=python_rng(seed, "surplus", step) if len(pools) > 1 else None,  # one set needs no draw
+        rng=python_rng(seed, "surplus", step) if asking.num_sets > 1 else None,  # one set needs no draw
     )
     if algorithm.baseline != "greedy":
         return rollout, None
@@ -568,65 +538,5 @@ def _named(step: int) -> Iterator[None]:
         raise type(error)(f"step {step}: {error}") from error
 
 
-def _num_general(settings: Settings, step: int) -> int:
-    if step < settings.general_start * settings.steps:
-        return 0
-    return round(settings.general_share * settings.prompts)
-
-
-def _ask(
-    pools: Sequence[ProblemPool],
-    hard: ReplayBuffer,
-    general: Sequence[Problem],
-    asked: Sequence[Problem],
-    tally: _Tally,
-    count: int,
-    settings: Settings,
-    *,
-    seed: int,
-    step: int,
-    number: int,
-) -> list[Problem]:
-    """Hard ones again, equally many of each set (what is left over is of those that were asked least so far), then the
-    general ones, as many as keep their share of all that was asked: none that was ``asked`` already, and all counted in
-    ``tally``. In a later round, ``number`` from 1, only reasoning problems, and fewer where there are no more."""
-    rng = python_rng(seed, "problems", step, number) if number else python_rng(seed, "problems", step)
-    known = {problem.key for problem in asked}
-    others = [problem for problem in general if problem.key not in known]
-    quota = 0 if number else _num_general(settings, step)
-    if quota:  # from the sum, as a step that asks one or two has no share of its own
-        tally.since_general += count
-    behind = quota * tally.since_general // settings.prompts - tally.general
-    num_general = max(0, min(behind, count, len(others)))
-    tally.general += num_general
-    again = set(hard.choose(count - num_general, python_rng(seed, "replay", step))) - known if not number else set()
-    chosen = list({p.key: p for pool in pools for p in pool.problems if p.key in again}.values()) if again else []
-    share, left_over = divmod(count - num_general - len(chosen), len(pools))
-    if 0 < settings.prompts - _num_general(settings, step) < len(pools):
-        raise SettingError(f"prompts={settings.prompts} leaves some of {len(pools)} sets of problems out; raise it")
-    known |= {problem.key for problem in chosen}
-    least = sorted(range(len(pools)), key=tally.sets.__getitem__)[:left_over]
-    for i, pool in enumerate(pools):
-        left = replace(pool, problems=[p for p in pool.problems if p.key not in known]) if known else pool
-        wanted = share + (i in least)
-        if number:
-            wanted = min(wanted, len(left.problems))
-        chosen += left.choose(wanted, rng, progress=step / settings.steps)
-        tally.sets[i] += wanted
-    return [*chosen, *rng.sample(others, num_general)]
-
-
 def _tokens(groups: Sequence[Group]) -> int:
     return sum(len(completion.token_ids) for group in groups for completion in group.completions)
-
-
-def _check_lengths(tally: _Tally, rollout: Rollout, prompts: int) -> None:
-    """Count what has finished, and once it is ``prompts`` groups, see how much was cut: what ends in a first piece is
-    short and says nothing of the rest."""
-    tally.groups += len(rollout.groups)
-    tally.cut += sum(reason is FinishReason.LENGTH for reason in rollout.finish)
-    truncated = tally.cut / (tally.groups * rollout.rewards_PG.shape[1])
-    if tally.groups >= prompts and truncated > 0.5:
-        raise InvariantError(
-            f"{truncated:.0%} of the first completions were cut at max_new_tokens: their rewards say nothing; raise it"
-        )
