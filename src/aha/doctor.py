@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aha.reward.sandbox import find_layers
+from aha.util.memory import total_memory
 
 NEEDED = (
     "torch",
@@ -84,9 +85,10 @@ def _name_accelerator() -> str:
 
 
 def _check_memory() -> Check:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+    found = total_memory()
+    if found is None:
         return Check("memory", True, "unknown")
-    gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    gib = found / GIB
     return Check("memory", gib >= MIN_MEMORY_GIB, f"{gib:.1f} GiB ({MIN_MEMORY_GIB:.0f} are needed)")
 
 

@@ -33,6 +33,11 @@ def test_what_is_written_is_read_again_and_has_the_same_bytes(tmp_path: Path, fo
     assert encode_rows(ROWS, form) == encode_rows(ROWS, form)
 
 
+def test_a_number_that_parquet_cannot_hold_is_said() -> None:
+    with pytest.raises(DataError, match="do not fit the columns of Parquet .* write jsonl instead"):
+        encode_rows([{"problem": "a", "answer": "1", "big": 2**70}], "parquet")
+
+
 def test_json_csv_and_their_compressed_forms(tmp_path: Path) -> None:
     array = json.dumps(ROWS, ensure_ascii=False, indent=1).encode()
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + array)

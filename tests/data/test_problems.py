@@ -55,6 +55,16 @@ def test_names_of_other_data_sets_and_gz_are_read(tmp_path: Path) -> None:
     assert problem.meta == {"level": 3, "source": "x"}
 
 
+def test_fields_that_a_table_has_for_other_rows_alone_are_not_there(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("id", "language", "task", "level"))
+    rows = [{"question": f"{i} + 1?", "answer": i + 1} | nothing for i in (1, 2)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problems = load_problems(tmp_path / "p.jsonl")
+    assert [(p.id, p.language, p.task, p.meta) for p in problems] == [
+        (f"p.jsonl/{i}", "en", "number", {}) for i in (1, 2)
+    ]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -21,6 +21,7 @@ def test_prm800k_and_plain_rows(tmp_path: Path) -> None:
     rows = [
         {"question": {"problem": "Q"}, "label": {"steps": steps, "finish_reason": "found_error"}},
         {"problem": "P", "steps": ["s", "t"], "labels": [0.25, None]},
+        {"problem": "N", "steps": ["s", "t"], "labels": [None, None]},  # nothing to learn
     ]
     path = tmp_path / "steps.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

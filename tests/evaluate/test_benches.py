@@ -6,8 +6,9 @@ import pytest
 
 from aha.data.problems import BadGold, is_held_out, save_problems, split_key
 from aha.errors import UsageError
-from aha.evaluate.benches import BENCHES, load_bench
+from aha.evaluate.benches import BENCHES, Bench, load_bench
 from aha.records import Problem
+from aha.report.evaluation import bench_label
 from aha.tasks import number
 from aha.tasks.checkers import checker_of
 
@@ -25,6 +26,11 @@ def test_a_file_is_a_bench_and_an_unknown_name_gets_a_hint(tmp_path: Path) -> No
     save_problems(tmp_path / "mine.jsonl", problems)
     assert load_bench(str(tmp_path / "mine.jsonl"), limit=None) == problems
     assert load_bench(str(tmp_path / "mine.jsonl"), limit=1) == problems[:1]
+    for name, label in (
+        ("math500=data/test.jsonl", "math500"), ("my/set.jsonl.gz", "set"), ("gym:leg_counting", "gym-leg_counting"),
+        ("split=test/part.jsonl", "part"), ("/runs/lr=3/t.jsonl", "t"),
+    ):  # fmt: skip
+        assert Bench(name, (), 1).label == label and "/" not in bench_label(name)
     with pytest.raises(UsageError, match="did you mean 'chain'"):
         load_bench("chian", limit=None)
 

@@ -200,6 +200,9 @@ def test_what_a_file_holds_and_is_called_is_the_input_and_not_where_it_lies(tmp_
     (folder / "x").mkdir()
     (folder / "w").rename(folder / "x" / "w")
     assert differences(before, origin(folder)) == ["content of source changed"]
+    before = origin(tmp_path / "*.jsonl")
+    (tmp_path / "b.jsonl").write_text("3")
+    assert differences(before, origin(tmp_path / "*.jsonl")) == ["content of source changed"]
 
 
 def test_of_a_large_file_its_size_and_both_ends_are_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from aha.errors import DataError
+from aha.evaluate.paired import compare_paired
 from aha.evaluate.preference import pair_report
 from aha.report.build import build_report
-from aha.report.findings import ABSENT, APPEARED, NOISE, NOT_RUN, SHORT
+from aha.report.findings import ABSENT, APPEARED, NOISE, NOT_RUN, SHORT, _Difference
 from aha.report.plots import _figure, _legend, save_readme_figure
 from aha.report.reading import Measure, load_run, rolling_mean
 from aha.report.style import STYLE
@@ -245,6 +246,12 @@ def test_scores_of_each_problem_tell_a_difference_where_the_intervals_overlap(wr
 
 def keep_scores(run: Path, model: str, **scores: list[float]) -> None:
     (run / f"{model}_eval" / "by_problem.json").write_text(json.dumps(scores))
+
+
+def test_one_problem_has_no_interval_and_none_is_said() -> None:
+    paired = compare_paired([0.2], [0.9])
+    said = _Difference(Measure(0.2, 0.0, 0.5), Measure(0.9, 0.5, 1.0), paired).words()
+    assert said == "+70.0 points, within noise"
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,17 @@ def test_a_prompt_that_opens_the_thinking_leaves_a_cut_one_without_answer() -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "inside"), [("\\boxed{}", ""), ("\\boxed{a{b}c}", "a{b}c"), ("\\fbox {7}", "7"), ("boxed{7}", None)]
+    ("text", "inside"),
+    [
+        ("\\boxed{}", ""),
+        ("\\boxed{a{b}c}", "a{b}c"),
+        ("\\fbox {7}", "7"),
+        ("boxed{7}", None),
+        ("so $\\boxed 5$, not \\boxed{4}", "4"),
+        ("\\boxed{4}, so $\\boxed 1/2$", "1/2"),
+        ("the answer is \\boxed B.", "B"),
+        ("\\boxed answers are \\boxed{4} here", "4"),
+    ],
 )
 def test_last_box(text: str, inside: str | None) -> None:
     assert last_box(text) == inside

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -153,6 +155,34 @@ def test_a_wrong_program_and_why(box: Sandbox, asked: Problem, source: str, note
     verdict = judge(box, asked, source)
     assert (verdict.status, verdict.score) == (Status.WRONG, 0.0)
     assert re.match(note, verdict.note), verdict.note
+
+
+@needs_all
+@pytest.mark.parametrize(
+    "source",
+    [
+        'import sys\nsys.__stdout__.write("5\\n")',
+        "import atexit, io, sys\nsys.stdout = io.StringIO()\n"
+        "@atexit.register\ndef say(): sys.__stdout__.write(sys.stdout.getvalue())\nprint(5)",
+        'import io, sys\nout = sys.stdout\nsys.stdout = io.StringIO()\nout.write("5\\n")',
+        'out = open(1, "w")\nout.write("5\\n")',
+        'import os\nout = os.fdopen(1, "w")\nprint(5, file=out)',
+        "class Last:\n def __del__(self): print(5)\nlast = Last()",
+    ],
+)
+def test_what_python_prints_at_its_end_is_there(box: Sandbox, source: str) -> None:
+    """As ``python program.py`` has it."""
+    asked = Problem("five", "Print 5.", "", "code", meta={"tests": [{"input": "", "output": "5\n"}]})
+    assert judge(box, asked, source).status is Status.RIGHT
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout == "5\n"
+
+
+@needs_all
+def test_a_program_has_no_future_that_it_does_not_import(box: Sandbox) -> None:
+    source = "def f(x: List[int]) -> int: return x * x"
+    assert "NameError: name 'List' is not defined" in judge(box, SQUARES, source).note
+    assert judge(box, SQUARES, f"from __future__ import annotations\n{source}").status is Status.RIGHT
 
 
 @needs_all
@@ -511,6 +541,19 @@ def test_a_problem_without_tests_is_refused_by_name(tests: Any) -> None:
     broken = Problem("sorting/7", "Sort.", "", "code", meta={} if tests is None else {"tests": tests})
     with pytest.raises(DataError, match="sorting/7"):
         judge_programs([SQUARES, broken], ["", ""])
+
+
+@pytest.mark.parametrize(
+    ("meta", "says"),
+    [
+        ({"tests": [{"input": "3", "output": 9}]}, "the output of test 1 is 9, not text"),
+        ({"tests": [{"input": ["3"], "output": "9"}]}, r"the input of test 1 is \['3'\]"),
+        ({"tests": ["assert f(1) == 1"], "setup": None}, "setup is None, not text"),
+    ],
+)
+def test_tests_that_are_no_text_are_refused_by_name(meta: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=f"problem 'odd': {says}"):
+        judge_programs([Problem("odd", "Square.", "", "code", meta=meta)], [""])
 
 
 @needs_all

@@ -55,6 +55,21 @@ def test_an_answer_may_be_twice_as_long_as_the_gold_and_sixteen_characters_more(
         assert is_strictly_right(problem, said, 1.0) is right
 
 
+@pytest.mark.parametrize(
+    ("completion", "right"),
+    [
+        (r"2 + 3 = 5, so \boxed{5}", True),
+        (r"<think> 2 + 3 </think> it is \boxed{5}.", True),
+        (r"<think> 2 + 3 </think> <answer> 5 </answer> or \boxed{5}", False),  # a tag was tried, in the wrong place
+        (r"\boxed{5, or 4, or 3, or any other number that there may be}", False),
+        ("the answer is 5", False),
+    ],
+)
+def test_a_box_without_tags_is_the_right_place_where_the_task_takes_one(completion: str, right: bool) -> None:
+    """Else a policy that learns without tags would be taken for one that cheats."""
+    assert is_strictly_right(Problem("m", "2 + 3", "5", "math"), read_response(completion), 1.0) is right
+
+
 def test_a_checker_that_fails_says_nothing() -> None:
     broken = Problem("c", "make 5", "5", "countdown")  # without numbers and target
     assert is_strictly_right(broken, read_response("<think> a </think> <answer> 5 </answer>"), 1.0) is None

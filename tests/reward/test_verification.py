@@ -26,11 +26,13 @@ def test_each_row_is_judged_by_its_own_task_and_failures_are_no_wrong_answers() 
         row(answer="52", task="poetry"),
         row(answer="\\frac{1}{2}", task="math", completion=said("0.5")),
         row(answer="x", task="countdown", completion=said("1 + 1")),  # lacks the numbers its checker reads
+        *(row(answer=nothing, task="math") for nothing in (None, True, ["52"], {"a": 1})),
+        row(answer="52", task=None),
     ]
     reasons = [found and found.reason for found in Verify().judge(rows)]
     assert reasons == [
         None, None, "wrong completion", "wrong completion", "wrong gold", "no answer", "no checker", None,
-        "verifier failed",
+        "verifier failed", *["no answer"] * 4, None,
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from tiny_rl import StopsAt, run_stage, sums, without_time, write_inputs
 
 from aha.data.preference_files import load_pairs
+from aha.data.preferences import Pair
 from aha.data.problems import save_problems
 from aha.errors import DataError, SettingError
 from aha.evaluate.runner import Judged
@@ -27,10 +29,10 @@ from aha.reward.response import read_response
 from aha.stages import memory, preference, preference_data, reward_head, reward_model, verified_pairs
 from aha.stages import states as states_stage
 from aha.stages.context import Context, Interrupted
-from aha.stages.judged_texts import Item, load_items, report_of, sides
+from aha.stages.judged_texts import Item, items_of_pairs, load_items, report_of, sides
 from aha.stages.models import load_policy
 from aha.stages.states import load_states
-from aha.util.files import read_json, read_jsonl
+from aha.util.files import read_json, read_jsonl, write_json_atomic
 
 DIRECT = preference.Settings(epochs=2, batch=8, lr=3e-2, warmup=1, token_budget=120)
 SCORED = reward_model.Settings(reads="everything", batch=2, lr=3e-2, longest=100)
@@ -164,6 +166,57 @@ def test_a_head_learns_from_states_and_every_row_is_held_out_once(
     again = report_of(scores, items)
     assert again["accuracy"] == found["test"]["accuracy"]
     assert again["calibration"]["ece"] == pytest.approx(found["test"]["calibration"]["ece"], abs=1e-5)
+
+
+def test_a_few_prompts_leave_inner_folds_empty_and_depth_and_decay_are_still_chosen(
+    inputs: dict[str, Path], states: Path, tmp_path: Path
+) -> None:
+    settings = reward_head.Settings(reads="everything", folds=3, inner_folds=2, decays=(0.1, 0.01))
+    both = {**inputs, "states": states}
+    few, many = (
+        metrics(run_stage(reward_head.run, settings.model_copy(update={"inner_folds": n}), both, tmp_path / str(n)))
+        for n in (50, 5_000)  # of 60 prompts a third is held out: each is a fold of its own in both
+    )
+    assert few["held_out"] == many["held_out"]
+
+
+@pytest.mark.parametrize("loss", ["pairwise", "pointwise"])
+def test_texts_behind_thinking_alone_are_answers_and_pairs_without_a_difference_go(
+    loss: str, inputs: dict[str, Path]
+) -> None:
+    """As R1 itself writes: no answer tag."""
+    renderer = load_policy(inputs["init"] / "model").renderer
+    problem = Problem("p", "2 + 3", "5", "general")
+
+    def pair(chosen: str, rejected: str) -> Pair:
+        return Pair(problem, chosen, rejected)
+
+    def texts(reads: Any, *pairs: Pair) -> list[str]:
+        found = sides(items_of_pairs(pairs, reads, loss, renderer))
+        return [renderer.tokenizer.decode(ids).split(" = ")[-1].split()[0:9] for ids in found[0]]
+
+    good = pair("<think> 2 + 3 </think> 5", "<think> 9 </think> 7")
+    answers, everything = texts("answer", good), texts("everything", good)
+    assert answers[0][0] == "5" and "2" not in answers[0]
+    assert everything[0][:4] == ["2", "+", "3", "5"]
+    same = pair("<think> 2 </think> 5", "<think> 3 </think> 5")
+    cut = pair("<think> 2 </think> 5", "<think> 3 + 3 + 3")
+    assert texts("answer", same, good, cut) == answers
+    assert len(texts("everything", same, good)) == 2 * len(everything)
+    with pytest.raises(DataError, match="none of 2 pairs has two different answers"):
+        texts("answer", same, cut)
+
+
+def test_texts_longer_than_the_model_reads_are_left_out(inputs: dict[str, Path], tmp_path: Path) -> None:
+    model = tmp_path / "short" / "model"
+    shutil.copytree(inputs["init"] / "model", model)
+    config = read_json(model / "config.json")
+    write_json_atomic(model / "config.json", config | {"max_position_embeddings": 4})
+    both = {**inputs, "init": tmp_path / "short"}
+    with pytest.raises(DataError, match="at most 4 tokens long .*the model's max_position_embeddings 4"):
+        run_stage(preference.run, DIRECT, both, tmp_path / "a")
+    with pytest.raises(DataError, match="at most 4 tokens long .*the model's max_position_embeddings 4"):
+        run_stage(reward_model.run, SCORED, both, tmp_path / "b")
 
 
 def test_folds_hold_out_whole_prompts() -> None:

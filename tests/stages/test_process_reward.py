@@ -12,9 +12,9 @@ from tiny_rl import SETTINGS as RL
 from tiny_rl import StopsAt, run_stage, without_time, write_inputs
 
 from aha.data.problems import save_problems
-from aha.errors import CheckpointError, DataError, SettingError
+from aha.errors import CheckpointError, DataError, SettingError, VerifierError
 from aha.model.heads import ProcessRewardModel, save_process_reward_model
-from aha.records import Completion, FinishReason
+from aha.records import Completion, FinishReason, Problem
 from aha.rollout.engine import SamplingParams
 from aha.search.path import Path as TokenPath
 from aha.stages import examples, memory, process_reward, rl
@@ -119,6 +119,15 @@ def test_outcomes_alone_and_files(inputs: dict[str, Path], tmp_path: Path) -> No
     assert (found["texts"], found["steps"]) == (18, 18) and "accuracy" in found  # two of twenty problems held out
     with pytest.raises(DataError, match="fewer than one batch"):
         run_stage(process_reward.run, of_file.model_copy(update={"batch": 19}), inputs, tmp_path / "few")
+    path.write_text(json.dumps({"problem": "compute 1 #1 + 2", "steps": ["1 + 2 " * 900], "labels": [1]}) + "\n")
+    with pytest.raises(DataError, match="none of 1 texts fits the model's"):
+        run_stage(process_reward.run, of_file, inputs, tmp_path / "long")
+
+
+def test_a_verifier_that_fails_labels_nothing_wrong() -> None:
+    policy, broken = tiny_policy(), Problem("c", "compute 5", "5", "countdown")  # without numbers and target
+    with pytest.raises(VerifierError, match="the verifier failed on 1 of 1"):
+        process_reward._judge(policy, [broken], [policy.tokenizer.encode("<think> 1 </think> <answer> 5 </answer>")])
 
 
 def test_a_tree_search_gives_examples_and_a_scorer_trains(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -287,6 +287,38 @@ def test_the_engine_as_teacher_is_resumed_too(problems: Path, tmp_path: Path) ->
     assert straight == (tmp_path / "b" / "samples.jsonl").read_bytes() and straight.count(b"\n") == 3
 
 
+def test_teacher_and_judge_at_one_address_share_what_may_be_spent(problems: Path, tmp_path: Path) -> None:
+    """The teacher's 20 samples cost some 3e-4; the judge may spend what is left of 4e-4."""
+    rows = read_jsonl(problems / "train.jsonl")
+    (problems / "train.jsonl").write_text("".join(json.dumps(row | {"task": "essay"}) + "\n" for row in rows))
+
+    def answer(content: str, seed: int) -> object:
+        return '{"verdict": "correct"}' if "[Reference answer]" in content else reply(content, 0)
+
+    with serving(ScriptedTeacher(answer)) as url:
+        most = endpoint(url, most_cost=1.0, at_once=1)
+        whole = run(problems, tmp_path / "a", reject.Settings(endpoint=most, judge=most, samples=1))
+        teacher, judge = (whole["account"][who]["cost"] for who in ("teacher", "judge"))  # type: ignore[index]
+        both = endpoint(url, most_cost=max(teacher, judge) + min(teacher, judge) / 2, at_once=1)
+        with pytest.raises(EndpointError, match="raise it"):
+            run(problems, tmp_path / "b", reject.Settings(endpoint=both, judge=both, samples=1))
+
+
+def test_a_question_longer_than_the_teacher_reads_is_named_and_the_others_are_asked(
+    problems: Path, tmp_path: Path
+) -> None:
+    rows = [{"id": "s", "problem": "compute 2 + 3", "answer": "5", "task": "number"}]
+    rows.append({"id": "l", "problem": "compute 2 + 3 " * 500, "answer": "5", "task": "number"})
+    (problems / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    save_policy(tiny_policy(), tmp_path / "policy" / "model")
+    (tmp_path / "a").mkdir()
+    context = Context(tmp_path / "a", name="samples", seed=5, run_seed=0)
+    settings = reject.Settings(samples=3, max_new_tokens=4, well_formed=False)
+    with pytest.raises(aha.errors.DataError, match="no sample of 6 is left: .*'too long': 3"):
+        reject.run(settings, {"problems": problems, "policy": tmp_path / "policy"}, context)
+    assert len(read_jsonl(tmp_path / "a" / "samples.jsonl")) == 3
+
+
 @pytest.mark.parametrize("settings", [reject.Settings, evaluate.Settings])
 def test_a_top_p_of_nothing_is_refused_at_once(settings: type[reject.Settings | evaluate.Settings]) -> None:
     assert settings(top_p=0.1).top_p == 0.1

@@ -39,6 +39,7 @@ def test_samples_survive_the_file_and_have_one_schema(tmp_path: Path) -> None:
         ("Wait, I made a mistake; let me check.", 3),
         ("waiting rechecked", 0),
         (say("wait 5 . check 6 ok . again .", "zh"), 3),
+        ("等等，我再检查一下。不对，错了。", 3),  # Chinese is written without spaces
     ],
 )
 def test_reflection_words_are_whole_words(text: str, count: int) -> None:

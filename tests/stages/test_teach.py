@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from teachers import ScriptedTeacher, serving
 
 from aha.cli import main
 from aha.data.dataset import Output, build
 from aha.data.dedup import Dedup
+from aha.stages.models import save_policy
+from aha.testing import tiny_policy
 from aha.util.files import read_jsonl
 
 
@@ -78,3 +81,37 @@ def test_what_stopped_for_its_cost_or_its_address_goes_on_with_what_was_paid(
         found = reject(monkeypatch, capsys, *words, "--endpoint", url, "--per-minute", 60_000, "--most-cost", 1)
     assert found["samples"] == 8 and sum(teacher.attempts.values()) == 8
     assert found["account"]["teacher"]["samples"] == 8
+
+
+def test_what_is_kept_and_how_much_is_asked_may_change_and_what_is_asked_for_may_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"What is {a} + 1?", "answer": a + 1} for a in range(4)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = ScriptedTeacher(lambda content, seed: f"It is \\boxed{{{int(content.split()[-3]) + 1}}}.")
+    with serving(teacher) as url:
+        words = tmp_path / "a.jsonl", "--name", "t", "--out", tmp_path / "out", "--endpoint", url, "--task", "math"
+        assert "'bad format': 8" in reject(monkeypatch, capsys, *words, "--samples", 2)
+        found = reject(monkeypatch, capsys, *words, "--samples", 3, "--one", "--untagged")
+        assert (found["samples"], found["examples"]) == (12, 4) and sum(teacher.attempts.values()) == 12
+        assert "was made otherwise: samples was 3, now it is 2" in reject(monkeypatch, capsys, *words, "--samples", 2)
+        again = *words, "--samples", 3, "--one", "--untagged"
+        assert reject(monkeypatch, capsys, *again) == found
+        (tmp_path / "a.jsonl").write_text(json.dumps(rows[0]) + "\n")
+        assert "was made otherwise: sources was" in reject(monkeypatch, capsys, *again)
+    assert sum(teacher.attempts.values()) == 12
+
+
+def test_another_model_at_the_same_place_is_another_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"question": "compute 2 + 3", "answer": "5"}) + "\n")
+    save_policy(tiny_policy(), tmp_path / "model")
+    words = tmp_path / "a.jsonl", "--model", tmp_path / "model", "--max-new-tokens", 4, "--out", tmp_path / "out"
+    assert "no sample of 4 is left" in reject(monkeypatch, capsys, *words)
+    assert "no sample of 4 is left" in reject(monkeypatch, capsys, *words)
+    policy = tiny_policy()
+    with torch.no_grad():
+        policy.decoder.head_weight.mul_(2)
+    save_policy(policy, tmp_path / "model")
+    assert "asked for otherwise: weights was" in reject(monkeypatch, capsys, *words)

@@ -81,6 +81,23 @@ def test_the_verdicts_are_those_of_math_verify() -> None:
         (r"\frac{1}{3}", r"\int_0^1 x^2 dx"),  # the question itself
         ("6", r"\sum_{k=1}^{3} k"),
         ("1", r"\lim_{x\to0}\frac{\sin x}{x}"),
+        (r"6.63\times10^{-34}", r"1.05\times10^{-34}"),  # all tiny numbers are one after rounding
+        (r"5.3\times10^{-19}", r"-5.3\times10^{-19}"),
+        ("1.6e-19", "9e-19"),
+        ("10^{-20}", "10^{-30}"),
+        ("10^{-9}", "0.0"),
+        (r"1.6\times10^{-19}\text{ C}", r"4.8\times10^{-19}\text{ C}"),
+        ("CABD", "ABCD"),  # an order, and no product
+        (r"\text{CABD}", "ABCD"),
+        ("HHT", "HTH"),
+        ("25", "$5$ squared"),
+        ("5", "$5$ squared"),
+        ("3", "3 times two"),
+        ("12", "12 x"),
+        ("12", "12 and more"),
+        ("12", "12,000 people"),
+        (r"(-\infty,2)\cup(3,\infty)", "x<2 or x>4"),
+        (r"x<2\text{ or }x>3", r"x\le2\text{ or }x>3"),
     ],
 )
 def test_stricter_than_math_verify_on_purpose(gold: str, answer: str) -> None:
@@ -99,6 +116,22 @@ def test_stricter_than_math_verify_on_purpose(gold: str, answer: str) -> None:
         ("40", "2^3 5"),
         (r"\frac{1}{3}", r"0.\overline{3}"),
         (r"x=\frac{1}{6}", r"x = 0.1\bar{6}"),
+        (r"6.63\times10^{-34}", "6.626e-34"),
+        (r"1.6\times10^{-19}\text{ C}", r"1.6\cdot 10^{-19}"),
+        (r"3\times10^8", "300000000"),
+        ("CABD", r"\text{CABD}"),
+        ("xyz", "zxy"),
+        ("100, 200", "100,200"),
+        (r"\{100,200\}", "100,200"),
+        ("100,200", "100200"),
+        (r"\{1,000, 2,000\}", "1,000, 2,000"),
+        (r"\varnothing", r"\emptyset"),
+        (r"(-\infty,2)\cup(3,\infty)", r"x<2 \text{ or } x>3"),
+        ("x<2 or x>3", r"(-\infty,2)\cup(3,\infty)"),
+        ("5", "$5$ apples."),
+        ("5", "**5**"),
+        *(("12", f"12 {unit}") for unit in ("cm^2", "m/s", "km/h", "dollars", "square units", "people")),
+        ("12m^2", "12 m^2"),
     ],
 )
 def test_right_answers_that_math_verify_or_we_once_refused(gold: str, answer: str) -> None:

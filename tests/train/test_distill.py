@@ -77,7 +77,7 @@ def test_a_token_counts_by_its_weight_and_a_teacher_may_know_more_tokens() -> No
     ids = torch.tensor([[5, 9]])
     with torch.no_grad():
         logits = teacher.logits(teacher(ids))[0, :, : CONFIG.vocab_size]
-        first, second = teacher_kl(student(ids)[0], student.head_weight, logits).tolist()
+        first, second = teacher_kl(student(ids)[0], student.head_weight, logits, torch.eye(CONFIG.vocab_size)).tolist()
     packed = collate_packed([((5, 9, 2), (0, 1, 0.5))], width=4)
     metrics = distill_step(
         student, teacher, build_adamw(student, lr=0.0), packed, soft=1.0, temperature=1.0, lr=0.0, max_grad_norm=1.0

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aha.util.memory import available_memory
+from aha.util.memory import available_memory, total_memory
 
 
 def write(path: Path, text: str) -> None:
@@ -11,7 +11,7 @@ def write(path: Path, text: str) -> None:
 
 
 def test_without_proc_nobody_knows(tmp_path: Path) -> None:
-    assert available_memory(tmp_path) is None
+    assert available_memory(tmp_path) is None is total_memory(tmp_path)
 
 
 def test_what_is_left_is_the_least_of_the_machine_and_every_group_around(tmp_path: Path) -> None:
@@ -22,9 +22,10 @@ def test_what_is_left_is_the_least_of_the_machine_and_every_group_around(tmp_pat
     write(groups / "outer/inner/memory.max", "max\n")
     write(groups / "outer/inner/memory.current", "70000\n")
     assert available_memory(tmp_path) == 5_000 * 1024
+    assert total_memory(tmp_path) == 9_000 * 1024
     write(groups / "outer/memory.max", "100000\n")
     write(groups / "outer/memory.current", "80000\n")
-    assert available_memory(tmp_path) == 20_000
+    assert available_memory(tmp_path) == 20_000 and total_memory(tmp_path) == 100_000
     write(groups / "outer/memory.stat", "anon 50000\ninactive_file 6000\n")  # the system takes that back
     assert available_memory(tmp_path) == 26_000
     write(groups / "outer/memory.current", "110000\n")

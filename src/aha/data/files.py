@@ -132,7 +132,7 @@ def _encode_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     try:
         table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
         pyarrow.parquet.write_table(table, sink, compression="zstd")
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OverflowError) as error:
         raise DataError(f"these rows do not fit the columns of Parquet ({error}); write jsonl instead") from None
     return bytes(sink.getvalue().to_pybytes())
 

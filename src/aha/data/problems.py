@@ -204,7 +204,7 @@ def _start(problem: Problem) -> str:
 
 
 def _problem(row: Mapping[str, object], path: Path, number: int) -> Problem:
-    where = f"{path}, row {number}"
+    where, row = f"{path}, row {number}", {name: value for name, value in row.items() if value is not None}
     question, answer, fields = row.get("problem", row.get("question")), row.get("answer"), ", ".join(row)
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"{where}: no 'problem' text (fields: {fields})")

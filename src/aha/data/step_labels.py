@@ -29,7 +29,8 @@ def load_step_texts(path: Path) -> list[StepText]:
     texts: list[StepText] = []
     for number, row in enumerate(read_jsonl(path), 1):
         try:
-            texts += _prm800k(row) if "label" in row else [_plain(row)]
+            found = _prm800k(row) if "label" in row else [_plain(row)]
+            texts += [text for text in found if any(label is not None for label in text.labels)]
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise DataError(f"{path}, row {number}: not labelled steps ({error!r})") from None
     if not texts:
@@ -62,9 +63,7 @@ def _prm800k(row: Mapping[str, Any]) -> list[StepText]:
             labels.append(1.0)
         else:
             break
-    if any(label is not None for label in labels):
-        texts.append(StepText(problem, tuple(steps), tuple(labels)))
-    return texts
+    return [*texts, StepText(problem, tuple(steps), tuple(labels))]
 
 
 def _label(option: Mapping[str, Any]) -> float | None:

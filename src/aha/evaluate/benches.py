@@ -69,8 +69,8 @@ class Bench:
     @property
     def label(self) -> str:
         """A name for a file: ``math500=data/test.jsonl`` is ``math500``, ``my/set.jsonl`` is ``set``."""
-        kind, given, _ = self.name.partition("=")
-        name = kind if given else Path(kind).name
+        kind = self.name.partition("=")[0]
+        name = kind if kind in BENCHMARKS else Path(self.name).name
         return name.removesuffix(".gz").removesuffix(".jsonl").replace(":", "-")
 
 

@@ -119,6 +119,11 @@ class ModelConfig(Frozen):
         return min(self.max_position_embeddings, self.sliding_window or self.max_position_embeddings)
 
     @property
+    def longest_by(self) -> str:
+        """The setting that ``longest`` is."""
+        return "max_position_embeddings" if self.longest == self.max_position_embeddings else "sliding_window"
+
+    @property
     def end_token_ids(self) -> tuple[int, ...]:
         """``eos_token_id`` as a tuple, empty when there is none."""
         if self.eos_token_id is None:

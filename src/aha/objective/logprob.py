@@ -94,14 +94,16 @@ def _scaled(logits_NV: Tensor, temperature: float) -> Tensor:
 class _Gradients:
     """Those of the hidden states and of the head, gathered chunk by chunk."""
 
-    def __init__(self, hidden_ND: Tensor, head_VD: Tensor) -> None:
-        self.hidden_ND, self.head_VD = hidden_ND, head_VD
+    def __init__(self, hidden_ND: Tensor, head_VD: Tensor, *, head_learns: bool) -> None:
+        self.hidden_ND, self.head_VD, self.head_learns = hidden_ND, head_VD, head_learns
         self.grad_hidden: list[Tensor] = []
         # Sums over chunks in the logits' precision, so that bf16 weights do not lose small chunks.
         self.grad_head: Tensor | None = None
 
     def add(self, grad_nV: Tensor, part: slice) -> None:
         self.grad_hidden.append(product(grad_nV, self.head_VD.T))
+        if not self.head_learns:
+            return
         several = len(self.hidden_ND) > len(grad_nV)
         if several and grad_nV.dtype in (torch.float16, torch.bfloat16):
             self._add_narrow(grad_nV, part)
@@ -119,10 +121,9 @@ class _Gradients:
         ):
             summed.add_(weight_gradient(grad_nv, self.hidden_ND[part]))
 
-    def result(self) -> tuple[Tensor, Tensor]:
-        assert self.grad_head is not None
+    def result(self) -> tuple[Tensor, Tensor | None]:
         hidden = self.grad_hidden[0] if len(self.grad_hidden) == 1 else torch.cat(self.grad_hidden)
-        return hidden, self.grad_head.to(self.head_VD.dtype)
+        return hidden, None if self.grad_head is None else self.grad_head.to(self.head_VD.dtype)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -140,8 +141,8 @@ class _TokenLogprobs(torch.autograd.Function):
         slope: Slope | None,
     ) -> tuple[Tensor, Tensor]:
         logps, entropies, foretold = [], [], []
-        kept: list[Tensor] = []
-        gradients = _Gradients(hidden_ND, head_VD)
+        kept: list[Tensor | None] = []
+        gradients = _Gradients(hidden_ND, head_VD, head_learns=ctx.needs_input_grad[1])
         for start in range(0, hidden_ND.shape[0], chunk):
             part = slice(start, min(start + chunk, hidden_ND.shape[0]))
             logits_nV = product(hidden_ND[part], head_VD)
@@ -174,7 +175,7 @@ class _TokenLogprobs(torch.autograd.Function):
             return None, None, *none
         if len(kept) == 3 and (kept[0] - grad_logp_N).abs().max() <= 1e-6 * grad_logp_N.abs().max():
             return kept[1], kept[2], *none
-        gradients = _Gradients(hidden_ND, head_VD)
+        gradients = _Gradients(hidden_ND, head_VD, head_learns=ctx.needs_input_grad[1])
         for start in range(0, hidden_ND.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
             if len(kept) == 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import glob
 import hashlib
 import inspect
 import os
@@ -73,15 +74,16 @@ def _modules(tree: ast.AST) -> Iterator[str]:
 
 
 def hash_files(settings: Frozen) -> dict[str, str]:
-    """For each setting that is a path, what the file or folder holds, and by which names, which rows without an id are
-    called after: where it lies is no input. Of a file over 64 MiB the size and both ends are read."""
+    """For each setting that is a path, what the file, folder or glob holds, and by which names, which rows without an
+    id are called after: where it lies is no input. Of a file over 64 MiB the size and both ends are read."""
     paths = {name: value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Path)}
     return {name: _hash_content(path) for name, path in paths.items()}
 
 
 def _hash_content(path: Path) -> str:
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    named = [path] if path.exists() else map(Path, glob.glob(str(path), recursive=True))
+    for file in sorted(path.rglob("*") if path.is_dir() else named):
         if file.is_file():
             size = file.stat().st_size
             name = file.relative_to(path) if path.is_dir() else file.name

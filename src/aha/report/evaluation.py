@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aha.evaluate.benchmarks import BENCHMARKS
 from aha.report.names import heading, is_proportion, number
 from aha.report.plots import INK, PALETTE, STYLE
 from aha.report.reading import parse_measure
@@ -116,7 +117,8 @@ def save_picture(found: Mapping[str, Any], path: Path) -> None:
 
 def bench_label(name: str) -> str:
     """``math500=data/test.jsonl`` is ``math500``; of a path its last part."""
-    return name.partition("=")[0] if "=" in name else Path(name).name
+    kind = name.partition("=")[0]
+    return kind if kind in BENCHMARKS else Path(name).name
 
 
 def _draw_scores(axes: Axes, benches: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ takes some real differences for noise. The paper is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -273,8 +274,8 @@ class _Difference:
         """``+3.0 points (+2.8 points to +3.2 points, problem by problem)``."""
         words = points(self.value) if proportion else f"{self.value:+.3g}"
         if self.paired is not None and proportion:
-            low, high = (points(bound) for bound in (self.paired.difference.low, self.paired.difference.high))
-            words += f" ({low} to {high}, problem by problem)"
+            low, high = self.paired.difference.low, self.paired.difference.high
+            words += f" ({points(low)} to {points(high)}, problem by problem)" if math.isfinite(low + high) else ""
         if self.noise:
             words += ", within noise"
         elif self.paired is None and not (self.before.has_interval() and self.after.has_interval()):

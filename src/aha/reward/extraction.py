@@ -16,7 +16,11 @@ from aha.reward.response import Response
 from aha.tasks import choice
 from aha.tasks.checkers import checker_of
 
-_BRACES = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(
+    r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\(?:boxed|fbox)\s+(?P<bare>[-+]?\.?[0-9][-0-9.,/]*|[A-Za-z](?![A-Za-z]))"
+    r"|\\.|[{}]",
+    re.DOTALL,
+)
 _PHRASE = re.compile(r"\banswer\s*(?:is\b\s*:?|:)[*\s]*", re.IGNORECASE)
 _LEAD = re.compile(r"(?:(?:so|hence|therefore),?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*(\S*[0-9]\S*)[ \t]*$", re.MULTILINE)
@@ -64,7 +68,7 @@ def _may_be_meant(problem: Problem, said: str) -> bool:
 
 
 def last_box(text: str) -> str | None:
-    r"""What is in the last ``\boxed{...}`` whose braces are balanced."""
+    r"""What is in the last ``\boxed{...}`` whose braces are balanced, or the number or letter of ``\boxed 5``."""
     open_braces: list[tuple[bool, int]] = []
     last: tuple[int, int] | None = None
     for token in _BRACES.finditer(text):  # one pass: a model can write a megabyte of boxes that it never closes
@@ -74,6 +78,8 @@ def last_box(text: str) -> str | None:
             is_box, start = open_braces.pop()
             if is_box and (last is None or start > last[0]):
                 last = start, token.start()
+        elif token["bare"] and (last is None or token.start() > last[0]):
+            last = token.span("bare")
     return text[slice(*last)].strip() if last else None
 
 

@@ -355,7 +355,7 @@ def _run_tests(watch: _Watch, order: Mapping[str, Any], request: Mapping[str, An
     failures: list[tuple[int, str]] = []
     for index, test in enumerate(tests):
         try:
-            exec(compile(test, "test", "exec"), namespace)
+            exec(compile(test, "test", "exec", dont_inherit=True), namespace)
             happened = _what_happened(watch, _Ended()) if watch.outcome else ""
         except BaseException as error:
             happened = _what_happened(watch, error)
@@ -412,6 +412,7 @@ def _run_program(scratch: str, layers: list[str]) -> NoReturn:
     sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
     sys.modules["random"].seed(0)  # the same program gets the same verdict
     site.setquit()  # exit and quit, which an interpreter that starts without `site` lacks
     module = types.ModuleType("program" if order["serve"] else "__main__")
@@ -427,8 +428,9 @@ def _run_program(scratch: str, layers: list[str]) -> NoReturn:
 
 def _run_script(order: Mapping[str, Any], module: types.ModuleType) -> int:
     """Exit code, as Python's own: threads are waited for, output is flushed, an exception is shown and is 1."""
-    code = _exit_code(lambda: exec(compile(order["source"], "program.py", "exec"), module.__dict__))
-    return max(code, *map(_exit_code, (threading._shutdown, atexit._run_exitfuncs, _flush)))  # type: ignore[attr-defined]
+    code = _exit_code(lambda: exec(_compile_program(order), module.__dict__))
+    ends = threading._shutdown, atexit._run_exitfuncs, _flush, lambda: _drop(module), _flush  # type: ignore[attr-defined]
+    return max(code, *map(_exit_code, ends))
 
 
 def _exit_code(action: Callable[[], object]) -> int:
@@ -454,9 +456,21 @@ def _exit_code(action: Callable[[], object]) -> int:
     return 0
 
 
+def _compile_program(order: Mapping[str, Any]) -> types.CodeType:
+    """Without this file's own ``from __future__``."""
+    return compile(order["source"], "program.py", "exec", dont_inherit=True)
+
+
 def _flush() -> None:
-    with contextlib.suppress(ValueError, AttributeError):  # the program has closed it
-        sys.stdout.flush()
+    for stream in (sys.stdout, sys.__stdout__):
+        with contextlib.suppress(ValueError, AttributeError, OSError):  # the program has closed it
+            stream.flush()  # type: ignore[union-attr]
+
+
+def _drop(module: types.ModuleType) -> None:
+    """What the program still holds: files that it left open are written, and ``__del__`` may print."""
+    module.__dict__.clear()
+    gc.collect()
 
 
 def _serve_program(order: Mapping[str, Any], module: types.ModuleType) -> int:
@@ -466,7 +480,7 @@ def _serve_program(order: Mapping[str, Any], module: types.ModuleType) -> int:
         _write_frame(_ANSWERS, message)
 
     try:
-        exec(compile(order["source"], "program.py", "exec"), module.__dict__)
+        exec(_compile_program(order), module.__dict__)
         send(b'{"value": null}')
     except BaseException as error:
         send(json.dumps({"error": remote.describe(error)}).encode())

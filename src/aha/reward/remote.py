@@ -300,7 +300,8 @@ def build_namespace(
     one the names in ``exports``, or where that is ``None`` every name that they use. Then built-ins and modules of the
     standard library are the real ones, whatever the program calls by their names."""
     namespace: dict[str, Any] = {"__name__": "tests"}
-    used = sorted({name for text in (setup, *tests) for name in _names_in(compile(text, "tests", "exec"))})
+    compiled = [compile(text, "tests", "exec", dont_inherit=True) for text in (setup, *tests)]
+    used = sorted({name for code in compiled for name in _names_in(code)})
     for name in used:
         if name in sys.stdlib_module_names:
             namespace[name] = __import__(name)
@@ -313,7 +314,7 @@ def build_namespace(
         for name in program.ask("names", wanted):
             if name in wanted:
                 namespace[name] = program.ask("get", name)
-    exec(compile(setup, "setup", "exec"), namespace)
+    exec(compile(setup, "setup", "exec", dont_inherit=True), namespace)
     if entry_point:
         namespace["candidate"] = namespace[entry_point] = program.ask("get", entry_point)
     return namespace

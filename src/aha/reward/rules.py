@@ -13,8 +13,12 @@ from aha.reward.notation import without_notation
 from aha.reward.response import Response
 from aha.tasks import general
 
-_ENGLISH = "A-Za-z\u00c0-\u024f"
+_ENGLISH = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"  # between them are the signs of products and quotients
 _CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
+_GREEK = "\u0370-\u03ff"
+_NAMES = re.compile(  # of what is computed with; in English "a" and "I" are words
+    rf"(?<![{_ENGLISH}])[b-zB-HJ-Z](?![{_ENGLISH}])|(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])"
+)
 _WORDS = re.compile(rf"(?P<zh>[{_CHINESE}]+)|(?P<en>[{_ENGLISH}]+)|(?:(?![{_CHINESE}{_ENGLISH}])[^\W\d_])+")
 
 
@@ -34,10 +38,10 @@ def language_share(text: str, language: str) -> float | None:
 
     An English word is a run of Latin letters. Chinese has no spaces: two Han characters are a word, as most of its
     words have, and one that is left over is another. A run of letters of any other script is a word of a third
-    language. Numerals, symbols, formulas and code belong to nobody (reward/notation.py).
+    language. Numerals, symbols, names of one letter, formulas and code belong to nobody (reward/notation.py).
     """
     counts = {"en": 0, "zh": 0, None: 0}
-    for match in _WORDS.finditer(without_notation(text)):
+    for match in _WORDS.finditer(_NAMES.sub(" ", without_notation(text))):
         counts[match.lastgroup] += (len(match[0]) + 1) // 2 if match.lastgroup == "zh" else 1
     total = sum(counts.values())
     return counts[language] / total if total else None

@@ -46,11 +46,12 @@ class Verify:
         found: list[Removal | None] = [None] * len(rows)
         asked: list[tuple[int, Problem, Response]] = []
         for place, row in enumerate(rows):
-            task, answer = str(row.get("task", self.task)), str(row.get("answer", "")).strip()
+            task, gold = str(row.get("task") or self.task), row.get("answer")
+            answer = str(gold).strip() if isinstance(gold, str | int | float) and not isinstance(gold, bool) else ""
             if task not in CHECKERS:
                 found[place] = Removal("no checker", f"task {task!r}")
             elif not answer and task != "code":
-                found[place] = Removal("no answer")
+                found[place] = Removal("no answer", "" if gold is None else f"neither text nor a number: {gold!r:.80}")
             else:
                 problem = Problem(str(row["id"]), row["problem"], answer, task, meta=row)
                 said = row.get("completion")

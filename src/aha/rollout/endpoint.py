@@ -159,6 +159,10 @@ class EndpointSampler:
         whole = [self.endpoint.url.rstrip("/"), self._body(one), one.problem_id, one.number]
         return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
+    def refuse(self, question: str) -> str:
+        """Nothing: how long a question may be is the endpoint's to say."""
+        return ""
+
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None:
         """See the class; ``at_once`` requests at a time."""
         todo: queue.SimpleQueue[Asked] = queue.SimpleQueue()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aha.errors import EndpointError
+from aha.objective.logprob import positions_at_once
 from aha.records import Completion
 from aha.rollout.engine import Engine, SamplingParams
 from aha.rollout.native.engine import NativeEngine
@@ -176,11 +177,19 @@ def score_text(policy: Policy, ids: Sequence[int], *, top: int) -> Scored:
     with torch.no_grad():
         device = policy.decoder.head_weight.device
         hidden: Tensor = policy.decoder(torch.tensor([list(ids[:-1])], device=device))
-        logp_TV = policy.decoder.logits(hidden)[0].float().log_softmax(-1)
-        own_T = logp_TV.gather(1, torch.tensor(list(ids[1:]), device=device)[:, None])[:, 0]
-        best = logp_TV.topk(min(max(1, top), policy.config.vocab_size), dim=-1)
-    rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return Scored(tuple(own_T.tolist()), tuple(tuple(zip(*row, strict=True)) for row in rows))
+        own: list[float] = []
+        best: list[tuple[tuple[int, float], ...]] = []
+        said = torch.tensor(list(ids[1:]), device=device)
+        V, D = policy.decoder.head_weight.shape
+        places = positions_at_once(len(said), V, D, itemsize=4, on_cpu=device.type == "cpu")
+        for hidden_nD, said_n in zip(torch.split(hidden[0], places), torch.split(said, places), strict=True):
+            logp_nV = policy.decoder.logits(hidden_nD).float().log_softmax(-1)
+            own += logp_nV.gather(1, said_n[:, None])[:, 0].tolist()
+            most = logp_nV.topk(min(max(1, top), policy.config.vocab_size), dim=-1)
+            best += [
+                tuple(zip(*row, strict=True)) for row in zip(most.indices.tolist(), most.values.tolist(), strict=True)
+            ]
+    return Scored(tuple(own), tuple(best))
 
 
 def _go_together(work: _Work, first: _Work) -> bool:

@@ -79,7 +79,9 @@ class Difficulty:
         def judge(number: int, rows: Sequence[Row]) -> Verdicts:
             nonlocal done
             problems = [self._problem(row, f"{number}/{place}") for place, row in enumerate(rows)]
-            asked = ask_for(problems, self.samples, self.seed)
+            refused = [self._sampler.refuse(problem.prompt) for problem in problems]
+            askable = [problem for problem, why in zip(problems, refused, strict=True) if not why]
+            asked = ask_for(askable, self.samples, self.seed)
             before, done = done, done + len(asked)
             answers = collect_samples(
                 self._sampler,
@@ -87,11 +89,14 @@ class Difficulty:
                 chunks.folder / f"difficulty-{number:05d}.jsonl",
                 lambda now, _: progress("sampling", before + now, chunks.rows * self.samples),
             )
-            found: list[Removal | None] = []
-            for start in range(0, len(rows), BATCH):
-                part = slice(start, start + BATCH)
-                said = [[answers[sample_name(p), g].text for g in range(self.samples)] for p in problems[part]]
-                found += self._judge(rows[part], problems[part], said)
+            found: list[Removal | None] = [Removal("too long", why) if why else None for why in refused]
+            places = [place for place, why in enumerate(refused) if not why]
+            for start in range(0, len(places), BATCH):
+                part = places[start : start + BATCH]
+                own = [problems[place] for place in part]
+                said = [[answers[sample_name(p), g].text for g in range(self.samples)] for p in own]
+                for place, why in zip(part, self._judge([rows[place] for place in part], own, said), strict=True):
+                    found[place] = why
             return found
 
         return judge

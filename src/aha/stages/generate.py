@@ -89,7 +89,7 @@ def room_for_new_tokens(
     room = positions - longest_prompt
     if room < 1:
         raise DataError(
-            f"the prompt has {longest_prompt} tokens, the model's max_position_embeddings is {positions}: shorten it"
+            f"the prompt has {longest_prompt} tokens, the model's {policy.config.longest_by} is {positions}: shorten it"
         )
     return min(limit, room) if asked is None else asked
 

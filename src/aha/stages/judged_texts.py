@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aha.data.preference_files import load_labelled, load_pairs
 from aha.data.preferences import Pair
-from aha.errors import SettingError
+from aha.errors import DataError, SettingError
 from aha.evaluate.estimators import share_interval
 from aha.evaluate.preference import label_report, pair_report
 from aha.reward.learned import Reads, text_to_judge
@@ -43,17 +43,26 @@ def load_items(folder: Path, name: str, reads: Reads, loss: Loss, renderer: Rend
         return items_of_pairs(load_pairs(folder / f"pairs_{name}.jsonl"), reads, loss, renderer)
     if loss == "pairwise":
         raise SettingError(f"{folder} has labels, not pairs: set loss=pointwise, or give pairs")
-    return [_item(renderer, t.problem.prompt, [t.text], reads, label=t.label) for t in load_labelled(labelled)]
+    read = [(t, _read(t.text, reads)) for t in load_labelled(labelled)]
+    found = [_item(renderer, t.problem.prompt, [text], label=t.label) for t, text in read if text]
+    if read and not found:
+        raise DataError(f"{labelled}: none of {len(read)} texts has an answer")
+    return found
 
 
 def items_of_pairs(pairs: Sequence[Pair], reads: Reads, loss: Loss, renderer: Renderer) -> list[Item]:
-    """Of a pair the chosen text is good and the rejected one bad, where each is judged by itself."""
+    """Of a pair the chosen text is good and the rejected one bad, where each is judged by itself. A pair that is the
+    same to whoever reads it so, or one of whose texts has no answer, is left out; ``DataError`` where none is left."""
+    read = [(p, _read(p.chosen, reads), _read(p.rejected, reads)) for p in pairs]
+    told = [(p, chosen, rejected) for p, chosen, rejected in read if chosen and rejected and chosen != rejected]
+    if read and not told:
+        raise DataError(f"none of {len(read)} pairs has two different answers (reads={reads})")
     if loss == "pairwise":
-        return [_item(renderer, p.problem.prompt, [p.chosen, p.rejected], reads, margin=p.margin) for p in pairs]
+        return [_item(renderer, p.problem.prompt, texts, margin=p.margin) for p, *texts in told]
     return [
-        _item(renderer, p.problem.prompt, [text], reads, label=label)
-        for p in pairs
-        for text, label in ((p.chosen, 1.0), (p.rejected, 0.0))
+        _item(renderer, p.problem.prompt, [text], label=label)
+        for p, *texts in told
+        for text, label in zip(texts, (1.0, 0.0), strict=True)
     ]
 
 
@@ -85,13 +94,19 @@ def _are_pairs(items: Sequence[Item]) -> bool:
 
 
 def _item(
-    renderer: Renderer, question: str, texts: Sequence[str], reads: Reads, *, margin: float = 0.0, label: float = 1.0
+    renderer: Renderer, question: str, texts: Sequence[str], *, margin: float = 0.0, label: float = 1.0
 ) -> Item:
-    examples = [renderer.example(question, _read(text, reads)) for text in texts]
+    examples = [renderer.example(question, text) for text in texts]
     first, *second = (example.ids for example in examples)
     return Item(first, second[0] if second else (), margin, label, examples[0].loss_mask.count(0))
 
 
 def _read(text: str, reads: Reads) -> str:
-    """What the model sees of a text; a text without any of the tags is all answer."""
-    return text_to_judge(read_response(text), reads) if any(tag in text for tag in TAGS) else text
+    """What the model sees of a text; a text without any of the tags is all answer, and behind thinking alone, as R1
+    itself writes, so is the rest. Empty where there is no answer."""
+    if not any(tag in text for tag in TAGS):
+        return text
+    response = read_response(text)
+    if response.untagged:
+        return response.untagged if reads == "answer" else response.think
+    return text_to_judge(response, reads)

@@ -20,7 +20,7 @@ from aha.objective.algorithms import Algorithm
 from aha.records import Problem
 from aha.rollout.native.memory import RolloutMemory
 from aha.stages.models import Policy
-from aha.train.memory import Layout, estimate_held, estimate_logprobs, estimate_step
+from aha.train.memory import Layout, estimate_distillation, estimate_held, estimate_logprobs, estimate_step
 from aha.train.optimizer import Moments
 from aha.util.memory import available_memory
 
@@ -35,15 +35,22 @@ def estimate_supervised(
     logits: bool = True,
     mtp: bool = False,
     recomputed: int = 0,
+    lora: int = 0,
+    teacher: ModelConfig | None = None,
 ) -> int:
     """Bytes at the peak of the largest of ``updates``: weights, moments, and what the update takes beside them.
     ``like`` has the type and device of the weights. With ``mtp`` modules of multi-token prediction learn, too; of
-    ``recomputed`` layers only the inputs are kept."""
-    held = estimate_held(config, bytes_per_number=like.itemsize, logits=logits, mtp=mtp)
+    ``recomputed`` layers only the inputs are kept. With ``lora`` adapters of that rank learn and nothing else. Of a
+    ``teacher`` the weights are there already."""
+    held = estimate_held(config, bytes_per_number=like.itemsize, logits=logits, mtp=mtp, lora=lora)
     where = _where(like)
-    steps = (
-        estimate_step(config, update, logits=logits, mtp=mtp, recomputed=recomputed, **where) for update in updates
-    )
+    steps = [0]
+    for update in updates:
+        step = estimate_step(config, update, logits=logits, mtp=mtp, recomputed=recomputed, lora=lora, **where)
+        if teacher is not None:
+            step += estimate_distillation(config, update, bytes_per_number=like.itemsize)
+            step = max(step, held.gradients + estimate_logprobs(teacher, update, **where))
+        steps.append(step)
     return held.weights + held.moments + max(steps)
 
 

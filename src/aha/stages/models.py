@@ -19,6 +19,7 @@ from aha.rollout.sync import sync_weights
 from aha.tokens.render import Renderer
 from aha.tokens.tokenizer import Tokenizer, load_tokenizer
 from aha.util.files import read_object, write_json_atomic
+from aha.util.memory import total_memory
 
 TEMPLATE_FILE = "aha.json"
 
@@ -50,7 +51,8 @@ def build_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
     """A sampler with the policy's device and the number type to sample in, which drafts ``speculate`` tokens a step; no
     weights yet.
 
-    Its cache may take a quarter of the device's memory: of all, not of what is free, so that the number of rows, and
+    Its cache may take a quarter of the device's memory (or of a container's): of all, not of what is free, so that the
+    number of rows, and
     with it the last bit of a log-prob, does not depend on what else runs.
     """
     head = policy.decoder.head_weight
@@ -67,7 +69,7 @@ def cache_bytes(device: torch.device) -> int:
     """What the sampler's cache may take."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 4
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return (total_memory() or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) // 4
 
 
 def build_loaded_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:

@@ -137,14 +137,17 @@ def resolve_preference(settings: Settings) -> Preference:
 
 
 def _fitting(pairs: Sequence[Pair], policy: Policy, settings: Settings) -> list[CompletionPair]:
-    found = []
+    found, most = [], min(settings.longest, policy.config.longest)
     for pair in pairs:
         examples = [policy.renderer.example(pair.problem.prompt, text) for text in (pair.chosen, pair.rejected)]
-        if max(len(example.ids) for example in examples) <= settings.longest:
+        if max(len(example.ids) for example in examples) <= most:
             prompt = examples[0].loss_mask.count(0)
             found.append(CompletionPair(examples[0].ids[:prompt], *(example.ids[prompt:] for example in examples)))
     if not found:
-        raise DataError(f"none of {len(pairs)} pairs is at most longest={settings.longest} tokens long: raise it")
+        raise DataError(
+            f"none of {len(pairs)} pairs is at most {most} tokens long (longest={settings.longest}, the model's "
+            f"{policy.config.longest_by} {policy.config.longest})"
+        )
     return found
 
 

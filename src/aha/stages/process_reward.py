@@ -22,6 +22,7 @@ from aha.data.problems import load_problems
 from aha.data.step_labels import StepText, load_step_texts
 from aha.errors import DataError
 from aha.evaluate.estimators import share_interval
+from aha.evaluate.runner import count_errors
 from aha.model.heads import ProcessRewardModel, save_process_reward_model
 from aha.records import Problem, StageResult, Status
 from aha.reward.accuracy import judge_accuracy
@@ -189,7 +190,9 @@ def _judge(policy: Policy, problems: Sequence[Problem], said: Sequence[Ids]) -> 
     tails = [policy.renderer.prompt_text(problem.prompt)[-64:] for problem in problems]
     texts = [policy.tokenizer.decode(ids) for ids in said]
     responses = [read_response(text, prompt_tail=tail) for text, tail in zip(texts, tails, strict=True)]
-    return [verdict.status is Status.RIGHT for verdict in judge_accuracy(problems, responses)]
+    verdicts = judge_accuracy(problems, responses)
+    count_errors(verdicts)
+    return [verdict.status is Status.RIGHT for verdict in verdicts]
 
 
 def _choose(whose: Sequence[int], said: Sequence[Ids], right: Sequence[bool], each: int) -> list[int]:
@@ -217,10 +220,12 @@ def _of_file(settings: Settings, policy: Policy) -> tuple[list[LabelledSteps], l
     """To train on and to test on: a tenth of the problems, by a hash."""
     assert settings.file is not None
     rows = load_step_texts(settings.file)
-    problems = sorted({row.problem for row in rows}, key=hash_fraction)
+    texts = [(row, text) for row in rows if len((text := _labelled(row, policy)).ids) <= policy.config.longest]
+    if not texts:
+        raise DataError(f"{settings.file}: none of {len(rows)} texts fits the model's {policy.config.longest} tokens")
+    problems = sorted({row.problem for row, _ in texts}, key=hash_fraction)
     tested = set(problems[: min(settings.held_out, len(problems) // 10)])
-    sides = [[row for row in rows if (row.problem in tested) == held_out] for held_out in (False, True)]
-    train, test = ([_labelled(row, policy) for row in side] for side in sides)
+    train, test = ([text for row, text in texts if (row.problem in tested) == held_out] for held_out in (False, True))
     return train, test
 
 

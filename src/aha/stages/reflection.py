@@ -9,9 +9,11 @@ from aha.tasks.words import say
 ENGLISH = ("wait", "mistake", "however", "but", "retry", "error", "verify", "wrong", "evaluate", "check")
 """DeepSeek-R1's list (R1v2 C.2)."""
 
-WORDS = frozenset([*ENGLISH, "no", "again", *(say(word, "zh") for word in ("wait", "check", "no", "again"))])
+CHINESE = tuple(say(word, "zh") for word in ("wait", "check", "no", "again"))
+WORDS = frozenset([*ENGLISH, "no", "again", *CHINESE])
+_WORD = re.compile("|".join(["[A-Za-z]+", *CHINESE]))  # Chinese is written without spaces
 
 
 def count_reflections(text: str) -> int:
     """How many words of ``text`` are reflective, in either language."""
-    return sum(word.lower() in WORDS for word in re.findall(r"[A-Za-z]+|[\u4e00-\u9fff]+", text))
+    return sum(word.lower() in WORDS for word in _WORD.findall(text))

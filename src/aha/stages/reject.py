@@ -51,7 +51,8 @@ class Settings(Frozen):
 
     Problems come from ``source``, a file or folder of rows, or from the stage's input; a row names its ``task``, or it
     is ``task``. The teacher is the ``endpoint``, or the model of the input ``policy``. A ``judge`` says what no rule
-    can (``without_rule``), or looks at all that the rule calls wrong as well (``rejected``), as Open-R1 did.
+    can (``without_rule``), or looks at all that the rule calls wrong as well (``rejected``), as Open-R1 did; where both
+    are asked at one address, the judge's ``most_cost`` is for what both cost.
 
     ``share``, ``paragraph``, ``longest`` and ``code`` are those of ``aha data filter``; ``weights`` of domains, which
     the field ``domain`` names, balance what is kept: as many as the scarcest allows.
@@ -98,11 +99,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             raise DataError(f"problems is {settings.problems}, but {source} has {len(rows)}: lower it, or leave it out")
         rows = python_rng(context.seed, "problems").sample(rows, settings.problems)
     problems = [_problem(row, settings.task) for row in rows]
-    asked = ask_for(problems, settings.samples, context.seed)
+    teacher = _teacher(settings, inputs)
+    refused = {sample_name(problem): why for problem in problems if (why := teacher.refuse(problem.prompt))}
+    askable = [problem for problem in problems if sample_name(problem) not in refused]
+    asked = ask_for(askable, settings.samples, context.seed)
     if len({one.key for one in asked}) < len(asked):
         doubled = next(p for p, count in Counter((p.id, p.prompt) for p in problems).items() if count > 1)
         raise DataError(f"{source}: two rows have the id {doubled[0]!r} and the same question: deduplicate it first")
-    teacher = _teacher(settings, inputs)
 
     def progress(done: int, total: int) -> None:
         context.save_due()
@@ -110,11 +113,13 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
 
     answers = collect_samples(teacher, asked, context.out / SAMPLES, progress)
     samples = [
-        _read(problem, row, answers[sample_name(problem), number])
+        _Sample(problem, row, "", Response("", None, False), "too long", refused[name])
+        if (name := sample_name(problem)) in refused
+        else _read(problem, row, answers[name, number])
         for problem, row in zip(problems, rows, strict=True)
         for number in range(settings.samples)
     ]
-    samples, judge = _judge(settings, samples, context)
+    samples, judge = _judge(settings, samples, context, teacher.account.cost)
     samples = _pick(settings, samples, context.seed)
     kept = [sample for sample in samples if not sample.why]
     reasons = Counter(sample.why for sample in samples if sample.why)
@@ -164,7 +169,9 @@ def _read(problem: Problem, row: Row, answer: Answered) -> _Sample:
     return _Sample(problem, row, answer.text.strip(), read_response(answer.text), why)
 
 
-def _judge(settings: Settings, samples: Sequence[_Sample], context: Context) -> tuple[list[_Sample], Sampler | None]:
+def _judge(
+    settings: Settings, samples: Sequence[_Sample], context: Context, spent: float
+) -> tuple[list[_Sample], Sampler | None]:
     """Verdicts of the rules, and of the judge where it is asked, with the account of the latter."""
     found = _by_rule(samples)
     if settings.judge is None:
@@ -176,7 +183,10 @@ def _judge(settings: Settings, samples: Sequence[_Sample], context: Context) -> 
         if sample.why in open_to_judge
     }
     asked = [Asked(*key, judge_prompt(found[p].problem, found[p].response), 0) for key, p in places.items()]
-    judge = EndpointSampler(settings.judge, SamplingParams(JUDGED_TOKENS, temperature=0.0))
+    asks = settings.judge
+    if asks.most_cost is not None and settings.endpoint is not None and asks.url == settings.endpoint.url:
+        asks = asks.model_copy(update={"most_cost": asks.most_cost - spent})
+    judge = EndpointSampler(asks, SamplingParams(JUDGED_TOKENS, temperature=0.0))
     for key, reply in collect_samples(judge, asked, context.out / JUDGEMENTS, context.progress).items():
         verdict = read_verdict(reply.text)
         why = {Status.RIGHT: "", Status.WRONG: "wrong by the judge", Status.ERROR: "judge unclear"}[verdict.status]

@@ -118,7 +118,7 @@ def _learn(features: _Features, known: Sequence[int], settings: Settings, seed: 
     losses: dict[tuple[int, float], float] = {}
     for depth in features.states.depths:
         rows_NF, _, _ = _rows(features, known, depth)
-        for fold in range(settings.inner_folds):
+        for fold in sorted(set(fold_of.tolist())):  # of fewer prompts than folds some are empty
             fitted = fit_logistic(rows_NF[fold_of != fold], settings.decays)
             for decay, weight_F in zip(settings.decays, fitted, strict=True):
                 loss = logistic_loss(rows_NF[fold_of == fold], weight_F) * int((fold_of == fold).sum())

@@ -115,17 +115,23 @@ def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Po
     """What is trained on or tested, in the order in which it is."""
     if "preferences" in inputs:
         items = load_items(inputs["preferences"], name, settings.reads, settings.loss, policy.renderer)
-        return _shuffled(items, name, settings, seed)
+        return _shuffled(items, name, settings, policy, seed)
     count = settings.pairs if name == "train" else settings.held_out_pairs
     pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
     items = items_of_pairs(pairs, settings.reads, settings.loss, policy.renderer)
-    return items if settings.loss == "pairwise" else _shuffled(items, name, settings, seed)  # pairs are drawn at random
+    if settings.loss == "pairwise":  # pairs are drawn at random
+        return items
+    return _shuffled(items, name, settings, policy, seed)
 
 
-def _shuffled(items: Sequence[Item], name: str, settings: Settings, seed: int) -> list[Item]:
-    kept = [item for item in items if item.size <= settings.longest]
+def _shuffled(items: Sequence[Item], name: str, settings: Settings, policy: Policy, seed: int) -> list[Item]:
+    most = min(settings.longest, policy.config.longest)
+    kept = [item for item in items if item.size <= most]
     if not kept:
-        raise DataError(f"none of {len(items)} {name} rows is at most longest={settings.longest} tokens long: raise it")
+        raise DataError(
+            f"none of {len(items)} {name} rows is at most {most} tokens long (longest={settings.longest}, the model's "
+            f"{policy.config.longest_by} {policy.config.longest})"
+        )
     python_rng(seed, "order", name).shuffle(kept)
     return kept
 

@@ -28,12 +28,15 @@ BATCH = 512  # samples that the engine is asked for at once: so many a killed st
 
 
 class Sampler(Protocol):
-    """Asks for samples; ``keep``, ``tick`` and ``mark`` are as of ``EndpointSampler``, which is one."""
+    """Asks for samples; ``keep``, ``tick`` and ``mark`` are as of ``EndpointSampler``, which is one. ``refuse`` says
+    why a question cannot be asked; empty where it can."""
 
     account: Account
     given_up: dict[tuple[str, int], str]
 
     def mark(self, one: Asked) -> str: ...
+
+    def refuse(self, question: str) -> str: ...
 
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None: ...
 
@@ -50,6 +53,13 @@ class PolicySampler:
     def mark(self, one: Asked) -> str:
         """None: nobody was paid, and whoever asks for something else begins with an empty ledger."""
         return ""
+
+    def refuse(self, question: str) -> str:
+        """A prompt behind which the model's context has no place for what may be said."""
+        tokens, most = len(self.policy.renderer.prompt(question)), self.policy.config.longest
+        if tokens + self.params.max_new_tokens <= most:
+            return ""
+        return f"{tokens} tokens, with {self.params.max_new_tokens} new ones more than the model's {most}"
 
     def sample(self, asked: Sequence[Asked], keep: Callable[[Answered], None], tick: Callable[[], None]) -> None:
         for start in range(0, len(asked), self.batch):

@@ -10,6 +10,7 @@ from typing import Any
 from aha.errors import DataError, InvariantError
 from aha.evaluate.estimators import mean_interval, pass_at_k, score_interval
 from aha.evaluate.paired import compare_paired
+from aha.evaluate.runner import count_errors
 from aha.records import Problem, Status
 from aha.reward.accuracy import judge_accuracy
 from aha.rollout.engine import SamplingParams
@@ -214,8 +215,10 @@ def _ranking(
 
 def _judge(problems: Sequence[Problem], paths: Sequence[Sequence[Path]], policy: Policy) -> list[list[bool]]:
     asked = [problem for problem, own in zip(problems, paths, strict=True) for _ in own]
-    verdicts = iter(judge_accuracy(asked, [read_path(path, policy) for own in paths for path in own]))
-    return [[next(verdicts).status is Status.RIGHT for _ in own] for own in paths]
+    verdicts = judge_accuracy(asked, [read_path(path, policy) for own in paths for path in own])
+    count_errors(verdicts)
+    right = iter(verdict.status is Status.RIGHT for verdict in verdicts)
+    return [[next(right) for _ in own] for own in paths]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -125,9 +125,15 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             )
     longest = max((len(example.ids) for example in examples), default=0)
     if longest > policy.config.longest + 1:
+        raising = "raise max_position_embeddings (and rope_theta), or " if "max" in policy.config.longest_by else ""
         raise DataError(
-            f"an example has {longest} tokens, the model was made for {policy.config.longest}: raise "
-            "max_position_embeddings (and rope_theta), or leave it out"
+            f"an example has {longest} tokens, the model's {policy.config.longest_by} is {policy.config.longest}: "
+            f"{raising}leave it out"
+        )
+    if teacher is not None and longest > teacher.config.longest + 1:
+        raise DataError(
+            f"an example has {longest} tokens, the teacher's {teacher.config.longest_by} is {teacher.config.longest}: "
+            "leave it out, or take another teacher"
         )
     updates = _updates([len(e.ids) for e in examples], settings, context.seed)
     if not updates:
@@ -150,6 +156,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             like=policy.decoder.head_weight,
             mtp=ahead_weight > 0,
             recomputed=max(layers, all_layers),
+            lora=settings.lora.rank,
+            teacher=None if teacher is None else teacher.config,
         ),
         policy,
         lower="rows or row_length",

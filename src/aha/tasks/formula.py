@@ -47,6 +47,10 @@ _NUMBER = re.compile(
     r"(?P<sign>[-+]?)(?:(?P<decimal>(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
     r"|(?P<over>[0-9]+)/(?P<under>[0-9]+)|\\[dt]?frac\{(?P<above>[0-9]+)\}\{(?P<below>[0-9]+)\})"
 )
+_POWER_OF_TEN = re.compile(
+    r"(?P<sign>[-+]?)(?:(?P<digits>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)\s*\\(?:times|cdot)\s*)?"
+    r"10\s*\^\s*(?P<brace>\{)?\s*(?P<power>-?[0-9]{1,3})\s*(?(brace)\})"
+)
 _TWO_NUMBERS = re.compile(r"[0-9]\s+[.0-9]")
 _POWER = r"\s*[})]*\s*(?:\^|\*\*)\s*[{(]*\s*-?\s*"
 _HUGE = (
@@ -54,6 +58,18 @@ _HUGE = (
     re.compile(r"(?:\^|\*\*)\s*[{(]*\s*-?\s*[0-9]{5,}"),  # 7^{100000}
     re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!\s*[)}]*\s*!"),  # 9999!, 9!!!
 )
+_BOLD = re.compile(r"\*\*([^*]+)\*\*")
+_NOUNS = r"(?!(?:[A-Za-z]+ )*(?:and|as|but|if|is|not|or|than|to)\b)"  # what is said of nothing but its number
+_WORDS_BEHIND = re.compile(rf"\$(?P<formula>[^$]+)\$ ?(?P<words>{_NOUNS}[A-Za-z]+(?: [A-Za-z]+){{0,3}})")
+_UNIT = r"(?:[cdkm]m|ft|in|yd|mi|kg|mg|lb|oz|m[lL]|hr|[A-Za-z]{3,})"
+_UNITS_BEHIND = re.compile(
+    r"(?P<number>[-+]?[0-9.,/]*[0-9]) ?"
+    rf"{_NOUNS}(?:{_UNIT}(?: {_UNIT}){{0,2}}(?:\^\{{?[23]\}}?)?|[ms]\^\{{?[23]\}}?|(?:[ckm]?m|{_UNIT})/(?:s|h|{_UNIT}))"
+)
+_OR = re.compile(r"(?<![a-zA-Z\\]) ?\bor\b(?! ?\})")
+_RELATION = re.compile(r"[<>]|\\[lg](?:e|t|eq|eqslant)(?![a-zA-Z])")
+_LETTERS = re.compile(r"[A-Z]{3,}")
+_COMMA = re.compile(r", ?")
 _SPACES = re.compile(r"(?<!\\)\\[,;:! ]|\\q?quad(?![a-zA-Z])|~|\s+")
 _STYLE = re.compile(r"\\(?:left|right|displaystyle|mathrm|mathbf|text|textbf|mathit|operatorname)(?![a-zA-Z])")
 
@@ -73,10 +89,14 @@ def clean(text: str) -> str:
         return text  # it will be refused; and a megabyte need not be searched
     plain = " ".join(_ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", unspaced(text.translate(_SYMBOLS))).split())
     plain = _REPEATING.sub(_as_fraction, _ONE_DIGIT.sub(r"\1{\2}", _TWO_DIGITS.sub(r"\1{\2}{\3}", plain)))
-    plain = _BETWEEN_FORMULAS.sub(", ", plain)
+    plain = _BETWEEN_FORMULAS.sub(", ", plain).replace(r"\varnothing", r"\emptyset")
     for opening, closing in _DELIMITERS:
         plain = plain.strip()
         plain = plain[:-1].rstrip() if plain.endswith(".") and not plain.endswith("..") else plain
+        if found := _BOLD.fullmatch(plain):
+            plain = found[1]
+        if found := _WORDS_BEHIND.fullmatch(plain):
+            plain = rf"{found['formula']}\text{{ {found['words']}}}"
         if plain.startswith(opening) and plain.endswith(closing) and len(plain) >= len(opening) + len(closing):
             plain = plain[len(opening) : -len(closing)]
     plain = plain.replace(r"\$", " ").replace("**", "^").strip()
@@ -86,6 +106,8 @@ def clean(text: str) -> str:
         return rf"{found['digits']} \times 10^{{{found['power']}}}"
     if found := _MIXED.fullmatch(plain):
         return rf"{found['sign']}{found['whole']}\frac{{{found['over']}}}{{{found['under']}}}"
+    if _RELATION.search(plain):
+        plain = _OR.sub(r" \\text{ or }", plain)
     return plain.replace(" ", "") if _SPACED_THOUSANDS.fullmatch(plain) else plain
 
 
@@ -97,7 +119,24 @@ def _as_fraction(found: re.Match[str]) -> str:
     return rf"\frac{{{over}}}{{{10 ** len(found['once']) * (10 ** len(cycle) - 1)}}}"
 
 
-def in_one_base(gold: str, answer: str) -> tuple[str, str]:
+def in_one_form(gold: str, answer: str) -> tuple[str, str]:
+    """Two cleaned texts as the gold lets the answer be read: units and words behind the value of a number are no
+    factors, and what the gold lists are no thousands: ``100,200`` for ``100, 200``. Numerals are in one base."""
+    gold, answer = _in_one_base(gold, answer)
+    if read_number(gold) is not None and (found := _UNITS_BEHIND.fullmatch(answer)):
+        answer = found["number"] + r"\text{" + re.sub("[^A-Za-z]+", " ", answer[found.end("number") :]) + "}"
+    if (", " in gold or r"\{" in gold) and len(_COMMA.split(gold)) == len(_COMMA.split(answer)) > 1:
+        gold, answer = _COMMA.sub(", ", gold), _COMMA.sub(", ", answer)
+    return gold, answer
+
+
+def letters(text: str) -> str:
+    """The capital letters, three or more, that a cleaned text is; empty where it is something else."""
+    plain = _STYLE.sub("", _SPACES.sub("", text)).replace("{", "").replace("}", "")
+    return plain if _LETTERS.fullmatch(plain) else ""
+
+
+def _in_one_base(gold: str, answer: str) -> tuple[str, str]:
     """Two cleaned texts with the values of numerals that name their base: ``110_2`` is 6. Where the answer names none,
     the gold's base is taken to be meant, and its digits alone are left."""
     read = _value_of if _NUMERAL.search(answer) else _digits_of
@@ -145,8 +184,13 @@ def refuse(text: str) -> str:
 
 def read_number(text: str) -> Fraction | None:
     """The exact value of a cleaned text that is a number and nothing else: ``1,250``, ``-0.5``, ``3/4``,
-    ``\\frac{3}{4}``."""
-    found = _NUMBER.fullmatch(text) if len(text) <= MAX_DIGITS else None
+    ``\\frac{3}{4}``, ``1.6 \\times 10^{-19}``."""
+    if len(text) > MAX_DIGITS:
+        return None
+    if found := _POWER_OF_TEN.fullmatch(text):
+        digits = Fraction(found["digits"] or 1) * (-1 if found["sign"] == "-" else 1)
+        return digits * Fraction(10) ** int(found["power"])
+    found = _NUMBER.fullmatch(text)
     if not found:
         return None
     sign = -1 if found["sign"] == "-" else 1

@@ -23,6 +23,8 @@ ROUNDING = Fraction(1, 10**6)
 _ANOTHER_VALUE = re.compile(  # what math-verify drops as a unit: 2\text{ or more}, 2\text{ million}
     r"\bor\W+(?:more|less|fewer|greater|higher|lower|larger|smaller|above|below|over|under)\b"
     r"|\b(?:dozen|hundred|thousand|million|billion|trillion)"
+    r"|(?<![\\a-zA-Z])(?:not|plus|minus|times|squared|cubed|factorial|hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|seventh|eighth"
+    r"|ninth|tenth)s?)\b"
 )
 _UNEVALUATED = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|lim)(?![a-zA-Z])")
 
@@ -62,6 +64,10 @@ def judge_plain(gold: str, answer: str) -> Verdict | None:
         return _wrong(gold, answer, "a sum, product, limit or integral that is not evaluated repeats the question")
     if not set(_ANOTHER_VALUE.findall(found)) <= set(_ANOTHER_VALUE.findall(wanted)):
         return _wrong(gold, answer, "words that make another value of the number")
+    if (order := formula.letters(wanted)) and (said := formula.letters(found)):
+        if order != said:  # as a product of letters they might be equal
+            return _wrong(gold, answer, "not equal")
+        return Verdict("accuracy", Status.RIGHT, 1.0, _said(gold, answer))
     x, y = formula.read_number(wanted), formula.read_number(found)
     if x is None or y is None:
         return None
@@ -105,7 +111,7 @@ def what_was_read(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _plain(pair: Pair) -> Pair:
-    return formula.in_one_base(formula.clean(pair[0]), formula.clean(pair[1]))
+    return formula.in_one_form(formula.clean(pair[0]), formula.clean(pair[1]))
 
 
 def _job(pair: Pair) -> Sequence[Any]:

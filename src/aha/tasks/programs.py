@@ -11,7 +11,7 @@ from aha.records import Problem
 
 
 def check_tests(problem: Problem) -> None:
-    """``DataError`` where there is nothing to judge a program by, or tests of two forms."""
+    """``DataError`` where there is nothing to judge a program by, tests of two forms, or what is no text."""
     tests = problem.meta.get("tests")
     if not isinstance(tests, Sequence) or isinstance(tests, str) or not tests:
         raise DataError(f"problem {problem.id!r}: no tests in its meta['tests'], so no program can be judged")
@@ -20,6 +20,11 @@ def check_tests(problem: Problem) -> None:
         raise DataError(
             f"problem {problem.id!r}: its tests must be all statements, or all objects with 'input' and 'output'"
         )
+    texts = {part: problem.meta[part] for part in ("setup", "prefix", "entry_point") if part in problem.meta}
+    if pairs:
+        texts |= {f"the {part} of test {i + 1}": t[part] for i, t in enumerate(tests) for part in ("input", "output")}
+    if odd := [f"{name} is {value!r:.80}" for name, value in texts.items() if not isinstance(value, str)]:
+        raise DataError(f"problem {problem.id!r}: {odd[0]}, not text: write what the program reads and prints")
 
 
 def is_correct(problem: Problem, answer: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from latex2sympy2_extended.logic import And
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Eq, Expr, FiniteSet, Float, Interval, Tuple
+from sympy import Eq, Expr, FiniteSet, Float, Interval, Tuple, Union
 from sympy.core.function import AppliedUndef
 from sympy.core.relational import Relational
 
@@ -35,13 +36,33 @@ def _are_equal(meant: Any, said: Any, gold: str, answer: str) -> bool:
     inequality may be said for an interval as an interval may for an inequality."""
     if r"\circ" not in answer and _names_two(said) and not _names_two(meant):
         return False
+    meant, said = _united(meant, gold), _united(said, answer)
     listed, pair = _sides(said)[-1], _sides(meant)[-1]
     if _is_list(listed) and _is_pair(pair) and not (_may_be_point(pair) and _is_bare(listed, answer)):
         return False
     if r"\{" in gold and isinstance(_sides(meant)[-1], FiniteSet) and _is_pair(_sides(said)[-1]):
         return False  # without braces, 2,5 may stand for a pair
     solved = _is_solved(said) and not isinstance(meant, FiniteSet)
-    return bool(verify([meant], [said], timeout_seconds=None, allow_set_relation_comp=solved))
+    equal = verify([meant], [said], timeout_seconds=None, allow_set_relation_comp=solved)
+    return bool(equal) and not ("%" not in gold + answer and _are_tiny_and_apart(meant, said))
+
+
+def _united(read: Any, text: str) -> Any:
+    """``x < 2 or x > 3`` as the numbers that it allows; anything else as it is."""
+    if not (isinstance(read, FiniteSet) and re.search(r"\bor\b", text) and len(read.free_symbols) == 1):
+        return read
+    if all(isinstance(part, Relational) and not isinstance(part, Eq) and _is_solved(part) for part in read):
+        return Union(*(part.as_set() for part in read))
+    return read
+
+
+def _are_tiny_and_apart(meant: Any, said: Any) -> bool:
+    """math-verify rounds to six decimals, by which all tiny numbers are one; a unit or a product may stand behind."""
+    x, y = _sides(meant)[-1], _sides(said)[-1]
+    if not all(isinstance(side, Expr) and side.is_number and side.is_real for side in (x, y)):
+        return False
+    largest = max(abs(x.evalf()), abs(y.evalf()))
+    return bool(largest < 1e-3 and abs((x - y).evalf()) > largest / 1000)
 
 
 def _links(read: Any) -> Sequence[Any]:

@@ -49,13 +49,15 @@ def distill_step(
         learned_N = batch.weights_BT.flatten().nonzero()[:, 0]
         weights_N, targets_N = batch.weights_BT.flatten()[learned_N], batch.targets_BT.flatten()[learned_N]
         with torch.no_grad():
-            logits_NV = teacher.logits(teacher(*packed).flatten(0, 1)[learned_N])
+            teacher_NE = teacher(*packed).flatten(0, 1)[learned_N]
         states = (
             student.forward_ahead(batch.ids_BT, batch.targets_BT, *packed[1:]) if mtp_weight else [student(*packed)]
         )
         hidden_ND = states[0].flatten(0, 1)[learned_N]
-        shared = min(student.head_weight.shape[0], logits_NV.shape[1])  # behind them are no tokens, but padding
-        kl_N = teacher_kl(hidden_ND, student.head_weight[:shared], logits_NV[:, :shared], temperature=temperature)
+        heads = student.head_weight, teacher.head_weight
+        shared = min(map(len, heads))  # behind them are no tokens, but padding
+        own, other = (head[:shared] for head in heads)
+        kl_N = teacher_kl(hidden_ND, own, teacher_NE, other, temperature=temperature)
         logp_N, _ = token_logprobs(hidden_ND, student.head_weight, targets_N)
         nll = nll_loss(logp_N, weights_N, total_weight=total_weight)
         kl = (kl_N * weights_N).sum() / total_weight

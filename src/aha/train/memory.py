@@ -22,6 +22,7 @@ from aha.model.attention.plan import Branches, plain_tokens
 from aha.model.config import ModelConfig
 from aha.model.count import count_ahead, count_parameters
 from aha.model.product import count_widened, is_widened
+from aha.objective.distillation import distilled_at_once
 from aha.objective.logprob import WORDS_AT_ONCE, positions_at_once
 from aha.train.microbatch import split_branches, split_by_tokens
 from aha.train.packing import best_fit
@@ -126,12 +127,14 @@ def of_completions(*, prompts: int, rows: int, prompt: int, completion: int, tok
 
 
 def estimate_held(
-    config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True, mtp: bool = False
+    config: ModelConfig, *, bytes_per_number: int = 4, logits: bool = True, mtp: bool = False, lora: int = 0
 ) -> Held:
     """What training a decoder holds from step to step. Without ``logits`` a scalar head is trained in the place of the
-    decoder's own, whose weights have no gradient; nor have modules of multi-token prediction without ``mtp``."""
-    trained = _num_trained(config, logits=logits, mtp=mtp)
-    weights = count_parameters(config) if logits else count_parameters(config) + config.hidden_size
+    decoder's own, whose weights have no gradient; nor have modules of multi-token prediction without ``mtp``, nor
+    anything but adapters of rank ``lora``."""
+    trained = _num_trained(config, logits=logits, mtp=mtp, lora=lora)
+    weights = lora and trained
+    weights += count_parameters(config) if logits else count_parameters(config) + config.hidden_size
     return Held(weights * bytes_per_number, trained * bytes_per_number, 2 * trained * bytes_per_number)
 
 
@@ -144,6 +147,7 @@ def estimate_step(
     logits: bool = True,
     mtp: bool = False,
     recomputed: int = 0,
+    lora: int = 0,
 ) -> int:
     """Bytes that an update on ``layouts``, one a micro-batch, takes at its peak beside weights and moments.
 
@@ -152,14 +156,14 @@ def estimate_step(
     prediction learn, too. Of ``recomputed`` layers only the inputs are kept, and one layer at a time is whole. Counted
     are tensors: not what the program itself takes (some 300 MB with torch), the
     allocator's leftovers, and a kernel's own scratch. Proven to the byte on a CPU for dense models without such
-    modules; on a GPU it rests on which kernel torch is documented to choose.
+    modules and without adapters; on a GPU it rests on which kernel torch is documented to choose.
     """
     kept = config.model_copy(update={"num_hidden_layers": max(1, config.num_hidden_layers - recomputed)})
-    whole, part = (_num_trained(c, logits=logits, mtp=mtp) for c in (config, kept))
+    whole, part = (_num_trained(c, logits=logits, mtp=mtp, lora=lora) for c in (config, kept))
     return (whole - part) * bytes_per_number + max(
         recomputed * layout.tokens * config.hidden_size * bytes_per_number
         + _estimate_micro_batch(
-            kept, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits, mtp=mtp
+            kept, layout, bytes_per_number, on_cpu=on_cpu, later=number > 0, logits=logits, mtp=mtp, lora=lora
         )
         for number, layout in enumerate(layouts)
     )
@@ -170,6 +174,14 @@ def estimate_logprobs(
 ) -> int:
     """Bytes that ``compute_logprobs`` holds at its peak: one layer at a time, then one chunk of logits."""
     return max(_estimate_forward(config, layout, bytes_per_number, on_cpu=on_cpu) for layout in layouts)
+
+
+def estimate_distillation(config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4) -> int:
+    """Bytes that a teacher's distributions take beside an update: its hidden states, counted as wide as the student's
+    are, and four tables of a chunk of logits: the student's, the teacher's, and what they become."""
+    V, predicted = config.vocab_size, max(layout.predicted for layout in layouts)
+    tables = 4 * min(predicted, distilled_at_once(V)) * V * 4
+    return tables + 2 * predicted * config.hidden_size * bytes_per_number
 
 
 def _widened(b: int, *products: tuple[int, int, int], on_cpu: bool) -> int:
@@ -190,7 +202,9 @@ def _estimate_forward(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bo
     return rotation + T * D * b + max(2 * T * D * b + max(attention + beside, feed), head)
 
 
-def _num_trained(config: ModelConfig, *, logits: bool, mtp: bool) -> int:
+def _num_trained(config: ModelConfig, *, logits: bool, mtp: bool, lora: int = 0) -> int:
+    if lora:
+        return lora * config.num_hidden_layers * _adapted(config)
     trained = count_parameters(config) - (0 if mtp else count_ahead(config))
     if logits:
         return trained
@@ -198,16 +212,23 @@ def _num_trained(config: ModelConfig, *, logits: bool, mtp: bool) -> int:
     return trained + config.hidden_size - unused
 
 
+def _adapted(config: ModelConfig) -> int:
+    """Inputs and outputs together of the linear maps of a layer that may have adapters."""
+    D, F = config.hidden_size, config.intermediate_size
+    queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+    return 2 * (D + queries) + 2 * (D + keys) + 3 * (D + F)
+
+
 def _estimate_micro_batch(
-    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool, mtp: bool
+    config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool, later: bool, logits: bool, mtp: bool, lora: int
 ) -> int:
     """``b`` bytes a number; ``later``: an earlier micro-batch has left the gradients there."""
     modules = config.num_nextn_predict_layers if mtp else 0
     T, D, F, V = layout.tokens, config.hidden_size, _feed_width(config), config.vocab_size
     L = config.num_hidden_layers + modules
     wide, fused = max(b, 4), _fused(b, on_cpu=on_cpu)
-    embedding = V * D * b
-    gradients = _num_trained(config, logits=logits, mtp=mtp) * b
+    embedding = 0 if lora else V * D * b  # of gradients
+    gradients = _num_trained(config, logits=logits, mtp=mtp, lora=lora) * b
     of_layers = gradients - embedding * (2 if logits and not config.tie_word_embeddings else 1)
     before = gradients if later else 0
 
@@ -216,6 +237,8 @@ def _estimate_micro_batch(
     again = T * D * b  # a norm that linear maps read is computed again for their gradients
     feed = norm - (0 if config.n_routed_experts else again) + 2 * T * F * b  # gate and up
     layer = norm - again + attention + feed
+    if lora:  # what its maps read is kept, what gate and up become, and what each adapter makes of it
+        layer += 2 * again + 2 * T * F * b + 7 * T * lora * b
     rotation = 2 * T * config.head_dim * b
     # Each module keeps the next tokens' embeddings, the two normed halves side by side, and has a head of its own.
     of_module = 3 * norm + 3 * T * D * b + layout.predicted * D * b
@@ -227,9 +250,9 @@ def _estimate_micro_batch(
     if logits:  # the gradients are formed in the forward pass
         n = positions_at_once(layout.predicted, V, D, itemsize=b, on_cpu=on_cpu)
         several = n < layout.predicted
-        reading = n * V * _logit_bytes(b, fused=fused) + (V * D * wide if several else 0)
-        summing = n * V * (b if fused else 2 * b) + V * D * b
-        if several and b < wide:  # over chunks in 32 bits
+        reading = n * V * _logit_bytes(b, fused=fused) + (V * D * wide if several and not lora else 0)
+        summing = n * V * (b if fused else 2 * b) + embedding
+        if several and b < wide and not lora:  # over chunks in 32 bits
             part = min(V, WORDS_AT_ONCE) * D * (b + wide)
             summing = V * D * wide + max(summing - V * D * b + part, V * D * b)
         head_forward = 2 * layout.predicted * D * b + max(reading, summing)
@@ -240,7 +263,7 @@ def _estimate_micro_batch(
     waiting = embedding if logits and (not later or (tied and not by_rows)) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
-    feed_backward = T * ((3 if fused else 4) * F + 2 * D) * b + again
+    feed_backward = T * ((2 if config.n_routed_experts else 3 if fused else 4) * F + 2 * D) * b + again
     feed_backward += _widened(b, (T, F, D), (F, D, T), on_cpu=on_cpu)
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
@@ -267,10 +290,12 @@ def _logit_bytes(b: int, *, fused: bool) -> int:
 
 def _feed_width(config: ModelConfig) -> int:
     """Numbers that a token has inside the feed-forward of a layer, mean over the layers. Each chosen expert also keeps
-    the row that it was given and the row that it made."""
+    the row that it was given and the row that it made; what it has inside counts twice, as SwiGLU is not one function
+    there."""
     num_layers, chosen = config.num_hidden_layers, config.num_experts_per_tok
     sparse = sum(config.has_experts(layer) for layer in range(num_layers))
-    experts = (chosen + config.n_shared_experts) * config.moe_intermediate_size + chosen * config.hidden_size // 2
+    inner, shared = config.moe_intermediate_size, config.n_shared_experts
+    experts = shared * inner + chosen * (2 * inner + config.hidden_size)
     return (sparse * experts + (num_layers - sparse) * config.intermediate_size) // num_layers
 
 
@@ -282,6 +307,8 @@ def _attention(config: ModelConfig, layout: Layout, b: int, *, on_cpu: bool) -> 
         H += config.qk_nope_head_dim
     NH, KH, T = N * H, K * H, layout.tokens
     kept = T * NH * b  # what was read, for the output projection
+    if config.latent_attention:  # the latents, before and behind their norms
+        kept += T * (2 * (config.q_lora_rank or 0) + 2 * config.kv_lora_rank + config.qk_rope_head_dim) * b
     if config.qk_norm:
         kept += T * ((NH + KH) * b + (N + K) * max(b, 4))
     if on_cpu and b <= 4 and compiled.available():  # queries, keys, values, and a number a row; its scratch is its own

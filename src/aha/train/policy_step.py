@@ -63,6 +63,7 @@ def policy_step(
     totals = dict.fromkeys(_POLICY_SUMS, 0.0)
     gap = 0.0
     balancer = LoadBalancer(decoder.body_layers(), balance)
+    computed = sum(len(batch.rows) for batch in batches)  # what is left out has met no expert
 
     def backward(batch: PolicyBatch) -> tuple[Tensor, Tensor]:
         loss, figures = compute_policy_loss(
@@ -73,7 +74,7 @@ def policy_step(
             temperature=temperature,
             importance_cap=importance_cap,
         )
-        (loss + balancer.loss(batch, num_sequences=num_sequences)).backward()  # type: ignore[no-untyped-call]
+        (loss + balancer.loss(batch, num_sequences=computed)).backward()  # type: ignore[no-untyped-call]
         return loss.detach(), figures
 
     loss, figures, norm = update(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -16,13 +17,29 @@ def available_memory(root: Path = Path("/")) -> int | None:
     return max(0, min([meminfo["MemAvailable:"] * 1024, *_left_in_groups(root)]))
 
 
+def total_memory(root: Path = Path("/")) -> int | None:
+    """Bytes that the machine has, or fewer where a control group (a container) limits them; ``None`` as above. What
+    else runs does not change it."""
+    meminfo = _numbers(root / "proc/meminfo")
+    if "MemTotal:" not in meminfo:
+        return None
+    return min([meminfo["MemTotal:"] * 1024, *(limit for _, limit, _ in _groups(root))])
+
+
 def _left_in_groups(root: Path) -> list[int]:
-    """What each control group that this process is in has left: version 2, else version 1."""
+    return [
+        limit - used + _numbers(folder / "memory.stat").get("inactive_file", 0)
+        for folder, limit, used in _groups(root)
+    ]
+
+
+def _groups(root: Path) -> list[tuple[Path, int, int]]:
+    """Each control group that limits this process, its limit, and what it uses: version 2, else version 1."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-    left = []
+    found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers not in ("", "memory"):
@@ -33,15 +50,11 @@ def _left_in_groups(root: Path) -> list[int]:
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         own = top / path.strip("/")
         for folder in (own, *own.parents):
-            try:
-                room = int((folder / limit).read_text()) - int((folder / used).read_text())
-            except (OSError, ValueError):  # no such file, or no limit ("max")
-                room = None
-            if room is not None:
-                left.append(room + _numbers(folder / "memory.stat").get("inactive_file", 0))
+            with contextlib.suppress(OSError, ValueError):  # no such file, or no limit ("max")
+                found.append((folder, int((folder / limit).read_text()), int((folder / used).read_text())))
             if folder == top:
                 break
-    return left
+    return found
 
 
 def _numbers(path: Path) -> dict[str, int]:

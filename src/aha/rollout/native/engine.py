@@ -332,7 +332,7 @@ def check_ids(config: ModelConfig, what: str, ids: Sequence[int], num_new: int) 
         ways += [f"lower max_new_tokens to {for_new}"] if for_new > 0 else []
         raise DataError(
             f"{what} has {len(ids)} tokens and max_new_tokens is {num_new}, {len(ids) + num_new} together, but the "
-            f"model's max_position_embeddings is {limit}: {' or '.join(ways or ['shorten both'])}"
+            f"model's {config.longest_by} is {limit}: {' or '.join(ways or ['shorten both'])}"
         )
     if min(ids) < 0 or max(ids) >= vocab:
         wrong = next(i for i in ids if not 0 <= i < vocab)
