@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aha.model.embedding import TiedEmbedding
+from aha.model.embedding import TiedEmbedding, UntiedEmbedding, build_embedding
 from aha.testing import measure_peak_memory
 
 IDS = torch.tensor([[3, 1, 3], [0, 3, 5]])
@@ -24,6 +24,30 @@ def test_gradient_of_two_passes(tied: bool, dtype: torch.dtype) -> None:
             ((read @ weight.T if tied else read) * pull).sum().backward()
     assert embedding.weight.grad is not None and plain.grad is not None and not embedding.weight.grad.is_sparse
     torch.testing.assert_close(embedding.weight.grad, plain.grad)
+
+
+@pytest.mark.parametrize("kind", [TiedEmbedding, UntiedEmbedding])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_frequent_tokens_gradient_is_summed_in_float32(kind: type[torch.nn.Embedding], passes: int) -> None:
+    """One by one in BF16 the sum of 3,000 equal rows stops at 256 of them; PyTorch's own is 256 times an addend."""
+    embedding = kind.from_pretrained(torch.zeros(6, 4, dtype=torch.bfloat16), freeze=False)
+    ids = torch.tensor([2] * 3_000 + [5])
+    for _ in range(passes):
+        embedding(ids).sum().backward()
+    assert embedding.weight.grad is not None
+    wanted = torch.zeros(6, 4)
+    wanted[2], wanted[5] = 3_000 * passes, passes
+    torch.testing.assert_close(embedding.weight.grad.float(), wanted, rtol=0.005, atol=0)
+    plain = torch.zeros(6, 4, dtype=torch.bfloat16, requires_grad=True)
+    F.embedding(ids, plain).sum().backward()
+    assert plain.grad is not None and plain.grad[2, 0] < 300
+
+
+def test_which_one_a_decoder_has() -> None:
+    assert type(build_embedding(torch.zeros(6, 4), tied=True)) is UntiedEmbedding  # too small to be worth while
+    assert type(build_embedding(torch.zeros(2**17, 4), tied=True)) is TiedEmbedding
+    table = torch.randn(6, 4)
+    assert torch.equal(build_embedding(table, tied=False)(IDS), table[IDS])
 
 
 def test_a_frozen_table_has_none() -> None:

@@ -22,6 +22,7 @@ from tokenizers.processors import TemplateProcessing
 
 import aha
 from aha.errors import EndpointError
+from aha.objective import logprob
 from aha.records import Completion, FinishReason
 from aha.rollout.engine import SamplingParams
 from aha.stages import reject
@@ -35,7 +36,7 @@ from aha.util.seeds import stream
 uvicorn = pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 from aha.serve.api import MOST_WAITING, Served, build_app  # noqa: E402
-from aha.serve.batching import Batcher, build_batcher  # noqa: E402
+from aha.serve.batching import Batcher, build_batcher, score_text  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,17 @@ def test_log_probabilities_are_the_models_at_temperature_one(client: httpx2.Clie
     chat = {"messages": [{"role": "user", "content": "compute 2"}], "max_tokens": 3, "temperature": 0}
     rows = ask(client, "chat/completions", **chat, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]["content"]
     assert all(row["top_logprobs"][0] == {"token": row["token"], "logprob": row["logprob"]} for row in rows)
+
+
+def test_a_long_text_is_scored_a_few_places_at_a_time(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = policy.tokenizer.encode("compute 2 + 3 " * 12)
+    whole, made, logits = score_text(policy, ids, top=2), [], policy.decoder.logits
+    monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 5 * len(policy.decoder.head_weight))
+    monkeypatch.setattr(policy.decoder, "logits", lambda hidden: made.append(len(hidden)) or logits(hidden))
+    parts = score_text(policy, ids, top=2)
+    assert max(made) == 5 and sum(made) == len(ids) - 1
+    assert parts.logprobs == pytest.approx(whole.logprobs, abs=1e-6)
+    assert [[i for i, _ in row] for row in parts.top] == [[i for i, _ in row] for row in whole.top]
 
 
 def test_texts_begin_as_a_published_tokenizer_begins_them(tmp_path: Path) -> None:

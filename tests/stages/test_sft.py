@@ -11,13 +11,15 @@ import torch
 
 from aha.config import override
 from aha.errors import DataError, SettingError
+from aha.model.config import ModelConfig
+from aha.model.decoder import build_decoder
 from aha.stages import sft
 from aha.stages.context import Context
-from aha.stages.models import load_policy, save_policy
+from aha.stages.models import Policy, load_policy, save_policy
 from aha.stages.sft import Lora, Settings
 from aha.stages.sft_presets import PRESETS
 from aha.testing import byte_tokenizer, tiny_policy
-from aha.util.files import read_json, read_jsonl
+from aha.util.files import read_json, read_jsonl, write_json_atomic
 
 ROWS = [(f"compute {i} + 2", f"<think> {i} + 2 = {i + 2} . </think> <answer> {i + 2} </answer>") for i in range(8)]
 
@@ -77,7 +79,7 @@ def test_the_context_is_stretched_by_config(inputs: dict[str, Path], tmp_path: P
     assert load_policy(tmp_path / "a" / "model").decoder.rotations.theta == 300_000.0
     long = {"question": "compute 2 + 2", "completion": " ".join(["2"] * 300)}
     (inputs["data"] / "examples.jsonl").write_text(json.dumps(long) + "\n")
-    with pytest.raises(DataError, match="the model was made for 256: raise max_position_embeddings"):
+    with pytest.raises(DataError, match="the model's max_position_embeddings is 256: raise max_position_embeddings"):
         run(inputs, tmp_path / "b", row_length=512)
     run(inputs, tmp_path / "c", row_length=512, max_position_embeddings=512)
 
@@ -100,6 +102,21 @@ def test_a_teachers_distributions_are_learned(inputs: dict[str, Path], tmp_path:
     save_policy(tiny_policy(tokenizer=byte_tokenizer()), tmp_path / "other" / "model")
     with pytest.raises(SettingError, match="the teacher's 258 tokens are not the student's"):
         run({**inputs, "teacher": tmp_path / "other"}, tmp_path / "b")
+    config = read_json(tmp_path / "teacher" / "model" / "config.json") | {"max_position_embeddings": 8}
+    write_json_atomic(tmp_path / "teacher" / "model" / "config.json", config)
+    with pytest.raises(DataError, match="tokens, the teacher's max_position_embeddings is 8: leave it out"):
+        run({**inputs, "teacher": tmp_path / "teacher"}, tmp_path / "c")
+
+
+def test_a_text_longer_than_a_window_is_not_blamed_on_the_positions(inputs: dict[str, Path], tmp_path: Path) -> None:
+    policy = load_policy(inputs["init"] / "model")
+    config = ModelConfig(
+        model_type="mistral", sliding_window=8, vocab_size=policy.config.vocab_size, hidden_size=16,
+        intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+    )  # fmt: skip
+    save_policy(Policy(build_decoder(config, seed=0), config, policy.renderer), tmp_path / "init" / "model")
+    with pytest.raises(DataError, match="tokens, the model's sliding_window is 8: leave it out"):
+        run({**inputs, "init": tmp_path / "init"}, tmp_path / "a")
 
 
 def test_checkpointing_changes_no_weight(inputs: dict[str, Path], tmp_path: Path) -> None:

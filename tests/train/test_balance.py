@@ -131,6 +131,20 @@ def test_a_policy_step_counts_a_shared_prompt_once_and_each_completion_with_its_
         assert torch.allclose(router.e_score_correction_bias, 0.01 * torch.sign(own.mean() - own))
 
 
+def test_completions_that_are_left_out_make_the_load_no_evener() -> None:
+    """A group without a signal is not computed and meets no expert."""
+    rows = [PolicyRow((1, 2, 3), (4, 5, 6), 1.0, (-1.0,) * 3), PolicyRow((9, 9), (10, 11, 12), 0.5, (-1.0,) * 3)]
+    batches = collate_policy(rows, weights=[1.0] * 2, token_budget=100)
+    found = []
+    for number in (2, 8):
+        decoder = build()
+        optimizer = torch.optim.SGD(decoder.parameters(), lr=0.0)
+        how = {"num_sequences": number, "lr": 0.0, "max_grad_norm": 1.0}
+        found.append(policy_step(decoder, optimizer, batches, algorithm=replace(ALGORITHMS["grpo"], beta=0.0), **how))
+    few, many = found
+    assert few["balance"] == many["balance"] > 0.9
+
+
 def test_a_step_on_pairs_balances_all_of_them_however_it_is_split() -> None:
     pairs = [CompletionPair((1, 2, 3), (4, 5, 6), (7, 8)), CompletionPair((9, 9), (10, 11), (12,))]
     counts = loads(build(), [[1, 2, 3, 4, 5], [9, 9, 10]]) + (

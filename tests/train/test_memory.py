@@ -15,12 +15,22 @@ from aha.model.checkpointing import checkpoint_layers
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
 from aha.model.heads import RewardModel, ValueModel
+from aha.model.lora import add_lora
 from aha.objective import logprob
 from aha.objective.algorithms import ALGORITHMS
 from aha.objective.logprob import token_logprobs
 from aha.testing import measure_peak_memory
 from aha.train.batch import PolicyRow, collate_packed, collate_policy, collate_preference
-from aha.train.memory import Layout, estimate_held, estimate_step, of_completions, of_documents, of_pairs
+from aha.train.distill_step import distill_step
+from aha.train.memory import (
+    Layout,
+    estimate_distillation,
+    estimate_held,
+    estimate_step,
+    of_completions,
+    of_documents,
+    of_pairs,
+)
 from aha.train.nll_step import nll_step
 from aha.train.optimizer import build_adamw
 from aha.train.policy_step import policy_step
@@ -100,6 +110,70 @@ def test_a_step_without_compiled_functions(
     for module in (kernels, compiled):
         monkeypatch.setattr(module, "load_library", lambda source: None)
     check_documents(config, case, dtype)
+
+
+MLA = ModelConfig(
+    model_type="deepseek_v3", num_attention_heads=4, num_key_value_heads=4, q_lora_rank=32, kv_lora_rank=32,
+    qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=16, **NARROW,
+)  # fmt: skip
+EXPERTS = MLA.model_copy(
+    update={"n_routed_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 32, "n_shared_experts": 1}
+)
+
+
+@pytest.mark.parametrize("config", [MLA, EXPERTS], ids=["latent attention", "experts"])
+def test_what_is_not_counted_to_the_byte_is_not_counted_short(config: ModelConfig) -> None:
+    lengths, width = DOCUMENTS["short"]
+    documents = [(tuple(i % 200 for i in range(length)), (1,) * length) for length in lengths]
+    decoder = build_decoder(config, seed=0)
+    optimizer, batches = build_adamw(decoder, lr=1e-4), collate_packed(documents, width=width)
+
+    def train() -> None:
+        nll_step(decoder, optimizer, batches, lr=1e-4, max_grad_norm=1.0)
+
+    train()
+    decoder.zero_grad(set_to_none=True)
+    measured = measure_peak_memory(train)
+    layouts = of_documents(lengths, [length - 1 for length in lengths], width=width)
+    assert measured <= 1.02 * estimate_step(config, layouts) <= 1.25 * measured
+
+
+@pytest.mark.parametrize(("config", "case"), [(LLAMA, "short"), (FAT, "one at a time"), (WIDE_UNTIED, "short")])
+@pytest.mark.parametrize("rank", [2, 16])
+def test_a_step_of_adapters(config: ModelConfig, case: str, rank: int) -> None:
+    lengths, width = DOCUMENTS[case]
+    documents = [(tuple(i % 200 for i in range(length)), (1,) * length) for length in lengths]
+    decoder = build_decoder(config, seed=0)
+    weights = sum(parameter.nbytes for parameter in decoder.parameters())
+    batches = collate_packed(documents, width=width)
+
+    def train() -> None:
+        add_lora(decoder, rank=rank, alpha=1.0)
+        nll_step(decoder, build_adamw(decoder, lr=1e-4), batches, lr=1e-4, max_grad_norm=1.0)
+
+    held = estimate_held(config, lora=rank)
+    step = estimate_step(config, of_documents(lengths, [n - 1 for n in lengths], width=width), lora=rank)
+    measured = weights + measure_peak_memory(train)
+    assert held.weights + held.moments + step == pytest.approx(measured, rel=0.1)
+    assert step == pytest.approx(measured - held.weights - held.moments, rel=0.15)
+
+
+@pytest.mark.parametrize("vocab", [300, 30_000])
+def test_a_step_with_a_teacher(vocab: int) -> None:
+    """Its logits exist for a chunk of places at a time."""
+    config = LLAMA.model_copy(update={"vocab_size": vocab, "num_hidden_layers": 1})
+    student, teacher = build_decoder(config, seed=0), build_decoder(config, seed=1).requires_grad_(False)
+    documents, lengths = [((1,) * 101, (1,) * 101)] * 8, [101] * 8
+    optimizer, batches = build_adamw(student, lr=1e-4), collate_packed(documents, width=800)
+
+    def train() -> None:
+        distill_step(student, teacher, optimizer, batches, soft=1.0, temperature=1.0, lr=1e-4, max_grad_norm=1.0)
+
+    train()
+    student.zero_grad(set_to_none=True)
+    measured = measure_peak_memory(train)
+    layouts = of_documents(lengths, [100] * 8, width=800)
+    assert measured <= 1.1 * (estimate_step(config, layouts) + estimate_distillation(config, layouts)) < 2 * measured
 
 
 @pytest.mark.parametrize("recomputed", [5, 12])

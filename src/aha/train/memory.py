@@ -178,9 +178,9 @@ def estimate_logprobs(
 
 def estimate_distillation(config: ModelConfig, layouts: Sequence[Layout], *, bytes_per_number: int = 4) -> int:
     """Bytes that a teacher's distributions take beside an update: its hidden states, counted as wide as the student's
-    are, and four tables of a chunk of logits: the student's, the teacher's, and what they become."""
+    are, and five tables of a chunk of logits: the student's, the teacher's, and what they become."""
     V, predicted = config.vocab_size, max(layout.predicted for layout in layouts)
-    tables = 4 * min(predicted, distilled_at_once(V)) * V * 4
+    tables = 5 * min(predicted, distilled_at_once(V)) * V * 4
     return tables + 2 * predicted * config.hidden_size * bytes_per_number
 
 
@@ -263,13 +263,13 @@ def _estimate_micro_batch(
     waiting = embedding if logits and (not later or (tied and not by_rows)) else 0
     so_far = 0 if later else of_layers * (L - 1) // L  # gradients made on the way to the first layer
     residual = T * D * b
-    feed_backward = T * ((2 if config.n_routed_experts else 3 if fused else 4) * F + 2 * D) * b + again
+    feed_backward = T * ((2 if config.n_routed_experts or lora else 3 if fused else 4) * F + 2 * D) * b + again
     feed_backward += _widened(b, (T, F, D), (F, D, T), on_cpu=on_cpu)
     peaks = [
         base + (L - 1) * layer + norm + attention + attention_forward + residual,
         base + L * layer + norm + layout.predicted * D * b + head_forward,
         base + L * layer + head + waiting + norm_backward,
-        base + L * layer + waiting + feed_backward + D * F * b,
+        base + L * layer + waiting + feed_backward + (0 if lora else D * F * b),
         base + (L - 1) * layer + norm + attention + attention_backward + waiting + again + 2 * residual,
         base + layer + waiting + so_far + feed_backward,
         before + (0 if later else of_layers) + waiting + (0 if by_rows and (later or logits) else embedding) + residual,
