@@ -26,6 +26,7 @@ from aha.reward.rubric import Reward, each
 from aha.stages import rl
 from aha.stages.context import Context, Interrupted
 from aha.stages.rewarding import Weights, build_rewards
+from aha.train.guards import GuardSettings
 from aha.util.files import read_json, write_json_atomic
 from aha.util.seeds import python_rng
 
@@ -302,7 +303,8 @@ def digits_said(
         return [Reward("digits", each(share_of_digits), float(not coin), lambda _: True), *toss]
 
     monkeypatch.setattr(rl, "build_rewards", build)
-    settings = settings_of("ppo", steps=30, samples=8, max_new_tokens=24, samples_every=30)
+    loops = GuardSettings(repetition_high=1.0, repetition_collapse=1.0)  # of digits, which are what is rewarded
+    settings = settings_of("ppo", steps=30, samples=8, max_new_tokens=24, samples_every=30, guards=loops)
     settings = settings.model_copy(update={"weights": Weights(accuracy=0.0, format=0.0, random=float(coin))})
     rows = rows_of(run_stage(rl.run, settings.model_copy(update=changes), inputs, out, seed=seed))
     assert 0.3 < rows[0]["reward/digits"] < 0.7
