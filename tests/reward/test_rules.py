@@ -77,6 +77,7 @@ def test_no_answer_of_a_model_makes_a_checker_fail() -> None:
         ("3 × 4 = 12", None, None),
         ("设 x = 3, 则y是5, 角 θ", 0.0, 1.0),  # a name of one letter is no word of a language
         ("I have a cat and the angle π", 1.0, 0.0),  # these two letters are
+        ("i 大猫", 0.5, 0.5),
         ("угол θείος", 0.0, 0.0),
         ("ok 先算三乘四等于十二", 1 / 6, 5 / 6),  # a sentence without spaces is not one word
         ("ok сначала сложим", 1 / 3, 0.0),  # a third language is neither

@@ -16,8 +16,8 @@ from aha.tasks import general
 _ENGLISH = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"  # between them are the signs of products and quotients
 _CHINESE = "\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff"
 _GREEK = "\u0370-\u03ff"
-_NAMES = re.compile(  # of what is computed with; in English "a" and "I" are words
-    rf"(?<![{_ENGLISH}])[b-zB-HJ-Z](?![{_ENGLISH}])|(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])"
+_NAMES = re.compile(  # of what is computed with; in English "a" and "I", or "i", are words
+    rf"(?<![{_ENGLISH}])[b-hj-zB-HJ-Z](?![{_ENGLISH}])|(?<![{_GREEK}])[{_GREEK}](?![{_GREEK}])"
 )
 _WORDS = re.compile(rf"(?P<zh>[{_CHINESE}]+)|(?P<en>[{_ENGLISH}]+)|(?:(?![{_CHINESE}{_ENGLISH}])[^\W\d_])+")
 
