@@ -94,6 +94,8 @@ def test_the_verdicts_are_those_of_math_verify() -> None:
         ("5", "$5$ squared"),
         ("3", "3 times two"),
         ("12", "12 x"),
+        *(("3", f"3 {name}") for name in ("theta", "alpha", "sqrt", "sin", "pi", "Omega")),
+        *(("3", f"$3$ {name}") for name in ("theta", "pi", "sin x", "x")),
         ("12", "12 and more"),
         ("12", "12,000 people"),
         (r"(-\infty,2)\cup(3,\infty)", "x<2 or x>4"),

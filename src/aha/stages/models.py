@@ -52,8 +52,7 @@ def build_engine(policy: Policy, *, speculate: int = 0) -> NativeEngine:
     weights yet.
 
     Its cache may take a quarter of the device's memory (or of a container's): of all, not of what is free, so that the
-    number of rows, and
-    with it the last bit of a log-prob, does not depend on what else runs.
+    number of rows, and with it the last bit of a log-prob, does not depend on what else runs.
     """
     head = policy.decoder.head_weight
     return NativeEngine(

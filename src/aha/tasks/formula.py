@@ -59,8 +59,11 @@ _HUGE = (
     re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!\s*[)}]*\s*!"),  # 9999!, 9!!!
 )
 _BOLD = re.compile(r"\*\*([^*]+)\*\*")
-_NOUNS = r"(?!(?:[A-Za-z]+ )*(?:and|as|but|if|is|not|or|than|to)\b)"  # what is said of nothing but its number
-_WORDS_BEHIND = re.compile(rf"\$(?P<formula>[^$]+)\$ ?(?P<words>{_NOUNS}[A-Za-z]+(?: [A-Za-z]+){{0,3}})")
+_NOUNS = (  # no word that makes another value of the number: a conjunction, a function, a name of a quantity
+    r"(?!(?:[A-Za-z]+ )*(?i:and|as|but|if|is|not|or|than|to|sqrt|mod|log|ln|exp|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?"
+    r"|alpha|beta|gamma|delta|epsilon|theta|lambda|mu|pi|rho|sigma|tau|phi|psi|omega|inf|infinity)\b)"
+)
+_WORDS_BEHIND = re.compile(rf"\$(?P<formula>[^$]+)\$ ?(?P<words>{_NOUNS}[A-Za-z]{{2,}}(?: [A-Za-z]+){{0,3}})")
 _UNIT = r"(?:[cdkm]m|ft|in|yd|mi|kg|mg|lb|oz|m[lL]|hr|[A-Za-z]{3,})"
 _UNITS_BEHIND = re.compile(
     r"(?P<number>[-+]?[0-9.,/]*[0-9]) ?"
