@@ -90,7 +90,11 @@ class Peak:
 
 
 class Stopwatch:
-    """Seconds on the wall and of the processor; the latter are less moved by what else the machine does."""
+    """Seconds on the wall and of the processor.
+
+    The latter are less moved by what else the machine does, and count where there is one thread; of several they would
+    be a sum, with what a thread waits for another in it.
+    """
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -101,7 +105,12 @@ class Stopwatch:
 
     def seconds(self) -> float:
         """Of the clock that counts here."""
-        return self.read().cpu
+        return getattr(self.read(), clock_of(torch.get_num_threads()))
+
+
+def clock_of(threads: int) -> str:
+    """Which of a :class:`Taken`'s counts."""
+    return "cpu" if threads == 1 else "wall"
 
 
 class Taken(NamedTuple):

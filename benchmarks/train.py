@@ -22,7 +22,6 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +62,7 @@ from benchmarks.setting import (
     Side,
     Stopwatch,
     Taken,
+    clock_of,
     multiplied_type,
     processor_name,
     row,
@@ -120,8 +120,8 @@ def measure(
     *, repeat: int, peers: bool, dtype: str, skew: bool, threads: int, device: str = "cpu", shape: str | None = None
 ) -> dict[str, Any]:
     """Seconds of each step, of ours also its parts; what the step's FLOPs would take alone. Ratios are of seconds a
-    token. ``shape`` is ``T`` or ``S``, else both; on a GPU ``L`` where it is not given. Seconds are the processor's, or
-    on a GPU the wall's."""
+    token. ``shape`` is ``T`` or ``S``, else both; on a GPU ``L`` where it is not given. Seconds are the processor's, of
+    several threads and on a GPU the wall's."""
     if skew:
         raise UsageError("--skew is for the rollout benchmark: TRL cannot be given lengths")
     check_device(device)
@@ -141,7 +141,8 @@ def measure(
     floors: dict[str, dict[str, float]] = {}
     uses: dict[str, float] = {}
     clocks = ("wall",) if on_gpu else ("wall", "cpu")
-    clock, of_what, unit = ("wall", "on the wall", "s") if on_gpu else ("cpu", "in processor time", "s cpu")
+    clock = "wall" if on_gpu else clock_of(threads)
+    of_what, unit = ("on the wall", "s") if clock == "wall" else ("in processor time", "s cpu")
     for case in cases:
         sides = {"aha": train_aha, **({"TRL": train_trl} if peers else {})}
         found, parts, tokens = run_in_turn(case, sides, dtype=dtype, threads=threads, repeat=repeat, device=device)
@@ -195,14 +196,14 @@ def choose_cases(shape: str | None, device: str) -> list[Case]:
 
 
 def gemm_rate(dtype: torch.dtype) -> float:
-    """FLOP a second of processor time of a large matrix product, in the type that is fastest at it: the median of 9."""
+    """FLOP a second of a large matrix product, in the type that is fastest at it: the median of 9."""
     kind = multiplied_type(dtype)
     a, b = torch.randn(1024, 1024).to(kind), torch.randn(1024, 4096).to(kind)
     taken = []
     for _ in range(10):
-        start = time.process_time()
+        watch = Stopwatch()
         torch.mm(a, b)
-        taken.append(time.process_time() - start)
+        taken.append(watch.seconds())
     return 2 * 1024 * 1024 * 4096 / statistics.median(taken[1:])
 
 

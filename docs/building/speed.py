@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aha.util.files import read_json
 from building.results import Results, read_measured
@@ -20,11 +21,12 @@ def rollout_speed_in(folder: str) -> Block:
 
 def _rollout_speed(folder: str, results: Results, root: Path) -> str:
     sides = ("aha", "aha without kernels", "transformers.generate", "vLLM", "llama.cpp")
-    rows, processors = [], set()
+    rows, said = [], set()
     for path in sorted((root / "docs" / "measured" / folder).glob("rollout_*.json")):
         found = read_json(path)
         setting = found["setting"]
-        of = {row["name"]: row for row in found["rows"] if row["unit"] == "tokens/s of processor time"}
+        unit = "tokens/s" if setting["threads"] > 1 else "tokens/s of processor time"
+        of = {row["name"]: row for row in found["rows"] if row["unit"] == unit}
         peers = {name: of[name]["median"] for name in sides[2:] if name in of}
         best = max(peers, key=lambda name: peers[name])
         ratios = [ours / theirs for ours, theirs in zip(of["aha"]["values"], of[best]["values"], strict=True)]
@@ -40,11 +42,16 @@ def _rollout_speed(folder: str, results: Results, root: Path) -> str:
                 " / ".join(f"{of[name]['peak_rss_mib']:,.0f}" for name in sides if name in of),
             )
         )
-        processors.add(f"{setting['processor']}, {setting['threads']} thread, runs in turn: {setting['repeat']}")
+        said.add(f"{_threads_of(setting)}, runs in turn: {setting['repeat']}")
     if not rows:
         return ""
     heads = ("model, numbers, lengths", *sides, "aha / best peer", "limit", "our share", "peak MiB, in this order")
-    return table(heads, rows) + f"\n\nTokens a second of processor time, medians; {'; '.join(sorted(processors))}."
+    return table(heads, rows) + f"\n\nTokens a second, medians; {'; '.join(sorted(said))}."
+
+
+def _threads_of(setting: dict[str, Any]) -> str:
+    threads, processor = setting["threads"], setting["processor"]
+    return f"{processor}, " + ("1 thread, processor time" if threads == 1 else f"{threads} threads, time on the wall")
 
 
 def where(results: Results, root: Path) -> str:
@@ -83,12 +90,13 @@ def _train_speed(name: str, results: Results, root: Path) -> str:
                 spent = "; ".join(f"{name.rpartition(' ')[2]} {found[name]['median']:.2f}" for name in of_it)
                 peak = ours["peak_rss_mib"]
                 memory = f"{peak:,.0f} MiB, {peak / theirs['peak_rss_mib']:.2f}"
-                shown = (seconds + (f" ({spent})" if spent else ""), others, f"{ratio['cpu']:.2f}")
+                clock = "cpu" if run["setting"]["threads"] == 1 else "wall"
+                shown = (seconds + (f" ({spent})" if spent else ""), others, f"{ratio[clock]:.2f}")
                 lines.append(
                     (case, *shown, f"{floor['seconds']:.2f}", f"{100 * floor['share']:.0f} %", memory)
                 )
         headings = (
-            dtype, "processor seconds a step", "TRL's", "TRL's by ours", "floor", "share of it", "peak, and by TRL's",
+            dtype, "seconds a step", "TRL's", "TRL's by ours", "floor", "share of it", "peak, and by TRL's",
         )  # fmt: skip
         parts.append(table(headings, lines))
     setting, versions = runs[0]["setting"], runs[0]["versions"]
@@ -101,8 +109,7 @@ def _train_speed(name: str, results: Results, root: Path) -> str:
     several = "" if len(repeats) == 1 else f"{repeats[0]} to "
     steps = "One step each" if repeats == [1] else f"Medians of {several}{repeats[-1]} steps"
     parts.append(
-        f"{steps}. One thread of an "
-        f"{setting['processor']}; {peers}. Matrix products alone, GFLOP a second: {rates}."
+        f"{steps}; {_threads_of(setting)}; {peers}. Matrix products alone, GFLOP a second: {rates}."
     )
     return "\n\n".join(parts)
 

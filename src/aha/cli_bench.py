@@ -14,6 +14,7 @@ import typer
 from aha import terminal
 from aha.errors import UsageError, nearest
 from aha.terminal import Json
+from aha.util.cores import usable_cores
 
 
 def bench(
@@ -30,7 +31,9 @@ def bench(
     peers: Annotated[bool, typer.Option(help="Measure transformers and TRL in the same run.")] = True,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16, on both sides; rollout: or int8, ours.")] = "float32",
     skew: Annotated[bool, typer.Option("--skew", help="Lengths from 16 to 256 instead of 128 for all.")] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of both sides.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of all sides.", show_default="one a core")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="rollout, train: cpu or cuda.", show_default="cpu")] = None,
     shape: Annotated[
         str | None,
@@ -96,6 +99,7 @@ def bench(
     terminal.check_picture(picture)
     from aha.util.benchmarks import load_benchmark
 
+    threads = threads or usable_cores()
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read when torch is imported
     measure = load_benchmark(name)
     takes = inspect.signature(measure).parameters

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aha.reward.sandbox import find_layers
+from aha.util.cores import usable_cores
 from aha.util.memory import total_memory
 
 NEEDED = (
@@ -48,7 +49,7 @@ def check_machine() -> list[Check]:
         *(_check_package(name) for name in NEEDED),
         _check_arithmetic(),
         Check("accelerator", True, _name_accelerator()),
-        Check("cores", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        Check("cores", True, str(usable_cores())),
         _check_memory(),
         _check_disk(Path.cwd()),
         _check_process(),

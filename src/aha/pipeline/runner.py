@@ -33,6 +33,7 @@ from aha.pipeline.ledger import Entry, Ledger, StageStatus
 from aha.pipeline.plan import LOCK, Planned, check_folder, make_plan
 from aha.pipeline.worker import STOP, Job, describe_os_error, work
 from aha.stages.paid import paid_ledgers
+from aha.util.cores import usable_cores
 from aha.util.files import write_bytes_atomic, write_json_atomic
 
 TICK = 0.2
@@ -45,11 +46,6 @@ ORPHAN_DEADLINE = 30.0
 
 class Stopped(AhaError):
     """The run was stopped by a person; the same command continues it."""
-
-
-def usable_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_jobs(threads: int) -> int:

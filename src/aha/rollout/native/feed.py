@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
-from aha.rollout.native.matrix import Floats, Make, Matrix
+from aha.rollout.native.matrix import PANEL, Make, Matrix, floats
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
 
@@ -23,7 +24,7 @@ class Dense:
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor], matrix: Make) -> None:
         D, width = config.hidden_size, config.intermediate_size
         self._norm = Norm(D, config.rms_norm_eps, empty)
-        self._gate_up, self._down = matrix(2 * width, D), matrix(D, width)
+        self._gate_up, self._down = matrix(2 * width, D, width=_part_of(width)), matrix(D, width)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -51,7 +52,9 @@ class Mixture:
         self._router_ED = empty(E, D)
         self._bias_E = empty(E).float() if self._rule.sigmoid else None
         self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
-        self._shared = (Floats(2 * shared, D, empty), Floats(D, shared, empty)) if shared else None
+        self._shared = None
+        if shared:
+            self._shared = floats(2 * shared, D, empty, width=_part_of(shared)), floats(D, shared, empty)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -86,8 +89,13 @@ class Mixture:
 
 
 def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Matrix, down: Matrix) -> Tensor:
-    gate, up = gate_up.of(normed_BD).chunk(2, 1)
-    return down.add(x_BD, F.silu(gate).mul_(up))
+    gate, up = gate_up.parts(normed_BD).chunk(2, 1)
+    made = torch.mul(F.silu(gate), up, out=normed_BD.new_empty(gate.shape))  # side by side, whatever the parts are
+    return down.add(x_BD, made.view(len(made), -1))
+
+
+def _part_of(width: int) -> int:
+    return width if width % PANEL else PANEL
 
 
 def _copy_swiglu(source: Source, at: str, gate_up: Matrix, down: Matrix) -> None:

@@ -28,7 +28,7 @@ class GroupedQuery:
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
         self._norm = Norm(D, config.rms_norm_eps, empty)
-        self._qkv = matrix((N + 2 * K) * H, D)
+        self._qkv = matrix((N + 2 * K) * H, D, width=H)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
         self._out = matrix(D, N * H)
@@ -107,7 +107,7 @@ class GroupedQuery:
     def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
         """``[B, N + 2K, H]``: queries and keys normalised where the architecture does, and rotated."""
         N, K, H = self._heads
-        heads = self._qkv.of(self._norm.of(x_BD), self._qkv_bias).view(-1, N + 2 * K, H)
+        heads = self._qkv.parts(self._norm.of(x_BD), self._qkv_bias)
         rotated = heads[:, : N + K]
         if self._qk_norm is not None:
             rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))

@@ -1,13 +1,15 @@
-"""A weight matrix as the sampler multiplies with it: in int8, or floats, which oneDNN packs on a CPU once a version.
+"""A weight matrix as the sampler multiplies with it: floats as oneDNN packs them on a CPU once a version, floats by
+panels that threads share, or int8.
 
-``torch.mm`` packs a matrix anew for every product, which for few rows costs as much as the product. The operations are
-those that PyTorch's own compiler calls on a CPU. B rows, I inputs, O outputs.
+``torch.mm`` packs a matrix anew for every product, which for few rows costs as much as the product. oneDNN's operations
+are those that PyTorch's own compiler calls on a CPU. B rows, I inputs, O outputs, P parts of W outputs each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,19 @@ from torch import Tensor
 
 from aha.rollout.native import int8
 
-_TYPICAL_ROWS = 64  # any number may be multiplied with what is packed for these
+PANEL = 64
+_TYPICAL_ROWS = 64  # any number may be multiplied with what oneDNN has packed for these
+_PANEL_ROWS = 128  # of more rows one product has enough for every thread
+_PANEL_NUMBERS = 1 << 20  # larger matrices oneDNN shares among threads as well
 
 
 class Floats:
     """Stored by ``empty`` or, packed, by oneDNN; where rows are looked up it stays ``plain``."""
 
-    def __init__(self, O: int, I: int, empty: Callable[..., Tensor], *, plain: bool = False) -> None:  # noqa: E741
-        self._shape, self._empty = (O, I), empty
+    def __init__(
+        self, O: int, I: int, empty: Callable[..., Tensor], *, width: int = PANEL, plain: bool = False  # noqa: E741
+    ) -> None:
+        self._shape, self._width, self._empty = (O, I), width, empty
         self._weight = empty(O, I)
         self._packs = not plain and _can_pack(self._weight)
 
@@ -53,6 +60,10 @@ class Floats:
             return product
         return F.linear(x_BI, self._weight, bias_O)
 
+    def parts(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """The same as ``[B, P, W]``."""
+        return self.of(x_BI, bias_O).view(len(x_BI), -1, self._width)
+
     def add(self, to_BO: Tensor, x_BI: Tensor) -> Tensor:
         """``to_BO`` and what it makes of ``x_BI``, in a new tensor."""
         if self._packs:
@@ -60,18 +71,65 @@ class Floats:
             return total
         return torch.addmm(to_BO, x_BI, self._weight.t())
 
-    def as_head(self) -> Floats:
+    def as_head(self) -> Floats | Panels:
         """A plain one to multiply with: a packed copy, or where none can be, the same numbers."""
-        head = Floats(*self._shape, lambda *_: self._weight)
+        head = floats(*self._shape, lambda *_: self._weight)
         with head.rewrite():
             return head  # rewritten with what they are
+
+
+class Panels:
+    """Stored as ``[I, O]``, and multiplied W outputs at a time: one batched product, whose panels threads share. Of a
+    few rows' product by oneDNN a second thread has nothing."""
+
+    def __init__(self, O: int, I: int, empty: Callable[..., Tensor], width: int) -> None:  # noqa: E741
+        self._shape, self._width, self._empty = (O, I), width, empty
+        self._weight_IO = empty(I, 0)
+
+    @contextmanager
+    def rewrite(self) -> Iterator[Tensor]:
+        """The plain ``[O, I]``, whose every number is to be overwritten."""
+        plain = self._empty(*self._shape)
+        yield plain
+        self._weight_IO = plain.t().contiguous()
+        self._panels_PIW = self._weight_IO.view(plain.shape[1], -1, self._width).transpose(0, 1)
+
+    def plain(self) -> Tensor:
+        """``[O, I]``."""
+        return self._weight_IO.t()
+
+    def read(self) -> list[tuple[str, Tensor]]:
+        """What it consists of, outputs first, each with what its name has behind the matrix's."""
+        return [("", self.plain())]
+
+    def of(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """``[B, O]``."""
+        return self.parts(x_BI, bias_O).reshape(len(x_BI), -1)
+
+    def parts(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """The same as ``[B, P, W]``; of few rows a view of ``[P, B, W]``."""
+        if len(x_BI) > _PANEL_ROWS:
+            made = x_BI @ self._weight_IO if bias_O is None else torch.addmm(bias_O, x_BI, self._weight_IO)
+            return made.view(len(x_BI), -1, self._width)
+        x_PBI = x_BI.expand(len(self._panels_PIW), -1, -1)
+        if bias_O is None:
+            return torch.bmm(x_PBI, self._panels_PIW).transpose(0, 1)
+        return torch.baddbmm(bias_O.view(-1, 1, self._width), x_PBI, self._panels_PIW).transpose(0, 1)
+
+    def add(self, to_BO: Tensor, x_BI: Tensor) -> Tensor:
+        """``to_BO`` and what it makes of ``x_BI``, in a new tensor."""
+        parts_BPW = self.parts(x_BI)
+        into_BO = torch.empty_like(to_BO)
+        torch.add(to_BO.view(parts_BPW.shape), parts_BPW, out=into_BO.view(parts_BPW.shape))
+        return into_BO
 
 
 class Int8:
     """Whole numbers and the outputs' steps; products are summed exactly, and come out in the type of ``x``."""
 
-    def __init__(self, O: int, I: int) -> None:  # noqa: E741
+    def __init__(self, O: int, I: int, *, width: int = PANEL) -> None:  # noqa: E741
         self._numbers_OI, self._step_O = torch.empty(O, I, dtype=torch.int8), torch.empty(O)
+        self._width = width
 
     @contextmanager
     def rewrite(self) -> Iterator[Tensor]:
@@ -93,6 +151,10 @@ class Int8:
         made = int8.multiply(x_BI, self._numbers_OI, self._step_O)
         return (made if bias_O is None else made + bias_O).to(x_BI.dtype)
 
+    def parts(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+        """The same as ``[B, P, W]``."""
+        return self.of(x_BI, bias_O).view(len(x_BI), -1, self._width)
+
     def add(self, to_BO: Tensor, x_BI: Tensor) -> Tensor:
         """``to_BO`` and what it makes of ``x_BI``, in a new tensor."""
         return (to_BO + int8.multiply(x_BI, self._numbers_OI, self._step_O)).to(to_BO.dtype)
@@ -100,6 +162,19 @@ class Int8:
     def as_head(self) -> Int8:
         """Itself: it multiplies as it looks rows up."""
         return self
+
+
+def floats(O: int, I: int, empty: Callable[..., Tensor], *, width: int = PANEL) -> Floats | Panels:  # noqa: E741
+    """By panels of ``width`` where that is faster; ``parts`` are as wide in any case."""
+    by_panels = O * I <= _PANEL_NUMBERS and O % width == 0 and _panels_pay(empty(0))
+    return Panels(O, I, empty, width) if by_panels else Floats(O, I, empty, width=width)
+
+
+def _panels_pay(weight: Tensor) -> bool:
+    """In float32 with AVX2, where products of all batches are one call of MKL."""
+    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX2")
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -112,5 +187,10 @@ def _can_pack(weight: Tensor) -> bool:
     return weight.dtype == torch.float32
 
 
-Matrix = Floats | Int8
-Make = Callable[[int, int], Matrix]  # of so many outputs and inputs, not filled
+Matrix = Floats | Panels | Int8
+
+
+class Make(Protocol):
+    """A matrix of so many outputs and inputs, not filled."""
+
+    def __call__(self, O: int, I: int, /, *, width: int = PANEL) -> Matrix: ...  # noqa: E741

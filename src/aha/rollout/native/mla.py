@@ -16,7 +16,7 @@ from torch import Tensor
 from aha.model.attention.mla import LATENT_EPS, absorb_query, attend_to_latents, expand_read, score_gain
 from aha.model.attention.plan import fused_causal
 from aha.model.config import ModelConfig
-from aha.rollout.native.matrix import Floats
+from aha.rollout.native.matrix import floats
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
@@ -32,12 +32,12 @@ class Latent:
         self._gain = score_gain(config)
         self._norm = Norm(D, config.rms_norm_eps, empty)
         self._first = Q or N * (H + R)  # numbers of a token's queries, or of their latent
-        self._down = Floats(self._first + C + R, D, empty)
+        self._down = floats(self._first + C + R, D, empty)
         self._query_norm = Norm(Q, LATENT_EPS, empty) if Q else None
-        self._query_up = Floats(N * (H + R), Q, empty) if Q else None
+        self._query_up = floats(N * (H + R), Q, empty) if Q else None
         self._latent_norm = Norm(C, LATENT_EPS, empty)
         self._up = empty(N, H + W, C)
-        self._out = Floats(D, N * W, empty)
+        self._out = floats(D, N * W, empty)
         order = torch.arange(R) if config.rope_interleave else interleaved(R)
         head = torch.cat((torch.arange(H), H + order))
         self._query_rows = (torch.arange(N)[:, None] * (H + R) + head).flatten()

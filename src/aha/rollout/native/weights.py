@@ -21,7 +21,7 @@ from aha.model.product import is_widened
 from aha.rollout.native.feed import Dense, Mixture
 from aha.rollout.native.gqa import GroupedQuery
 from aha.rollout.native.int8 import STEP, as_int8, rest_of
-from aha.rollout.native.matrix import Floats, Int8, Matrix
+from aha.rollout.native.matrix import PANEL, Floats, Int8, Matrix, Panels, floats
 from aha.rollout.native.memory import DIGEST_CHUNK, GPU_DIGEST_CHUNK
 from aha.rollout.native.mla import Latent
 from aha.rollout.native.norm import Norm
@@ -46,7 +46,7 @@ class Module(NamedTuple):
 
     embedding_norm: Norm
     hidden_norm: Norm
-    join: Floats  # [D, 2D]
+    join: Floats | Panels  # [D, 2D]
     layer: Layer
     norm: Norm
 
@@ -67,10 +67,10 @@ class Weights:
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=kept, device=device)
 
-        def matrix(O: int, I: int, *, plain: bool = False) -> Matrix:  # noqa: E741
-            return Int8(O, I) if dtype == torch.int8 else Floats(O, I, empty, plain=plain)
+        def matrix(O: int, I: int, *, width: int = PANEL) -> Matrix:  # noqa: E741
+            return Int8(O, I, width=width) if dtype == torch.int8 else floats(O, I, empty, width=width)
 
-        self.embedding = matrix(V, D, plain=True)
+        self.embedding = Int8(V, D) if dtype == torch.int8 else Floats(V, D, empty, plain=True)
         self.head = self.embedding if config.tie_word_embeddings else matrix(V, D)
         def norm() -> Norm:
             return Norm(D, config.rms_norm_eps, empty)
@@ -85,7 +85,7 @@ class Weights:
 
         self.layers = [layer(index) for index in range(config.num_hidden_layers)]
         self.modules = [
-            Module(norm(), norm(), Floats(D, 2 * D, empty), layer(config.num_hidden_layers + k), norm())
+            Module(norm(), norm(), floats(D, 2 * D, empty), layer(config.num_hidden_layers + k), norm())
             for k in range(ahead)
         ]
 
