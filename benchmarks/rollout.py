@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ from benchmarks.setting import (
     QWEN25_1_5B,
     SMALL,
     Side,
+    Stopwatch,
     Work,
     build_lengths,
     build_prompts,
@@ -203,14 +203,13 @@ def measure_machine(dtype: torch.dtype, num_bytes: int) -> tuple[float, float]:
     numbers = torch.zeros(num_bytes // 8, dtype=torch.int64)
     products, sums = [], []
     for _ in range(12):
-        start = time.process_time()
+        watch = Stopwatch()
         torch.mm(a, b)
-        products.append(time.process_time() - start)
-        start = time.process_time()
+        products.append(watch.seconds())
+        watch = Stopwatch()
         numbers.sum()
-        sums.append(time.process_time() - start)
-    threads = torch.get_num_threads()  # whose times the processor's clock adds up
-    return 2 * 1024**3 / min(products) * threads, num_bytes / min(sums) * threads
+        sums.append(watch.seconds())
+    return 2 * 1024**3 / min(products), num_bytes / min(sums)
 
 
 def least_seconds(

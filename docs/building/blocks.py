@@ -57,12 +57,10 @@ BLOCKS: dict[str, Callable[[Results, Path], str]] = {
     "fp8": fp8.errors,
     "rollout-speed": speed.rollout_speed_in("."),
     "rollout-speed-avx2": speed.rollout_speed_in("avx2"),
-    "rollout-speed-two-cores": speed.rollout_speed_in("avx2/two_cores"),
     "where": speed.where,
     "where-update": speed.where_update,
     "train-speed": speed.train_speed_in("train"),
     "train-speed-avx2": speed.train_speed_in("avx2/train"),
-    "train-speed-two-cores": speed.train_speed_in("avx2/two_cores/train"),
     "cost": speed.cost,
     "group": speed.group,
 }

@@ -119,9 +119,8 @@ class Panels:
     def add(self, to_BO: Tensor, x_BI: Tensor) -> Tensor:
         """``to_BO`` and what it makes of ``x_BI``, in a new tensor."""
         parts_BPW = self.parts(x_BI)
-        into_BO = torch.empty_like(to_BO)
-        torch.add(to_BO.view(parts_BPW.shape), parts_BPW, out=into_BO.view(parts_BPW.shape))
-        return into_BO
+        total_BPW = torch.add(to_BO.view(parts_BPW.shape), parts_BPW)  # laid out as the first of them
+        return total_BPW.view(to_BO.shape)
 
 
 class Int8:
