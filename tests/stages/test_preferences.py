@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny_rl import StopsAt, run_stage, sums, without_time, write_inputs
 
-from aha.data.preference_files import load_pairs
+from aha.data.preference_files import load_pairs, save_pairs
 from aha.data.preferences import Pair
 from aha.data.problems import save_problems
 from aha.errors import DataError, SettingError
@@ -160,7 +160,7 @@ def test_a_head_learns_from_states_and_every_row_is_held_out_once(
     model, config = load_reward_model(out / "model")
     assert config.num_hidden_layers == found["depth"]
     policy = load_policy(inputs["init"] / "model")
-    items = load_items(inputs["preferences"], "test", "everything", loss, policy.renderer)
+    items, _ = load_items(inputs["preferences"], "test", "everything", loss, policy.renderer)
     with torch.no_grad():
         scores = [model(*pad_right(texts, policy.tokenizer.pad_id)) - found["offset"] for texts in sides(items)]
     again = report_of(scores, items)
@@ -192,7 +192,7 @@ def test_texts_behind_thinking_alone_are_answers_and_pairs_without_a_difference_
         return Pair(problem, chosen, rejected)
 
     def texts(reads: Any, *pairs: Pair) -> list[str]:
-        found = sides(items_of_pairs(pairs, reads, loss, renderer))
+        found = sides(items_of_pairs(pairs, reads, loss, renderer)[0])
         return [renderer.tokenizer.decode(ids).split(" = ")[-1].split()[0:9] for ids in found[0]]
 
     good = pair("<think> 2 + 3 </think> 5", "<think> 9 </think> 7")
@@ -217,6 +217,23 @@ def test_texts_longer_than_the_model_reads_are_left_out(inputs: dict[str, Path],
         run_stage(preference.run, DIRECT, both, tmp_path / "a")
     with pytest.raises(DataError, match="at most 4 tokens long .*the model's max_position_embeddings 4"):
         run_stage(reward_model.run, SCORED, both, tmp_path / "b")
+
+
+def test_what_is_left_out_is_counted(inputs: dict[str, Path], tmp_path: Path) -> None:
+    renderer = load_policy(inputs["init"] / "model").renderer
+    problem = Problem("p", "2 + 3", "5", "general")
+    short, same = Pair(problem, "5", "7"), Pair(problem, "5", "5")
+    long = Pair(problem, "5", "7 " * 40)
+    most = max(len(renderer.example(problem.prompt, text).ids) for text in (short.chosen, short.rejected))
+    folder = tmp_path / "preferences"
+    folder.mkdir()
+    save_pairs(folder / "pairs_train.jsonl", [short] * 4 + [same, long])
+    save_pairs(folder / "pairs_test.jsonl", [short, same, same, long, long])
+    both = {**inputs, "preferences": folder}
+    found = metrics(run_stage(preference.run, DIRECT.model_copy(update={"longest": most}), both, tmp_path / "a"))
+    assert found["left_out"] == {"too long": 3} and found["pairs"] == 5
+    found = metrics(run_stage(reward_model.run, SCORED.model_copy(update={"longest": most}), both, tmp_path / "b"))
+    assert found["left_out"] == {"nothing to compare": 3, "too long": 3} and found["pairs"] == 4
 
 
 def test_folds_hold_out_whole_prompts() -> None:

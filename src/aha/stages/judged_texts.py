@@ -36,8 +36,9 @@ class Item:
         return max(len(self.first), len(self.second))
 
 
-def load_items(folder: Path, name: str, reads: Reads, loss: Loss, renderer: Renderer) -> list[Item]:
-    """The side ``name`` of what stages/preference_data.py wrote into ``folder``."""
+def load_items(folder: Path, name: str, reads: Reads, loss: Loss, renderer: Renderer) -> tuple[list[Item], int]:
+    """The side ``name`` of what stages/preference_data.py wrote into ``folder``, and how many of its rows say nothing
+    to whoever reads them so."""
     labelled = folder / f"labelled_{name}.jsonl"
     if not labelled.exists():
         return items_of_pairs(load_pairs(folder / f"pairs_{name}.jsonl"), reads, loss, renderer)
@@ -47,23 +48,28 @@ def load_items(folder: Path, name: str, reads: Reads, loss: Loss, renderer: Rend
     found = [_item(renderer, t.problem.prompt, [text], label=t.label) for t, text in read if text]
     if read and not found:
         raise DataError(f"{labelled}: none of {len(read)} texts has an answer")
-    return found
+    return found, len(read) - len(found)
 
 
-def items_of_pairs(pairs: Sequence[Pair], reads: Reads, loss: Loss, renderer: Renderer) -> list[Item]:
+def items_of_pairs(
+    pairs: Sequence[Pair], reads: Reads, loss: Loss, renderer: Renderer
+) -> tuple[list[Item], int]:
     """Of a pair the chosen text is good and the rejected one bad, where each is judged by itself. A pair that is the
-    same to whoever reads it so, or one of whose texts has no answer, is left out; ``DataError`` where none is left."""
+    same to whoever reads it so, or one of whose texts has no answer, is left out and counted; ``DataError`` where none
+    is left."""
     read = [(p, _read(p.chosen, reads), _read(p.rejected, reads)) for p in pairs]
     told = [(p, chosen, rejected) for p, chosen, rejected in read if chosen and rejected and chosen != rejected]
     if read and not told:
         raise DataError(f"none of {len(read)} pairs has two different answers (reads={reads})")
     if loss == "pairwise":
-        return [_item(renderer, p.problem.prompt, texts, margin=p.margin) for p, *texts in told]
-    return [
-        _item(renderer, p.problem.prompt, [text], label=label)
-        for p, *texts in told
-        for text, label in zip(texts, (1.0, 0.0), strict=True)
-    ]
+        items = [_item(renderer, p.problem.prompt, texts, margin=p.margin) for p, *texts in told]
+    else:
+        items = [
+            _item(renderer, p.problem.prompt, [text], label=label)
+            for p, *texts in told
+            for text, label in zip(texts, (1.0, 0.0), strict=True)
+        ]
+    return items, len(read) - len(told)
 
 
 def sides(items: Sequence[Item]) -> list[list[tuple[int, ...]]]:

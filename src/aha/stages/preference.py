@@ -67,13 +67,14 @@ class Settings(Frozen):
 
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the policy, ``preferences`` the ``pairs_train.jsonl`` and ``pairs_test.jsonl`` of preference_data.py
-    or verified_pairs.py. ``held_out`` is measured on the latter: ``accuracy``, ``margin``, and the margin before."""
+    or verified_pairs.py. ``held_out`` is measured on the latter: ``accuracy``, ``margin``, and the margin before;
+    ``left_out`` counts pairs of both."""
     row = resolve_preference(settings)
     policy = load_policy(inputs["init"] / "model")
     decoder = policy.decoder
     use_precision(decoder, settings.precision)
     paths = (inputs["preferences"] / f"pairs_{name}.jsonl" for name in ("train", "test"))
-    train, test = (_fitting(load_pairs(path), policy, settings) for path in paths)
+    (train, longer), (test, too) = (_fitting(load_pairs(path), policy, settings) for path in paths)
     others = _others(train) if row.needs_baseline else []
     updates = _updates(len(train), settings, context.seed)
     layouts = ([of_branches(b.branches) for b in _collate(train, update, settings)] for update in updates)
@@ -120,7 +121,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     measured = _measure(held_out, compute_sequence_logprobs(decoder, held_out), before["test"], row)
     (context.out / "reference.json").unlink()
     measured["margin_before"] = _measure(held_out, before["test"], before["test"], row)["margin"]
-    return StageResult({**state.extra["last"], "pairs": len(train), "steps": state.step, "held_out": measured})
+    counts = {"pairs": len(train), "left_out": {"too long": longer + too}, "steps": state.step}
+    return StageResult({**state.extra["last"], **counts, "held_out": measured})
 
 
 def resolve_preference(settings: Settings) -> Preference:
@@ -136,7 +138,8 @@ def resolve_preference(settings: Settings) -> Preference:
     return row
 
 
-def _fitting(pairs: Sequence[Pair], policy: Policy, settings: Settings) -> list[CompletionPair]:
+def _fitting(pairs: Sequence[Pair], policy: Policy, settings: Settings) -> tuple[list[CompletionPair], int]:
+    """Those that are short enough, and how many are not."""
     found, most = [], min(settings.longest, policy.config.longest)
     for pair in pairs:
         examples = [policy.renderer.example(pair.problem.prompt, text) for text in (pair.chosen, pair.rejected)]
@@ -148,7 +151,7 @@ def _fitting(pairs: Sequence[Pair], policy: Policy, settings: Settings) -> list[
             f"none of {len(pairs)} pairs is at most {most} tokens long (longest={settings.longest}, the model's "
             f"{policy.config.longest_by} {policy.config.longest})"
         )
-    return found
+    return found, len(pairs) - len(found)
 
 
 def _others(pairs: Sequence[CompletionPair]) -> list[PolicyRow]:

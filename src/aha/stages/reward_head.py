@@ -56,11 +56,11 @@ class Head:
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` has the body, ``states`` what stages/states.py made of ``preferences``. The model is learned from the
     training side. ``held_out``: every row, each by a head that learned from the other folds; ``test``: the test side
-    alone, by the model itself; ``depths``: how often each was chosen."""
+    alone, by the model itself; ``depths``: how often each was chosen; ``left_out``: rows of both sides."""
     if min(settings.folds, settings.inner_folds) < 2:
         raise SettingError(f"folds={settings.folds}, inner_folds={settings.inner_folds}: at least 2 of each are needed")
     policy = load_policy(inputs["init"] / "model")
-    train, test = (
+    (train, few), (test, fewer) = (
         load_items(inputs["preferences"], name, settings.reads, settings.loss, policy.renderer)
         for name in ("train", "test")
     )
@@ -90,6 +90,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
             "pairs": len(train),
             "offset": heads[0].offset,
             "depth": heads[0].depth,
+            "left_out": {"nothing to compare": few + fewer},
             "decay": heads[0].decay,
             "depths": {str(d): sum(head.depth == d for head in heads) for d in features.states.depths},
             "held_out": held_out,

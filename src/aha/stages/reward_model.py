@@ -4,6 +4,7 @@ thinking too (R1v2 3.1)."""
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,10 @@ class Settings(Frozen):
 def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> StageResult:
     """``init`` gives the trunk; ``preferences`` is a stage with some of yours, else ``problems`` has the toy's prompts.
     ``accuracy`` is that on prompts never trained on, ``held_out`` says more of it; ``offset`` is the mean score, which
-    the zero of a pairwise model is moved to."""
+    the zero of a pairwise model is moved to; ``left_out`` counts rows of both sides, and why."""
     policy = load_policy(inputs["init"] / "model")
-    train, test = (_items(name, settings, inputs, policy, context.seed) for name in ("train", "test"))
+    left_out: Counter[str] = Counter()
+    train, test = (_items(name, settings, inputs, policy, context.seed, left_out) for name in ("train", "test"))
     total = len(train) // settings.batch
     if not total:
         raise DataError(f"{len(train)} rows to train on, fewer than one batch of {settings.batch}: add rows")
@@ -95,7 +97,8 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     policy.tokenizer.save(context.out / "model")
     offset = float(torch.cat(known).mean()) if settings.loss == "pairwise" else 0.0
     accuracy = held_out["accuracy"]["value"]
-    return StageResult({"accuracy": accuracy, "pairs": len(train), "offset": offset, "held_out": held_out})
+    counts = {"pairs": len(train), "left_out": dict(left_out)}
+    return StageResult({"accuracy": accuracy, **counts, "offset": offset, "held_out": held_out})
 
 
 def _step(
@@ -111,14 +114,18 @@ def _step(
     return label_step(model, optimizer, labelled, **how)
 
 
-def _items(name: str, settings: Settings, inputs: Mapping[str, Path], policy: Policy, seed: int) -> list[Item]:
-    """What is trained on or tested, in the order in which it is."""
+def _items(
+    name: str, settings: Settings, inputs: Mapping[str, Path], policy: Policy, seed: int, left_out: Counter[str]
+) -> list[Item]:
+    """What is trained on or tested, in the order in which it is; what is not is counted in ``left_out``."""
     if "preferences" in inputs:
-        items = load_items(inputs["preferences"], name, settings.reads, settings.loss, policy.renderer)
-        return _shuffled(items, name, settings, policy, seed)
+        items, alike = load_items(inputs["preferences"], name, settings.reads, settings.loss, policy.renderer)
+        kept = _shuffled(items, name, settings, policy, seed)
+        left_out.update({"nothing to compare": alike, "too long": len(items) - len(kept)})
+        return kept
     count = settings.pairs if name == "train" else settings.held_out_pairs
     pairs = _pairs(inputs["problems"] / f"general_{name}.jsonl", count, settings, seed)
-    items = items_of_pairs(pairs, settings.reads, settings.loss, policy.renderer)
+    items, _ = items_of_pairs(pairs, settings.reads, settings.loss, policy.renderer)
     if settings.loss == "pairwise":  # pairs are drawn at random
         return items
     return _shuffled(items, name, settings, policy, seed)

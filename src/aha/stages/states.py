@@ -71,7 +71,7 @@ def run(settings: Settings, inputs: Mapping[str, Path], context: Context) -> Sta
     prompt_of: dict[tuple[int, ...], int] = {}
     for name in ("train", "test"):
         for reads in settings.reads:
-            for item in load_items(inputs["preferences"], name, reads, "pointwise", policy.renderer):
+            for item in load_items(inputs["preferences"], name, reads, "pointwise", policy.renderer)[0]:
                 prompt_of[item.first] = item.prompt
     texts = list(prompt_of)
     prompts = [text[: prompt_of[text]] for text in texts]
