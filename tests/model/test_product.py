@@ -83,6 +83,11 @@ def test_pieces_of_what_is_widened_make_the_whole(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, "_WIDE_NUMBERS", most)
         for piece, of in zip(products(), whole, strict=True):
             torch.testing.assert_close(piece, of, rtol=2.0**-7, atol=1e-4)
+    monkeypatch.setattr(module, "_WIDE_INNER", 7)  # 64 inputs are more than twice that, and so are 20 and 24
+    for most in (1, 21, 2**17):
+        monkeypatch.setattr(module, "_WIDE_NUMBERS", most)
+        for piece, of in zip(products(), whole, strict=True):
+            torch.testing.assert_close(piece, of, rtol=2.0**-7, atol=1e-4)
     empty = x[:0]
     assert product(empty, weight).shape == (0, 20)
     assert not weight_gradient(grad[:0], empty).any()
@@ -93,3 +98,5 @@ def test_what_a_widened_product_holds_by_hand() -> None:
     assert count_widened(2, 3, 4) == 2 * 4 + 3 * 4 + 2 * 3
     # 1,024 inputs: 128 outputs at a time, and as many rows
     assert count_widened(10_000, 10_000, 1024) == 128 * 1024 + 128 * 1024 + 128 * 128
+    # more inputs, as those of the gradient of a vocabulary's logits: 512 at a time, and not few rows and outputs
+    assert count_widened(10_000, 10_000, 49_152) == 256 * 512 + 256 * 512 + 256 * 256

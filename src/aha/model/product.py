@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from aha.model.norm import Made
 
 _WIDE_NUMBERS = 2**17  # of a factor that are in float32 at a time, where it is BF16
+_WIDE_INNER = 512  # of what is summed over at a time, where it is more than twice that: narrow pieces multiply slowly
 
 
 def product(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -44,26 +45,36 @@ def weight_gradient(grad_MN: Tensor, x_MK: Tensor) -> Tensor:
 
 def _widened(x_MK: Tensor, weight_NK: Tensor, into_MN: Tensor, *, add: bool = False) -> Tensor:
     """The product, rounded once, written or added; of no factor nor of what they make is there much in float32."""
-    rows, outputs = _pieces(len(x_MK), len(weight_NK), x_MK.shape[1])
+    rows, outputs, inner = _pieces(len(x_MK), len(weight_NK), x_MK.shape[1])
+    whole = inner >= x_MK.shape[1]
     for weight_nK, into_Mn in zip(torch.split(weight_NK, outputs), torch.split(into_MN, outputs, 1), strict=True):
-        wide_Kn = weight_nK.float().T
+        wide_Kn = weight_nK.float().T if whole else None
         for x_mK, into_mn in zip(torch.split(x_MK, rows), torch.split(into_Mn, rows), strict=True):
-            made_mn = x_mK.float() @ wide_Kn
+            made_mn = _summed(x_mK, weight_nK, inner) if wide_Kn is None else x_mK.float() @ wide_Kn
             into_mn.copy_(made_mn.add_(into_mn) if add else made_mn)
             del made_mn  # before the next is made
     return into_MN
 
 
-def _pieces(M: int, N: int, K: int) -> tuple[int, int]:
-    """Rows and outputs at a time."""
-    outputs = max(1, min(N, _WIDE_NUMBERS // max(1, K)))
-    return max(1, min(M, _WIDE_NUMBERS // max(1, K, outputs))), outputs
+def _summed(x_mK: Tensor, weight_nK: Tensor, inner: int) -> Tensor:
+    """The product in float32, a piece of the sums at a time."""
+    made_mn = torch.zeros(len(x_mK), len(weight_nK))
+    for x_mk, weight_nk in zip(torch.split(x_mK, inner, 1), torch.split(weight_nK, inner, 1), strict=True):
+        made_mn.addmm_(x_mk.float(), weight_nk.float().T)
+    return made_mn
+
+
+def _pieces(M: int, N: int, K: int) -> tuple[int, int, int]:
+    """Rows, outputs and inputs at a time."""
+    inner = _WIDE_INNER if K > 2 * _WIDE_INNER else K
+    outputs = max(1, min(N, _WIDE_NUMBERS // max(1, inner)))
+    return max(1, min(M, _WIDE_NUMBERS // max(1, inner, outputs))), outputs, inner
 
 
 def count_widened(M: int, N: int, K: int) -> int:
     """Numbers of float32 that a product of widened ``[M, K]`` and ``[N, K]`` holds."""
-    rows, outputs = _pieces(M, N, K)
-    return rows * K + outputs * K + rows * outputs
+    rows, outputs, inner = _pieces(M, N, K)
+    return rows * inner + outputs * inner + rows * outputs
 
 
 def is_widened(dtype: torch.dtype, device: torch.device) -> bool:
