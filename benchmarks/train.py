@@ -84,8 +84,7 @@ SMOLLM2 = ModelConfig(
 @dataclass(frozen=True)
 class Case:
     """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens in micro-batches of ``token_budget``, or
-    SFT of ``packs`` rows of ``pack`` tokens; ``recomputed`` layers keep no activations in float32, a fifth as many in
-    bfloat16."""
+    SFT of ``packs`` rows of ``pack`` tokens; in float32 ``recomputed`` layers keep no activations."""
 
     name: str
     config: ModelConfig
@@ -337,7 +336,8 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
     keep_freed_pages()
     decoder = build_decoder(case.config, seed=0).to(turn.device)
     optimizer = build_optimizer(decoder, dtype)
-    checkpoint_layers(decoder, case.recomputed if dtype == "float32" else case.recomputed // 5)
+    if dtype == "float32":
+        checkpoint_layers(decoder, case.recomputed)
     limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
     parts: dict[str, float] = {}
     if case.packs:
