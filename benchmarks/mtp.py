@@ -1,6 +1,6 @@
 """Speculative decoding with modules of multi-token prediction: what is kept of the drafts, and what that saves.
 
-    aha bench mtp --dtype bfloat16 --json > docs/measured/mtp.json
+    aha bench mtp --dtype bfloat16 --threads 1 --json > docs/measured/mtp.json
     python -m benchmarks.mtp docs/measured/mtp.json docs/figures/mtp.png
 
 The toy recipe's base, with one module, is pre-trained first, into runs/bench_mtp, once: six minutes of a quiet core.
