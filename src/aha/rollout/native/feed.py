@@ -13,9 +13,10 @@ from torch import Tensor
 
 from aha.model.config import ModelConfig
 from aha.model.moe import ROUTER_BIAS, RoutingRule, route, run_experts
-from aha.rollout.native.matrix import PANEL, Make, Matrix, floats
+from aha.rollout.native.matrix import Make, Matrix, Panels, floats, part_of
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.source import Source
+from aha.rollout.native.workspace import Workspace
 
 
 class Dense:
@@ -24,7 +25,7 @@ class Dense:
     def __init__(self, config: ModelConfig, empty: Callable[..., Tensor], matrix: Make) -> None:
         D, width = config.hidden_size, config.intermediate_size
         self._norm = Norm(D, config.rms_norm_eps, empty)
-        self._gate_up, self._down = matrix(2 * width, D, width=_part_of(width)), matrix(D, width)
+        self._gate_up, self._down = matrix(2 * width, D, width=part_of(width)), matrix(D, width)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -41,6 +42,21 @@ class Dense:
         """``x`` with the feed-forward of its norm added."""
         return _add_swiglu(x_BD, self._norm.of(x_BD), self._gate_up, self._down)
 
+    @property
+    def is_by_panels(self) -> bool:
+        """Whether ``forward_in`` works."""
+        return isinstance(self._gate_up, Panels) and isinstance(self._down, Panels)
+
+    def forward_in(self, space: Workspace) -> None:
+        """``forward`` of ``space.x_BD``, in its place."""
+        assert isinstance(self._gate_up, Panels) and isinstance(self._down, Panels)
+        self._norm.write(space)
+        self._gate_up.write(space.gate_up_PBW, space.normed_for_gate_up)
+        F.silu(space.gate, inplace=True)
+        torch.mul(space.gate, space.up, out=space.made_PBW)
+        self._down.write(space.added_PBW, space.made_for_down)
+        space.x_BPW.add_(space.added_BPW)
+
 
 class Mixture:
     """Routed experts, in the trainer's own layout, and the shared ones as one SwiGLU."""
@@ -54,7 +70,7 @@ class Mixture:
         self._experts_gate_up, self._experts_down = empty(E, 2 * width, D), empty(E, D, width)
         self._shared = None
         if shared:
-            self._shared = floats(2 * shared, D, empty, width=_part_of(shared)), floats(D, shared, empty)
+            self._shared = floats(2 * shared, D, empty, width=part_of(shared)), floats(D, shared, empty)
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -92,10 +108,6 @@ def _add_swiglu(x_BD: Tensor, normed_BD: Tensor, gate_up: Matrix, down: Matrix) 
     gate, up = gate_up.parts(normed_BD).chunk(2, 1)
     made = torch.mul(F.silu(gate), up, out=normed_BD.new_empty(gate.shape))  # side by side, whatever the parts are
     return down.add(x_BD, made.view(len(made), -1))
-
-
-def _part_of(width: int) -> int:
-    return width if width % PANEL else PANEL
 
 
 def _copy_swiglu(source: Source, at: str, gate_up: Matrix, down: Matrix) -> None:

@@ -1,8 +1,10 @@
 """One layer's grouped-query attention in the sampler: weights fused for decoding, and what is computed with them.
 
-B rows, T prompt tokens, S cache columns, D width, N query heads, K key/value heads, H head width. Query, key and value
-projections are one matrix. In the query and key heads the two halves that rotation pairs are interleaved, so that
-rotating is one complex product; attention does not see a permutation that queries and keys share.
+B rows, T prompt tokens, S cache columns, D width, N query heads, K key/value heads in groups of G = N / K queries, H
+head width. Query, key and value projections are one matrix: the first query of each of the K groups, the second of each
+and so on, keys, values, so that K heads are always side by side. In the query and key heads the two halves that
+rotation pairs are interleaved, so that rotating is one complex product; attention does not see a permutation that
+queries and keys share.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aha.model.config import ModelConfig
-from aha.rollout.native.matrix import Make
+from aha.rollout.native.matrix import Make, Panels
 from aha.rollout.native.norm import Norm
 from aha.rollout.native.prefixes import Lines, Past
 from aha.rollout.native.source import Source, interleaved
+from aha.rollout.native.workspace import Workspace
 
 
 class GroupedQuery:
@@ -28,13 +31,18 @@ class GroupedQuery:
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
         self._norm = Norm(D, config.rms_norm_eps, empty)
-        self._qkv = matrix((N + 2 * K) * H, D, width=H)
+        self._qkv = matrix((N + 2 * K) * H, D, width=K * H)
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
-        self._qk_norm = empty(N + K, H) if config.qk_norm else None  # the query norm's weight N times, the key's K
+        self._bias_P1W = self._qkv_bias.view(-1, 1, K * H) if self._qkv_bias is not None else None
+        self._qk_norm = empty(N // K + 1, 1, H) if config.qk_norm else None  # the queries' G times, the keys'
         self._out = matrix(D, N * H)
         self._out_bias = empty(D) if config.o_bias else None
         self._interleave = interleaved(H)
         self._halves = torch.argsort(self._interleave)
+        rows_NH, by_group = torch.arange(N * H).view(N, H), torch.arange(N).view(K, -1).t().flatten()
+        turned_NH = rows_NH[:, self._interleave]
+        # Which published rows stand where in queries, keys and values.
+        self._rows = turned_NH[by_group].flatten(), turned_NH[:K].flatten(), rows_NH[:K].flatten()
 
     def copy_from(self, source: Source, at: str) -> None:
         """Overwrites every weight with those of the layer whose names start with ``at``."""
@@ -43,15 +51,14 @@ class GroupedQuery:
         with self._norm.rewrite() as plain:
             source.copy(at + "input_layernorm.weight", plain)
         with self._qkv.rewrite() as plain:
-            for part, heads, into in zip("qkv", (N, K, K), torch.split(plain, parts), strict=True):
-                source.copy(f"{at}self_attn.{part}_proj.weight", into, self._rows(heads, interleaved=part != "v"))
+            for part, rows, into in zip("qkv", self._rows, torch.split(plain, parts), strict=True):
+                source.copy(f"{at}self_attn.{part}_proj.weight", into, rows)
         if self._qkv_bias is not None:
-            for part, heads, into in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
-                name = f"{at}self_attn.{part}_proj.bias"
-                source.copy(name, into, self._rows(heads, interleaved=part != "v"))
+            for part, rows, into in zip("qkv", self._rows, torch.split(self._qkv_bias, parts), strict=True):
+                source.copy(f"{at}self_attn.{part}_proj.bias", into, rows)
         if self._qk_norm is not None:
-            for part, into in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
-                source.copy(f"{at}self_attn.{part}_norm.weight", into[0], self._interleave)
+            for part, into in zip("qk", torch.split(self._qk_norm, [N // K, 1]), strict=True):
+                source.copy(f"{at}self_attn.{part}_norm.weight", into[0, 0], self._interleave)
                 into.copy_(into[0].clone().expand_as(into))
         with self._out.rewrite() as plain:
             source.copy(at + "self_attn.o_proj.weight", plain)
@@ -64,14 +71,14 @@ class GroupedQuery:
         parts = [N * H, K * H, K * H]
         yield at + "input_layernorm.weight", self._norm.weight_D
         for suffix, whole in self._qkv.read():
-            for part, heads, fused in zip("qkv", (N, K, K), torch.split(whole, parts), strict=True):
-                yield f"{at}self_attn.{part}_proj.weight{suffix}", fused[self._rows(heads, halved=part != "v")]
+            for part, rows, fused in zip("qkv", self._rows, torch.split(whole, parts), strict=True):
+                yield f"{at}self_attn.{part}_proj.weight{suffix}", fused[torch.argsort(rows)]
         if self._qkv_bias is not None:
-            for part, heads, fused in zip("qkv", (N, K, K), torch.split(self._qkv_bias, parts), strict=True):
-                yield f"{at}self_attn.{part}_proj.bias", fused[self._rows(heads, halved=part != "v")]
+            for part, rows, fused in zip("qkv", self._rows, torch.split(self._qkv_bias, parts), strict=True):
+                yield f"{at}self_attn.{part}_proj.bias", fused[torch.argsort(rows)]
         if self._qk_norm is not None:
-            for part, fused in zip("qk", torch.split(self._qk_norm, [N, K]), strict=True):
-                yield f"{at}self_attn.{part}_norm.weight", fused[0][self._halves]
+            for part, fused in zip("qk", torch.split(self._qk_norm, [N // K, 1]), strict=True):
+                yield f"{at}self_attn.{part}_norm.weight", fused[0, 0, self._halves]
         for suffix, whole in self._out.read():
             yield f"{at}self_attn.o_proj.weight{suffix}", whole
         if self._out_bias is not None:
@@ -81,9 +88,10 @@ class GroupedQuery:
         """``x`` ``[B T, D]`` with what its tokens read added, and their keys and values ``[2, B, K, T, H]``. Without a
         ``past`` the tokens are a text's first."""
         N, K, H = self._heads
-        heads = self._queries_keys_values(x, rotation).view(rows, -1, N + 2 * K, H).transpose(1, 2)
-        queries, keys, values = torch.split(heads, [N, K, K], 1)
-        cached, mask = torch.stack((keys, values)), None
+        queries, keys_values = torch.split(self._queries_keys_values(x, rotation), [N // K, 2], 1)
+        queries = queries.view(rows, -1, N // K, K, H).permute(0, 3, 2, 1, 4).reshape(rows, N, -1, H)
+        cached, mask = keys_values.view(rows, -1, 2, K, H).permute(2, 0, 3, 1, 4).contiguous(), None
+        keys, values = cached
         if past is not None:
             (keys, values), mask = torch.cat((past.cache, cached), -2), past.mask
         read = F.scaled_dot_product_attention(
@@ -93,34 +101,55 @@ class GroupedQuery:
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their keys and values are written into the layer's cache at the
-        places ``write_at``; ``mask`` ``[B K, 1 or T N / K, S]`` hides the columns after each, and S are all."""
+        places ``write_at`` ``[B T, 2, K]``; ``mask`` ``[B K, 1 or T G, S]`` hides the columns after each, and S are
+        all."""
         N, K, H = self._heads
         B = len(mask) // K
-        queries, keys_values = torch.split(self._queries_keys_values(x_BD, rotation_B), [N, 2 * K], 1)
+        queries, keys_values = torch.split(self._queries_keys_values(x_BD, rotation_B), [N // K, 2], 1)
         lines.all.index_put_((write_at,), keys_values)
-        queries = queries.reshape(B, -1, K, N // K, H).transpose(1, 2).reshape(B * K, -1, H)
-        keys, values = lines.parts
-        scores = torch.add(mask, torch.bmm(queries, keys.transpose(1, 2)), alpha=H**-0.5)
-        read = torch.bmm(torch.softmax(scores, -1), values).view(B, K, -1, N // K, H).transpose(1, 2)
+        queries = queries.view(B, -1, N // K, K, H).permute(0, 3, 1, 2, 4).reshape(B * K, -1, H)
+        scores = torch.add(mask, torch.bmm(queries, lines.across), alpha=H**-0.5)
+        read = torch.bmm(torch.softmax(scores, -1), lines.parts[1]).view(B, K, -1, N // K, H).transpose(1, 2)
         return self._add_out(x_BD, read.reshape(-1, N * H))
 
-    def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
-        """``[B, N + 2K, H]``: queries and keys normalised where the architecture does, and rotated."""
-        N, K, H = self._heads
-        heads = self._qkv.parts(self._norm.of(x_BD), self._qkv_bias)
-        rotated = heads[:, : N + K]
+    @property
+    def is_by_panels(self) -> bool:
+        """Whether ``decode_in`` works."""
+        return isinstance(self._qkv, Panels) and isinstance(self._out, Panels)
+
+    def decode_in(self, space: Workspace, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> None:
+        """``decode`` of one token of each row, ``space.x_BD``, in its place."""
+        assert isinstance(self._qkv, Panels) and isinstance(self._out, Panels)
+        self._norm.write(space)
+        self._qkv.write(space.heads_PBW, space.normed_for_heads, self._bias_P1W)
         if self._qk_norm is not None:
-            rotated.copy_(F.rms_norm(rotated, (H,), None, self._eps).mul_(self._qk_norm))
+            self._normalise(space.rotated, self._qk_norm[:, None])
+        space.pairs.mul_(rotation_B)
+        lines.all.index_put_((write_at,), space.entries)
+        torch.baddbmm(mask, space.queries, lines.across, alpha=self._heads[2] ** -0.5, out=space.scores)
+        torch.softmax(space.scores, -1, out=space.weights)
+        torch.bmm(space.weights, lines.parts[1], out=space.read)
+        self._out.write(space.added_PBW, space.read_for_out)
+        space.x_BPW.add_(space.added_BPW)
+        if self._out_bias is not None:
+            space.x_BD.add_(self._out_bias)
+
+    def _queries_keys_values(self, x_BD: Tensor, rotation_B: Tensor) -> Tensor:
+        """``[B, G + 2, K, H]``: queries and keys normalised where the architecture does, and rotated."""
+        N, K, H = self._heads
+        heads = self._qkv.parts(self._norm.of(x_BD), self._qkv_bias).view(len(x_BD), -1, K, H)
+        rotated = heads[:, : N // K + 1]
+        if self._qk_norm is not None:
+            self._normalise(rotated, self._qk_norm)
         exact = rotated.float()  # in float32 the same numbers, not a copy
-        exact.view(torch.complex64).mul_(rotation_B)
+        exact.view(torch.complex64).mul_(rotation_B[:, None])
         if exact is not rotated:
             rotated.copy_(exact)
         return heads
 
+    def _normalise(self, heads: Tensor, weight: Tensor) -> None:
+        heads.copy_(F.rms_norm(heads, heads.shape[-1:], None, self._eps).mul_(weight))
+
     def _add_out(self, x_BD: Tensor, read: Tensor) -> Tensor:
         x_BD = self._out.add(x_BD, read)
         return x_BD if self._out_bias is None else x_BD.add_(self._out_bias)
-
-    def _rows(self, heads: int, *, interleaved: bool = False, halved: bool = False) -> Tensor:
-        order = self._interleave if interleaved else self._halves if halved else torch.arange(len(self._halves))
-        return (torch.arange(heads)[:, None] * len(order) + order).flatten()

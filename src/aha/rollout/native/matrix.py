@@ -19,7 +19,7 @@ from aha.rollout.native import int8
 
 PANEL = 64
 _TYPICAL_ROWS = 64  # any number may be multiplied with what oneDNN has packed for these
-_PANEL_ROWS = 128  # of more rows one product has enough for every thread
+PANEL_ROWS = 128  # of more rows one product has enough for every thread
 _PANEL_NUMBERS = 1 << 20  # larger matrices oneDNN shares among threads as well
 
 
@@ -108,13 +108,20 @@ class Panels:
 
     def parts(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """The same as ``[B, P, W]``; of few rows a view of ``[P, B, W]``."""
-        if len(x_BI) > _PANEL_ROWS:
+        if len(x_BI) > PANEL_ROWS:
             made = x_BI @ self._weight_IO if bias_O is None else torch.addmm(bias_O, x_BI, self._weight_IO)
             return made.view(len(x_BI), -1, self._width)
         x_PBI = x_BI.expand(len(self._panels_PIW), -1, -1)
         if bias_O is None:
             return torch.bmm(x_PBI, self._panels_PIW).transpose(0, 1)
         return torch.baddbmm(bias_O.view(-1, 1, self._width), x_PBI, self._panels_PIW).transpose(0, 1)
+
+    def write(self, into_PBW: Tensor, x_PBI: Tensor, bias_P1W: Tensor | None = None) -> None:
+        """What it makes of the same ``x`` for each panel."""
+        if bias_P1W is None:
+            torch.bmm(x_PBI, self._panels_PIW, out=into_PBW)
+        else:
+            torch.baddbmm(bias_P1W, x_PBI, self._panels_PIW, out=into_PBW)
 
     def add(self, to_BO: Tensor, x_BI: Tensor) -> Tensor:
         """``to_BO`` and what it makes of ``x_BI``, in a new tensor."""
@@ -167,6 +174,11 @@ def floats(O: int, I: int, empty: Callable[..., Tensor], *, width: int = PANEL) 
     """By panels of ``width`` where that is faster; ``parts`` are as wide in any case."""
     by_panels = O * I <= _PANEL_NUMBERS and O % width == 0 and _panels_pay(empty(0))
     return Panels(O, I, empty, width) if by_panels else Floats(O, I, empty, width=width)
+
+
+def part_of(width: int) -> int:
+    """How wide the parts of a matrix are that has a multiple of ``width`` outputs."""
+    return width if width % PANEL else PANEL
 
 
 def _panels_pay(weight: Tensor) -> bool:

@@ -100,11 +100,11 @@ class Latent:
 
     def decode(self, x_BD: Tensor, rotation_B: Tensor, lines: Lines, write_at: Tensor, mask: Tensor) -> Tensor:
         """One token of each row, or T side by side: their entries are written into the layer's cache at the places
-        ``write_at``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it, and S are all."""
+        ``write_at`` ``[B T, 1, 1]``. ``mask`` ``[B, 1 or T N, S]`` hides the columns after it, and S are all."""
         N, H, R, W, C = self._widths
         B = len(mask)
         q, q_rope, entry = self._queries_and_entry(x_BD, rotation_B)
-        lines.all.index_put_((write_at,), entry[:, None])
+        lines.all.index_put_((write_at,), entry[:, None, None])
         query = torch.cat((absorb_query(q, self._up[:, :H]), q_rope), -1).view(B, -1, C + R)
         read = attend_to_latents(query, lines.parts[0], mask, latent=C, scale=(H + R) ** -0.5 * self._gain)
         read = expand_read(read.view(-1, N, C), self._up[:, H:])

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aha.rollout.native.workspace import Workspace
+
 
 class Norm:
     """``x / sqrt(mean(x**2) + eps) * weight``, in float32 inside.
@@ -40,3 +42,8 @@ class Norm:
         exact_BD = x_BD.float()
         size_B1 = torch.linalg.vector_norm(exact_BD, 2, -1, True).hypot_(self._least)
         return torch.div(exact_BD, size_B1).mul_(self._gain_D).to(x_BD.dtype)
+
+    def write(self, space: Workspace) -> None:
+        """``space.normed_BD`` of ``space.x_BD``."""
+        torch.linalg.vector_norm(space.padded_BX, 2, -1, True, out=space.size_B1)
+        torch.div(space.x_BD, space.size_B1, out=space.normed_BD).mul_(self._gain_D)

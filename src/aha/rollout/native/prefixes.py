@@ -52,10 +52,18 @@ class Past(NamedTuple):
 
 class Lines(NamedTuple):
     """One layer's cache as B rows decode with it: ``all`` of it by lines, ``[parts * slots * heads * columns, width]``,
-    in which is written, and of each part what is read, ``[B * heads, columns, width]``."""
+    in which is written, and of each part what is read, ``[B * heads, columns, width]``; of the first, which scores are
+    made of, ``[B * heads, width, columns]`` as well."""
 
     all: Tensor
     parts: tuple[Tensor, ...]
+    across: Tensor
+
+    @classmethod
+    def of(cls, arena: Tensor, num_rows: int) -> Lines:
+        """Of a layer's arena ``[parts, slots, heads, columns, width]``."""
+        parts = arena[:, :num_rows].flatten(1, 2).unbind()
+        return cls(arena.view(-1, arena.shape[-1]), parts, parts[0].transpose(1, 2))
 
 
 class _Entry(NamedTuple):

@@ -18,11 +18,15 @@ from torch import Tensor, nn
 from aha.model.config import ModelConfig
 from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
+from aha.rollout.native.feed import Dense
+from aha.rollout.native.gqa import GroupedQuery
+from aha.rollout.native.matrix import PANEL_ROWS
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Lines, Past, Plain
 from aha.rollout.native.rows import LiveRows
 from aha.rollout.native.sampler import sample, uniforms
 from aha.rollout.native.weights import Weights, kept_type
+from aha.rollout.native.workspace import Workspace
 
 _SCORE_ROWS = 1024
 
@@ -94,6 +98,7 @@ class Runner(LiveRows):
         self._room = self._memory[:size].view(shape[0], -1)  # of each layer
         self._arena = self._room[:, :0].view(*shape[:4], 0, width)
         self._lines: list[Lines] = []
+        self._space: Workspace | None = None
         self._used = 0  # slots that have had a row
         self._begin_rows(num_slots, params, suspects, stops)
         self._uniforms = torch.zeros_like(self._out_logprobs, dtype=torch.float64)  # of all tokens a row may sample
@@ -251,32 +256,45 @@ class Runner(LiveRows):
         # Where each part and head of each row's column 0 lies in a layer seen as rows of ``width`` numbers.
         first = torch.arange(parts, device=self._device)[:, None] * slots * heads
         first = first + torch.arange(heads, device=self._device)
-        self._starts = (self._slots[:, None] * heads + first.flatten()) * columns
+        self._starts = (self._slots[:, None, None] * heads + first) * columns
 
     def _open(self, num_rows: int) -> list[Lines]:
         """Of every layer the part of the arena that decoding so many rows reads, laid out anew where it is another."""
         heads = self._cache.heads
         if not self._lines or len(self._lines[0].parts[0]) != num_rows * heads:
-            self._lines = [
-                Lines(arena.view(-1, arena.shape[-1]), arena[:, :num_rows].flatten(1, 2).unbind())
-                for arena in self._arena
-            ]
+            self._lines = [Lines.of(arena, num_rows) for arena in self._arena]
         return self._lines
 
     def _decode(self, positions_B: Tensor) -> Tensor:
         """Float32 logits ``[B, V]`` behind the last tokens of the first B rows, which stand at ``positions``."""
         num_rows = len(positions_B)
         rotation_B = self._rotation[positions_B]
-        write_at = self._starts[:num_rows] + positions_B[:, None]
+        write_at = self._starts[:num_rows] + positions_B[:, None, None]
         num_columns = self._arena.shape[-2]
         mask_BS = torch.zeros(num_rows, num_columns, dtype=self._dtype, device=self._device)
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
         mask = mask_BS[:, None].expand(-1, self._cache.heads, -1).reshape(-1, 1, num_columns)
         x_BD = self.weights.embedding.rows(self._tokens[:num_rows])
+        if self.weights.are_by_panels and num_rows <= PANEL_ROWS:
+            return self._decode_in_place(x_BD, rotation_B, write_at, mask)
         for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=True):
             x_BD = layer.attention.decode(x_BD, rotation_B, lines, write_at, mask)
             x_BD = layer.feed.forward(x_BD)
         return self._logits(self.weights.norm.of(x_BD))
+
+    def _decode_in_place(self, x_BD: Tensor, rotation_B: Tensor, write_at: Tensor, mask: Tensor) -> Tensor:
+        """The same layers, by operations that write where those of the step before did."""
+        shape = len(x_BD), mask.shape[-1]
+        if self._space is None or self._space.shape != shape:
+            self._space = Workspace(self._config, *shape)
+        space = self._space
+        space.x_BD.copy_(x_BD)
+        for layer, lines in zip(self.weights.layers, self._open(len(x_BD)), strict=True):
+            assert isinstance(layer.attention, GroupedQuery) and isinstance(layer.feed, Dense)
+            layer.attention.decode_in(space, rotation_B, lines, write_at, mask)
+            layer.feed.forward_in(space)
+        self.weights.norm.write(space)
+        return self._logits(space.normed_BD)
 
     def _read(self, batch: Sequence[Sequence[int]]) -> list[Prefix]:
         entries: list[Tensor] = []

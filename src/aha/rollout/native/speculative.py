@@ -235,7 +235,7 @@ class SpeculativeRunner(Runner):
         heads, num_columns = self._cache.heads, self._arena.shape[-2]
         mask_BTS = torch.zeros(*positions_BT.shape, num_columns, dtype=self._dtype, device=self._device)
         mask_BTS.masked_fill_(self._columns[:num_columns] > positions_BT[..., None], float("-inf"))
-        write_at = self._starts[: len(columns_BT), None] + columns_BT[..., None]
+        write_at = self._starts[: len(columns_BT), None] + columns_BT[..., None, None]
         hidden = mask_BTS.repeat_interleave(self._config.num_attention_heads // heads, 1).repeat_interleave(heads, 0)
         return _Block(self._rotation[positions_BT.flatten()], write_at.flatten(0, 1), hidden)
 
@@ -250,5 +250,5 @@ class _Block:
     """A few tokens of each row, laid out once for all layers."""
 
     rotation: Tensor
-    write_at: Tensor  # [B * T, parts * heads] rows of a layer's arena
+    write_at: Tensor  # [B * T, parts, heads] rows of a layer's arena
     hidden: Tensor  # [B * heads, T * group, S]: 0 where a token may look, -inf elsewhere

@@ -89,6 +89,14 @@ class Weights:
             for k in range(ahead)
         ]
 
+        self.are_by_panels = all(
+            isinstance(layer.attention, GroupedQuery)
+            and isinstance(layer.feed, Dense)
+            and layer.attention.is_by_panels
+            and layer.feed.is_by_panels
+            for layer in self.layers
+        )
+
     @torch.no_grad()
     def copy_from(self, decoder: nn.Module) -> None:
         """Overwrites every weight. Raises ``CheckpointError`` for a tensor of the decoder that is missing or misfit."""
