@@ -7,8 +7,8 @@ Each side is a process of its own, so that its peak of memory is its own, and th
 On a GPU (``device="cuda"``) the shape is that of Qwen2.5-1.5B (``L``): 64 x 8 x 1,024 new tokens, and documents. There
 an update's model FLOPs use is said, too: its FLOPs, every token once, by what products alone would reach in its time.
 
-In float32 Aha computes some layers of ``S`` again for their gradients, so that a step takes less than half of TRL's
-memory. In bfloat16 Aha keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over
+Aha computes some layers of ``S`` again for their gradients, so that a step takes less than half of TRL's memory. In
+bfloat16 it keeps float32 weights in two halves, of which one computes, and sums gradients in float32 over
 micro-batches; moments are in bfloat16, as DeepSeek-V3's. TRL keeps all of them in bfloat16.
 """
 
@@ -84,7 +84,7 @@ SMOLLM2 = ModelConfig(
 @dataclass(frozen=True)
 class Case:
     """A GRPO step of ``prompts`` x ``samples`` x (``prompt`` + ``new``) tokens in micro-batches of ``token_budget``, or
-    SFT of ``packs`` rows of ``pack`` tokens; in float32 ``recomputed`` layers keep no activations."""
+    SFT of ``packs`` rows of ``pack`` tokens; ``recomputed`` layers keep no activations."""
 
     name: str
     config: ModelConfig
@@ -336,8 +336,7 @@ def train_aha(case: Case, dtype: str, turn: Turn) -> None:
     keep_freed_pages()
     decoder = build_decoder(case.config, seed=0).to(turn.device)
     optimizer = build_optimizer(decoder, dtype)
-    if dtype == "float32":
-        checkpoint_layers(decoder, case.recomputed)
+    checkpoint_layers(decoder, case.recomputed)
     limits: dict[str, Any] = {"lr": LEARNING_RATE, "max_grad_norm": 1.0}
     parts: dict[str, float] = {}
     if case.packs:

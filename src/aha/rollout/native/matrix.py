@@ -20,7 +20,7 @@ from aha.rollout.native import int8
 PANEL = 64
 _TYPICAL_ROWS = 64  # any number may be multiplied with what oneDNN has packed for these
 PANEL_ROWS = 128  # of more rows one product has enough for every thread
-_PANEL_NUMBERS = 1 << 20  # larger matrices oneDNN shares among threads as well
+_PANEL_NUMBERS = 1 << 21  # larger matrices oneDNN shares among threads as well
 
 
 class Floats:
