@@ -19,7 +19,6 @@ from aha.rollout.native import int8
 
 PANEL = 64
 _TYPICAL_ROWS = 64  # any number may be multiplied with what oneDNN has packed for these
-PANEL_ROWS = 128  # of more rows one product has enough for every thread
 _PANEL_NUMBERS = 1 << 21  # larger matrices oneDNN shares among threads as well
 
 
@@ -79,24 +78,23 @@ class Floats:
 
 
 class Panels:
-    """Stored as ``[I, O]``, and multiplied W outputs at a time: one batched product, whose panels threads share. Of a
+    """Multiplied W outputs at a time, whose weights lie side by side: one batched product, which threads share. Of a
     few rows' product by oneDNN a second thread has nothing."""
 
     def __init__(self, O: int, I: int, empty: Callable[..., Tensor], width: int) -> None:  # noqa: E741
         self._shape, self._width, self._empty = (O, I), width, empty
-        self._weight_IO = empty(I, 0)
+        self._panels_PIW = empty(0, I, width)
 
     @contextmanager
     def rewrite(self) -> Iterator[Tensor]:
         """The plain ``[O, I]``, whose every number is to be overwritten."""
         plain = self._empty(*self._shape)
         yield plain
-        self._weight_IO = plain.t().contiguous()
-        self._panels_PIW = self._weight_IO.view(plain.shape[1], -1, self._width).transpose(0, 1)
+        self._panels_PIW = plain.view(-1, self._width, self._shape[1]).transpose(1, 2).contiguous()
 
     def plain(self) -> Tensor:
         """``[O, I]``."""
-        return self._weight_IO.t()
+        return self._panels_PIW.transpose(1, 2).reshape(self._shape)
 
     def read(self) -> list[tuple[str, Tensor]]:
         """What it consists of, outputs first, each with what its name has behind the matrix's."""
@@ -107,10 +105,7 @@ class Panels:
         return self.parts(x_BI, bias_O).reshape(len(x_BI), -1)
 
     def parts(self, x_BI: Tensor, bias_O: Tensor | None = None) -> Tensor:
-        """The same as ``[B, P, W]``; of few rows a view of ``[P, B, W]``."""
-        if len(x_BI) > PANEL_ROWS:
-            made = x_BI @ self._weight_IO if bias_O is None else torch.addmm(bias_O, x_BI, self._weight_IO)
-            return made.view(len(x_BI), -1, self._width)
+        """The same as ``[B, P, W]``, a view of ``[P, B, W]``."""
         x_PBI = x_BI.expand(len(self._panels_PIW), -1, -1)
         if bias_O is None:
             return torch.bmm(x_PBI, self._panels_PIW).transpose(0, 1)

@@ -20,7 +20,6 @@ from aha.model.rope import compute_rotation
 from aha.rollout.engine import SamplingParams
 from aha.rollout.native.feed import Dense
 from aha.rollout.native.gqa import GroupedQuery
-from aha.rollout.native.matrix import PANEL_ROWS
 from aha.rollout.native.memory import PREFILL_TOKENS
 from aha.rollout.native.prefixes import Lines, Past, Plain
 from aha.rollout.native.rows import LiveRows
@@ -275,7 +274,7 @@ class Runner(LiveRows):
         mask_BS.masked_fill_(self._columns[:num_columns] > positions_B[:, None], float("-inf"))
         mask = mask_BS[:, None].expand(-1, self._cache.heads, -1).reshape(-1, 1, num_columns)
         x_BD = self.weights.embedding.rows(self._tokens[:num_rows])
-        if self.weights.are_by_panels and num_rows <= PANEL_ROWS:
+        if self.weights.are_by_panels:
             return self._decode_in_place(x_BD, rotation_B, write_at, mask)
         for layer, lines in zip(self.weights.layers, self._open(num_rows), strict=True):
             x_BD = layer.attention.decode(x_BD, rotation_B, lines, write_at, mask)
