@@ -56,8 +56,9 @@ def test_panels_read_back_what_was_written_and_written_again() -> None:
 
 def test_panels_are_for_matrices_that_split_and_are_not_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix, "_panels_pay", lambda weight: True)
-    kinds = [type(matrix.floats(*shape, torch.empty, width=64)) for shape in ((128, 8), (100, 8), (1 << 16, 64))]
-    assert kinds == [Panels, Floats, Floats]
+    shapes = (128, 8), (100, 8), (1 << 15, 64), (1 << 15, 65)
+    kinds = [type(matrix.floats(*shape, torch.empty, width=64)) for shape in shapes]
+    assert kinds == [Panels, Floats, Panels, Floats]
 
 
 @pytest.mark.parametrize("tied", [True, False])

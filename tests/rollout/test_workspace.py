@@ -10,20 +10,22 @@ from torch import Tensor, nn
 
 from aha.model.config import ModelConfig
 from aha.model.decoder import build_decoder
-from aha.rollout.engine import SamplingParams
+from aha.rollout.engine import Completion, SamplingParams
 from aha.rollout.native import matrix
+from aha.rollout.native.engine import NativeEngine
 from aha.rollout.native.runner import Runner
 from aha.rollout.native.weights import decoder_digest
 
 SHAPE: dict[str, Any] = {
-    "vocab_size": 128, "hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 128, "hidden_size": 192, "intermediate_size": 320, "num_hidden_layers": 2, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 256, "rms_norm_eps": 1e-2,
 }  # fmt: skip
+LONG = SamplingParams(max_new_tokens=60, end_token_ids=())
 MODELS = {
     "biases of queries, keys, values": ModelConfig(model_type="qwen2", **SHAPE),
     "norms of queries and keys": ModelConfig(model_type="qwen3", **SHAPE),
     "a bias of the output": ModelConfig(model_type="llama", attention_bias=True, **SHAPE),
-    "a query to a key": ModelConfig(model_type="llama", **{**SHAPE, "num_key_value_heads": 4}),
+    "a query to a key": ModelConfig(model_type="llama", **{**SHAPE, "num_key_value_heads": 6}),
     "a feed-forward without panels of 64": ModelConfig(model_type="llama", **{**SHAPE, "intermediate_size": 72}),
 }
 
@@ -33,10 +35,10 @@ def _panels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matrix, "_panels_pay", lambda weight: True)
 
 
-def randomised(config: ModelConfig) -> nn.Module:
+def randomised(config: ModelConfig, seed: int = 0) -> nn.Module:
     """Biases and norms are numbers that a mistake would show."""
     decoder = build_decoder(config, seed=0)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for parameter in decoder.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return decoder
@@ -50,7 +52,7 @@ def run(config: ModelConfig, rows: int, *, in_place: bool) -> tuple[Tensor, Tens
     assert runner.weights.are_by_panels
     assert runner.weights.digest() == decoder_digest(decoder, config)
     runner.weights.are_by_panels = in_place
-    runner.begin(rows, 80, SamplingParams(max_new_tokens=60, end_token_ids=()))
+    runner.begin(rows, 80, LONG)
     prompts = [[1 + (i * i + j) % 100 for j in range(2 + i % 4)] for i in range(rows)]
     runner.admit(range(rows), runner.prefill(prompts), range(rows), [60] * rows)
     for step in range(50):
@@ -81,6 +83,30 @@ def test_in_place_is_what_the_decoder_computes(model: str) -> None:
             logits_TV = decoder.logits(decoder(torch.tensor([prompt + said])))[0, len(prompt) - 1 : -1]
         expected = logits_TV.log_softmax(-1).gather(-1, torch.tensor(said)[:, None])[:, 0]
         torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
+
+
+def generate(monkeypatch: pytest.MonkeyPatch, *, in_place: bool) -> list[Completion]:
+    """Of an engine without kernels: more prompts than slots, so that rows end, move and are admitted; then the same
+    with other weights and longer prompts."""
+    monkeypatch.setattr("aha.rollout.native.engine.load_kernels", lambda: None)
+    config = MODELS["norms of queries and keys"]
+    engine = NativeEngine(config, max_slots=5)
+    found: list[Completion] = []
+    for version, length in enumerate((3, 40)):
+        engine.load_weights(randomised(config, seed=version), version)
+        engine._runner.weights.are_by_panels = in_place
+        prompts = [[1 + (7 * i + j) % 100 for j in range(length + i)] for i in range(4)]
+        limits = [[3 + 11 * i, 40 - 9 * i, 5] for i in range(4)]
+        groups = engine.generate(prompts, [[10 * i, 10 * i + 1, 10 * i + 2] for i in range(4)], LONG, limits=limits)
+        assert (engine._runner._space is not None) == in_place
+        found += [completion for group in groups for completion in group]
+    return found
+
+
+def test_rows_that_end_and_follow_one_another_are_sampled_as_out_of_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for own, other in zip(generate(monkeypatch, in_place=True), generate(monkeypatch, in_place=False), strict=True):
+        assert own.token_ids == other.token_ids and own.finish_reason == other.finish_reason
+        torch.testing.assert_close(torch.tensor(own.logprobs), torch.tensor(other.logprobs), rtol=1e-5, atol=1e-5)
 
 
 @torch.inference_mode()

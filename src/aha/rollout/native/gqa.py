@@ -31,7 +31,7 @@ class GroupedQuery:
         N, K = config.num_attention_heads, config.num_key_value_heads
         self._eps, self._heads = config.rms_norm_eps, (N, K, H)
         self._norm = Norm(D, config.rms_norm_eps, empty)
-        self._qkv = matrix((N + 2 * K) * H, D, width=K * H)
+        self._qkv = matrix((N + 2 * K) * H, D, width=K * H)  # a panel has K heads of a row, as the cache does
         self._qkv_bias = empty((N + 2 * K) * H) if config.qkv_bias else None
         self._bias_P1W = self._qkv_bias.view(-1, 1, K * H) if self._qkv_bias is not None else None
         self._qk_norm = empty(N // K + 1, 1, H) if config.qk_norm else None  # the queries' G times, the keys'

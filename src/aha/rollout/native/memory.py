@@ -98,7 +98,7 @@ def estimate_rollout(
     scores = slots * at_a_time * N * columns * (2 * b + 4)
     uniforms = 4 * 8 * slots * max_new_tokens  # of all tokens of the rows that are admitted, while they are mixed
     laid_out_anew = slots * columns * token_bytes // config.num_hidden_layers  # a layer at a time
-    kept = max(logits, scores) if captured else 0
+    kept = max(logits, scores) if captured else 8 * slots * N * columns if b == 4 else 0  # a graph's, or workspace.py's
     largest = max(V * D, 2 * D * F)
     sampled = config.model_copy(update={"num_nextn_predict_layers": speculate})
     digest = 5 * 8 * min(largest, DIGEST_CHUNK) + largest * b

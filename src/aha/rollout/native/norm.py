@@ -20,7 +20,7 @@ class Norm:
     """``x / sqrt(mean(x**2) + eps) * weight``, in float32 inside.
 
     PyTorch has no kernel for it on a CPU: ``F.rms_norm`` is some ten operations there, which for few rows cost as much
-    as a small product. As ``x / sqrt(sum(x**2) + D eps) * (sqrt(D) weight)`` it is four.
+    as a small product. As ``x / sqrt(sum(x**2) + D eps) * (sqrt(D) weight)`` it is four, and in place three.
     """
 
     def __init__(self, width: int, eps: float, empty: Callable[..., Tensor]) -> None:
@@ -44,6 +44,6 @@ class Norm:
         return torch.div(exact_BD, size_B1).mul_(self._gain_D).to(x_BD.dtype)
 
     def write(self, space: Workspace) -> None:
-        """``space.normed_BD`` of ``space.x_BD``."""
+        """``space.normed_BD`` of ``space.x_BD``; eps is the model's, which stands in ``space.padded_BX``."""
         torch.linalg.vector_norm(space.padded_BX, 2, -1, True, out=space.size_B1)
         torch.div(space.x_BD, space.size_B1, out=space.normed_BD).mul_(self._gain_D)

@@ -90,14 +90,14 @@ class Runner(LiveRows):
         parts, heads, width = self._cache
         shape = (config.num_hidden_layers + self._ahead, parts, num_slots, heads, num_columns, width)
         size = torch.Size(shape).numel()
+        self._lines: list[Lines] = []
+        self._space: Workspace | None = None
         if self._memory.numel() < size:
             # Zeros, not garbage: what a masked column holds is multiplied by 0 and must be finite.
-            self._memory = torch.zeros(0, dtype=self._dtype, device=device)
+            self._memory = self._room = self._arena = torch.zeros(0, dtype=self._dtype, device=device)
             self._memory = torch.zeros(size, dtype=self._dtype, device=device)
         self._room = self._memory[:size].view(shape[0], -1)  # of each layer
         self._arena = self._room[:, :0].view(*shape[:4], 0, width)
-        self._lines: list[Lines] = []
-        self._space: Workspace | None = None
         self._used = 0  # slots that have had a row
         self._begin_rows(num_slots, params, suspects, stops)
         self._uniforms = torch.zeros_like(self._out_logprobs, dtype=torch.float64)  # of all tokens a row may sample

@@ -1,7 +1,7 @@
 """Memory in which a step of decoding without compiled kernels computes, laid out once for a number of rows.
 
-For few rows an operation of PyTorch takes as long to make its result and its views as to compute: a step whose every
-operation writes where the last one's did takes two thirds of the time (docs/speed.md).
+For few rows an operation of PyTorch takes longer to make its result and the views of it than to compute. Here it writes
+where the last step's did (docs/speed.md, With PyTorch alone).
 
 B rows, D width, W outputs of a panel, P panels, F feed-forward width, S cache columns, N query heads, K key/value
 heads in groups of G = N / K queries, H head width.
@@ -24,7 +24,7 @@ class Workspace:
     """
 
     def __init__(self, config: ModelConfig, num_rows: int, num_columns: int) -> None:
-        B, S, D, F = num_rows, num_columns, config.hidden_size, config.intermediate_size  # noqa: N806
+        B, S, D, F = num_rows, num_columns, config.hidden_size, config.intermediate_size
         N, K, H = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         G, W = N // K, part_of(F)
         self.shape = (B, S)
